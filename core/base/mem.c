@@ -1,0 +1,117 @@
+#include "base/mem.h"
+
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "base/ctx.h"
+
+#define ALIGN ((size_t)64)
+#define HUGE_PAGE ((size_t)2 << 20)
+#define HUGE_FROM ((size_t)4 << 20)
+
+/* Sanitizers see overflows and use after free only when every block comes from malloc. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define CACHING 0
+#else
+#define CACHING 1
+#endif
+
+/* The bin that `bytes` belongs to, and the size all blocks of that bin have: eight steps per power
+ * of two, so that at most an eighth of a block is wasted. */
+static int size_class(size_t bytes, size_t *rounded) {
+    if (bytes <= 64) {
+        *rounded = 64;
+        return 0;
+    }
+    int log = 63 - __builtin_clzll((unsigned long long)(bytes - 1));    /* 2^log < bytes <= 2^(log+1) */
+    size_t step = ((size_t)1 << log) >> 3;
+    size_t steps = (bytes - ((size_t)1 << log) + step - 1) / step;      /* 1..8 */
+    *rounded = ((size_t)1 << log) + steps * step;
+    return (log - 6) * 8 + (int)steps;
+}
+
+static void *system_alloc(moe_heap *h, size_t bytes) {
+    size_t align = bytes >= HUGE_FROM ? HUGE_PAGE : ALIGN;
+    char *raw = h->alloc(h->alloc_ud, NULL, 0, bytes + align + sizeof(void *));
+    if (!raw) return NULL;
+    uintptr_t start = ((uintptr_t)raw + sizeof(void *) + align - 1) & ~(uintptr_t)(align - 1);
+    ((void **)start)[-1] = raw;         /* where the block really begins */
+    if (align == HUGE_PAGE) madvise((void *)start, bytes & ~(HUGE_PAGE - 1), MADV_HUGEPAGE);
+    return (void *)start;
+}
+
+static void system_free(moe_heap *h, void *block, size_t bytes) {
+    size_t align = bytes >= HUGE_FROM ? HUGE_PAGE : ALIGN;
+    h->alloc(h->alloc_ud, ((void **)block)[-1], bytes + align + sizeof(void *), 0);
+}
+
+#ifdef MOELUA_TESTING
+static bool told_to_fail(const moe_heap *h) {
+    return h->fail_from && h->requests >= h->fail_from &&
+           h->requests - h->fail_from < h->fail_count;
+}
+#else
+#define told_to_fail(h) false
+#endif
+
+static void *take(moe_heap *h, int bin, size_t bytes) {
+    void *block = h->bin[bin];
+    if (block) {
+        h->bin[bin] = *(void **)block;
+        h->cached -= bytes;
+        return block;
+    }
+    return system_alloc(h, bytes);
+}
+
+void *moe__alloc(moe_ctx *ctx, size_t bytes) {
+    moe_heap *h = &ctx->heap;
+    h->requests++;
+    if (told_to_fail(h) || bytes > ((size_t)1 << 49)) return NULL;
+    size_t size;
+    int bin = size_class(bytes, &size);
+    if (h->limit && h->live + size > h->limit) return NULL;
+    if (h->limit && !h->bin[bin] && h->live + h->cached + size > h->limit) moe__trim(ctx);
+    void *block = take(h, bin, size);
+    if (!block) {                       /* the cache may be what is in the way */
+        moe__trim(ctx);
+        block = take(h, bin, size);
+    }
+    if (!block) return NULL;
+    h->live += size;
+    if (h->live > h->peak) h->peak = h->live;
+    return block;
+}
+
+void moe__free(moe_ctx *ctx, void *block, size_t bytes) {
+    if (!block) return;
+    moe_heap *h = &ctx->heap;
+    size_t size;
+    int bin = size_class(bytes, &size);
+    h->live -= size;
+    if (!CACHING) {
+        system_free(h, block, size);
+        return;
+    }
+    *(void **)block = h->bin[bin];
+    h->bin[bin] = block;
+    h->cached += size;
+}
+
+/* Class sizes follow from the bin number: the inverse of size_class. */
+static size_t bin_size(int bin) {
+    if (bin == 0) return 64;
+    size_t base = (size_t)64 << ((bin - 1) / 8);
+    return base + (base >> 3) * (size_t)((bin - 1) % 8 + 1);
+}
+
+void moe__trim(moe_ctx *ctx) {
+    moe_heap *h = &ctx->heap;
+    for (int bin = 0; bin < MOE_BINS; bin++)
+        while (h->bin[bin]) {
+            void *block = h->bin[bin];
+            h->bin[bin] = *(void **)block;
+            system_free(h, block, bin_size(bin));
+        }
+    h->cached = 0;
+}

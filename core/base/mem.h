@@ -1,0 +1,32 @@
+/* mem.h -- the caching allocator: aligned blocks by size class, kept for reuse, counted.
+ *
+ * A training step asks for the same sizes again and again. Freed blocks stay in the bin of their
+ * class, so that a steady-state step neither calls malloc nor touches a fresh page.
+ */
+#ifndef MOE_BASE_MEM_H
+#define MOE_BASE_MEM_H
+
+#include "moe.h"
+
+#define MOE_BINS 352            /* eight classes per power of two, 64 bytes to 2^50 */
+
+typedef struct moe_heap {
+    moe_alloc_fn alloc;
+    void *alloc_ud;
+    size_t limit;               /* 0 = none */
+    size_t live, peak, cached;
+    void *bin[MOE_BINS];        /* singly linked through the first word of each free block */
+    uint64_t requests;          /* blocks handed out so far */
+    uint64_t fail_from;         /* test builds: this request (counted from 1) fails ...        */
+    uint64_t fail_count;        /* ... and this many from there on                             */
+} moe_heap;
+
+/* A block of at least `bytes`, aligned to 64 (large ones to 2 MB, advised to be huge pages), with
+ * unspecified contents; NULL when there is none. Give the same `bytes` back to moe__free. */
+void *moe__alloc(moe_ctx *ctx, size_t bytes);
+void moe__free(moe_ctx *ctx, void *block, size_t bytes);
+
+/* Returns all cached blocks to the system. */
+void moe__trim(moe_ctx *ctx);
+
+#endif

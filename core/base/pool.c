@@ -1,0 +1,219 @@
+#include "base/pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "base/ctx.h"
+
+#define MAX_THREADS 256
+/* A waiting worker spins for some tens of microseconds, then sleeps: a region that follows at once
+ * finds it awake, and a machine with other work to do is not held up. */
+#define SPINS 4000
+
+/* `state` is the whole protocol: the low 16 bits count the workers inside the region, bit 16 says
+ * that it is open, the rest is the region's number. A worker enters an open region that it has not
+ * been in by adding one; the caller closes the region when the tasks have run out and waits only
+ * for those that did enter, so a worker that never got a core costs nothing. */
+#define INSIDE 0xffffu
+#define OPEN 0x10000u
+#define REGION 0xfffe0000u
+#define NEXT_REGION 0x20000u
+
+typedef struct moe_pool moe_pool;
+
+typedef struct worker {
+    moe_pool *pool;
+    int index;
+    pthread_t thread;
+} worker;
+
+struct moe_pool {
+    moe_ctx *ctx;
+    int threads;                    /* including the caller */
+    int started;                    /* worker threads that really run */
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    atomic_uint state;
+    atomic_int sleeping;
+    atomic_bool closing;
+    moe_task_fn fn;
+    void *arg;
+    long long tasks;
+    _Alignas(64) atomic_llong next;
+    char *scratch;
+    size_t scratch_bytes;
+    worker worker[MAX_THREADS];
+};
+
+static inline void relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#else
+    sched_yield();
+#endif
+}
+
+static int affinity(void) {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+    int n = CPU_COUNT(&set);
+    return n < 1 ? 1 : n;
+}
+
+moe_pool *moe__pool_open(moe_ctx *ctx, int threads) {
+    moe_pool *p = moe__alloc(ctx, sizeof *p);
+    if (!p) return NULL;
+    memset(p, 0, sizeof *p);
+    p->ctx = ctx;
+    p->threads = threads > 0 ? threads : affinity();
+    if (p->threads > MAX_THREADS) p->threads = MAX_THREADS;
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->wake, NULL);
+    return p;
+}
+
+int moe__workers(const moe_ctx *ctx) { return ctx->pool->threads; }
+
+static void run_tasks(moe_pool *p, int index) {
+    for (;;) {
+        long long task = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed);
+        if (task >= p->tasks) return;
+        if (atomic_load_explicit(&p->ctx->stop, memory_order_relaxed)) continue;
+        p->fn(p->arg, task, index);
+    }
+}
+
+static bool enterable(unsigned state, unsigned seen) {
+    return (state & OPEN) && (state & REGION) != seen;
+}
+
+static void sleep_until_work(moe_pool *p, unsigned seen) {
+    pthread_mutex_lock(&p->lock);
+    atomic_fetch_add(&p->sleeping, 1);
+    while (!enterable(atomic_load(&p->state), seen) && !atomic_load(&p->closing))
+        pthread_cond_wait(&p->wake, &p->lock);
+    atomic_fetch_sub(&p->sleeping, 1);
+    pthread_mutex_unlock(&p->lock);
+}
+
+/* Enters the next region; returns its number, or `seen` when the pool closes. */
+static unsigned enter_region(moe_pool *p, unsigned seen) {
+    for (int spins = 0; !atomic_load_explicit(&p->closing, memory_order_relaxed); spins++) {
+        unsigned state = atomic_load_explicit(&p->state, memory_order_relaxed);
+        if (enterable(state, seen)) {
+            if (atomic_compare_exchange_weak_explicit(&p->state, &state, state + 1,
+                                                      memory_order_acquire, memory_order_relaxed))
+                return state & REGION;
+        } else if (spins >= SPINS) {
+            sleep_until_work(p, seen);
+            spins = 0;
+        } else {
+            relax();
+        }
+    }
+    return seen;
+}
+
+static void *worker_main(void *arg) {
+    worker *w = arg;
+    moe_pool *p = w->pool;
+    unsigned seen = 1;                  /* no region has this number: they are multiples of 2^17 */
+    for (;;) {
+        unsigned region = enter_region(p, seen);
+        if (region == seen) return NULL;
+        seen = region;
+        run_tasks(p, w->index);
+        atomic_fetch_sub_explicit(&p->state, 1, memory_order_release);
+    }
+}
+
+/* Threads that cannot be started are done without: the caller does their share. */
+static void start_workers(moe_pool *p) {
+    for (int i = 1; i < p->threads; i++) {
+        p->worker[i] = (worker){.pool = p, .index = i};
+        if (pthread_create(&p->worker[i].thread, NULL, worker_main, &p->worker[i]) != 0) {
+            p->threads = i;
+            return;
+        }
+        p->started = i;
+    }
+}
+
+static void open_region(moe_pool *p) {
+    unsigned state = atomic_load_explicit(&p->state, memory_order_relaxed);
+    atomic_store(&p->state, ((state & REGION) + NEXT_REGION) | OPEN);
+    if (atomic_load(&p->sleeping) == 0) return;
+    pthread_mutex_lock(&p->lock);
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void close_region(moe_pool *p) {
+    atomic_fetch_and(&p->state, ~OPEN);
+    for (int spins = 0; atomic_load_explicit(&p->state, memory_order_acquire) & INSIDE; spins++)
+        if (spins < SPINS) relax();
+        else sched_yield();
+}
+
+void moe__parallel(moe_ctx *ctx, int64_t tasks, moe_task_fn fn, void *arg) {
+    moe_pool *p = ctx->pool;
+    if (tasks <= 0) return;
+    p->fn = fn;
+    p->arg = arg;
+    p->tasks = tasks;
+    atomic_store_explicit(&p->next, 0, memory_order_relaxed);
+    if (tasks == 1 || p->threads == 1) {
+        run_tasks(p, 0);
+        return;
+    }
+    if (!p->started) start_workers(p);
+    open_region(p);
+    run_tasks(p, 0);
+    close_region(p);
+}
+
+typedef struct range {
+    moe_range_fn fn;
+    void *arg;
+    int64_t n, grain;
+} range;
+
+static void range_task(void *arg, int64_t task, int index) {
+    const range *r = arg;
+    (void)index;
+    int64_t begin = task * r->grain, end = begin + r->grain;
+    r->fn(r->arg, begin, end < r->n ? end : r->n);
+}
+
+void moe__parallel_range(moe_ctx *ctx, int64_t n, int64_t grain, moe_range_fn fn, void *arg) {
+    range r = {.fn = fn, .arg = arg, .n = n, .grain = grain < 1 ? 1 : grain};
+    moe__parallel(ctx, (n + r.grain - 1) / r.grain, range_task, &r);
+}
+
+moe_status moe__scratch(moe_ctx *ctx, size_t bytes, moe_scratch *out) {
+    moe_pool *p = ctx->pool;
+    size_t stride = (bytes + 63) & ~(size_t)63, total = stride * (size_t)p->threads;
+    if (total > p->scratch_bytes) {
+        moe__free(ctx, p->scratch, p->scratch_bytes);
+        p->scratch_bytes = 0;
+        p->scratch = moe__alloc(ctx, total);
+        if (!p->scratch) return moe__no_memory(ctx, total, "scratch");
+        p->scratch_bytes = total;
+    }
+    *out = (moe_scratch){.base = p->scratch, .stride = stride};
+    return MOE_OK;
+}
+
+void moe__pool_close(moe_ctx *ctx, moe_pool *p) {
+    pthread_mutex_lock(&p->lock);
+    atomic_store(&p->closing, true);
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+    for (int i = 1; i <= p->started; i++) pthread_join(p->worker[i].thread, NULL);
+    pthread_cond_destroy(&p->wake);
+    pthread_mutex_destroy(&p->lock);
+    moe__free(ctx, p->scratch, p->scratch_bytes);
+    moe__free(ctx, p, sizeof *p);
+}

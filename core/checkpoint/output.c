@@ -1,0 +1,188 @@
+#include "checkpoint/output.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PIECE ((size_t)16 << 20)    /* bytes between two looks at the interrupt flag */
+#define NAME_ATTEMPTS 100
+
+struct moe_output {
+    moe_ctx *ctx;
+    int fd;
+    bool in_place;              /* a pipe or device: nothing to rename */
+    bool exists;                /* the temporary file is there */
+    char *path;                 /* as the caller named it, for messages */
+    size_t path_size;
+    char target[PATH_MAX];      /* with links resolved */
+    char temporary[PATH_MAX];
+};
+
+static moe_status fail(moe_output *o, int error) {
+    moe_status status = MOE_EIO;
+    if (error == ENOSPC || error == EDQUOT) status = MOE_EFULL;
+    if (error == ENOENT || error == ENOTDIR) status = MOE_EMISSING;
+    return moe__fail(o->ctx, status, "%s: cannot be written: %s", o->path, strerror(error));
+}
+
+/* Length of the folder part of a path, with its slash. */
+static size_t folder_length(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? (size_t)(slash - path) + 1 : 0;
+}
+
+/* Linux has closed the descriptor even when close is interrupted. */
+static int close_checked(moe_output *o) {
+    int fd = o->fd;
+    o->fd = -1;
+    return fd >= 0 && close(fd) != 0 && errno != EINTR ? errno : 0;
+}
+
+/* Flushes to the disk; what cannot be flushed (pipes, devices) needs none. */
+static int flush(int fd) {
+    int status;
+    do status = fsync(fd);
+    while (status != 0 && errno == EINTR);
+    return status == 0 || errno == EINVAL || errno == EROFS || errno == ENOTSUP ? 0 : errno;
+}
+
+static void release(moe_output *o) {
+    close_checked(o);
+    if (o->exists) unlink(o->temporary);
+    moe__free(o->ctx, o->path, o->path_size);
+    moe_ctx *ctx = o->ctx;
+    moe__free(ctx, o, sizeof *o);
+    moe__ctx_release(ctx);
+}
+
+/* Creates a hidden file under a name that was free; 0 or an error number. */
+static int create_temporary(moe_output *o) {
+    int folder = (int)folder_length(o->target);
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    unsigned long stamp = (unsigned long)now.tv_sec * 1000000000ul + (unsigned long)now.tv_nsec;
+    for (unsigned long i = 0; i < NAME_ATTEMPTS; i++) {
+        int used = snprintf(o->temporary, sizeof o->temporary, "%.*s.moelua-%ld-%lx.tmp", folder,
+                            o->target, (long)getpid(), stamp + i);
+        if (used < 0 || (size_t)used >= sizeof o->temporary) return ENAMETOOLONG;
+        o->fd = open(o->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (o->fd >= 0) {
+            o->exists = true;
+            return 0;
+        }
+        if (errno != EEXIST) return errno;
+    }
+    return EEXIST;
+}
+
+static int open_in_place(moe_output *o) {
+    o->in_place = true;
+    o->fd = open(o->path, O_WRONLY | O_CLOEXEC);
+    return o->fd < 0 ? errno : 0;
+}
+
+/* Finds out what is at the path now and opens what will be written; 0 or an error number. */
+static int prepare(moe_output *o) {
+    struct stat old;
+    if (stat(o->path, &old) != 0) {
+        if (errno != ENOENT) return errno;
+        if (strlen(o->path) >= sizeof o->target) return ENAMETOOLONG;
+        strcpy(o->target, o->path);
+        return create_temporary(o);
+    }
+    if (S_ISDIR(old.st_mode)) return EISDIR;
+    if (!S_ISREG(old.st_mode)) return open_in_place(o);
+    if (!realpath(o->path, o->target)) return errno;
+    int error = create_temporary(o);
+    if (!error) (void)fchmod(o->fd, old.st_mode & 07777);
+    return error;
+}
+
+moe_status moe__output_open(moe_ctx *ctx, const char *path, moe_output **out) {
+    *out = NULL;
+    size_t size = strlen(path) + 1;
+    moe_output *o = moe__alloc(ctx, sizeof *o);
+    char *copy = o ? moe__alloc(ctx, size) : NULL;
+    if (!copy) {
+        moe__free(ctx, o, sizeof *o);
+        return moe__no_memory(ctx, sizeof *o, path);
+    }
+    memset(o, 0, sizeof *o);
+    o->ctx = ctx;
+    o->fd = -1;
+    o->path = memcpy(copy, path, size);
+    o->path_size = size;
+    moe__ctx_retain(ctx);
+    int error = prepare(o);
+    if (!error) {
+        *out = o;
+        return MOE_OK;
+    }
+    moe_status status = fail(o, error);
+    release(o);
+    return status;
+}
+
+/* The system may take fewer bytes than asked. */
+static int write_all(int fd, const char *data, size_t size) {
+    while (size > 0) {
+        ssize_t put = write(fd, data, size);
+        if (put < 0 && errno == EINTR) continue;
+        if (put < 0) return errno;
+        if (put == 0) return EIO;
+        data += put;
+        size -= (size_t)put;
+    }
+    return 0;
+}
+
+moe_status moe__output_write(moe_output *o, const void *data, size_t size) {
+    const char *at = data;
+    while (size > 0) {
+        size_t piece = size < PIECE ? size : PIECE;
+        if (moe_interrupted(o->ctx)) return moe__fail(o->ctx, MOE_EINTR, "interrupted!");
+        int error = write_all(o->fd, at, piece);
+        if (error) return fail(o, error);
+        at += piece;
+        size -= piece;
+    }
+    return MOE_OK;
+}
+
+/* Makes the rename survive a power cut. A folder that may be entered but not read cannot be
+ * flushed by us; the rename itself has happened. */
+static int flush_folder(moe_output *o) {
+    size_t length = folder_length(o->target);
+    memcpy(o->temporary, o->target, length);
+    strcpy(o->temporary + length, ".");
+    int fd = open(o->temporary, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return 0;
+    int error = flush(fd);
+    close(fd);
+    return error;
+}
+
+moe_status moe__output_commit(moe_output *o) {
+    int error = flush(o->fd), close_error = close_checked(o);
+    if (!error) error = close_error;
+    if (!error && !o->in_place) {
+        if (rename(o->temporary, o->target) == 0) {
+            o->exists = false;
+            error = flush_folder(o);
+        } else
+            error = errno;
+    }
+    moe_status status = error ? fail(o, error) : MOE_OK;
+    release(o);
+    return status;
+}
+
+void moe__output_abandon(moe_output *o) {
+    if (o) release(o);
+}

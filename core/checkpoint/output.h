@@ -1,0 +1,24 @@
+/* output.h -- a file that appears whole or not at all.
+ *
+ * The bytes go to a temporary file in the folder of the target; committing flushes it, renames it
+ * over the target and flushes the folder. Until then, and after any failure, the target is what it
+ * was; a mapping of the old file keeps the old bytes. A symbolic link is followed and the mode of
+ * an existing file kept. Pipes and devices cannot be replaced and are written to as they are.
+ */
+#ifndef MOE_CHECKPOINT_OUTPUT_H
+#define MOE_CHECKPOINT_OUTPUT_H
+
+#include "base/ctx.h"
+
+typedef struct moe_output moe_output;
+
+/* All fail with MOE_EFULL (disk or quota), MOE_EMISSING (no such folder) or MOE_EIO and a message
+ * that begins with the path; writing also with MOE_EINTR. A failed write leaves the output to be
+ * abandoned. */
+moe_status moe__output_open(moe_ctx *ctx, const char *path, moe_output **out);
+moe_status moe__output_write(moe_output *o, const void *data, size_t size);
+/* Ends the output, whether it succeeds or not. */
+moe_status moe__output_commit(moe_output *o);
+void moe__output_abandon(moe_output *o);    /* NULL is ignored */
+
+#endif

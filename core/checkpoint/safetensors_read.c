@@ -1,0 +1,439 @@
+/* safetensors_read.c -- from bytes that may be anything to a table of tensors. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checkpoint/safetensors.h"
+
+#define MAX_TENSORS ((size_t)1 << 20)
+#define MAX_PAIRS ((size_t)1 << 16)
+
+/* An array that doubles. */
+typedef struct list {
+    void *items;
+    size_t count, capacity, size;       /* size: bytes of one item */
+} list;
+
+struct moe_safetensors {
+    moe_ctx *ctx;
+    const char *what;           /* path, for messages; its own memory */
+    moe_mapping *map;           /* NULL when the caller owns the bytes */
+    const char *data;           /* the first byte after the header */
+    uint64_t data_size;
+    char *header;               /* private copy: a file that changes cannot fool us */
+    size_t header_size;
+    list tensors, pairs, sizes;
+};
+
+static bool grow(moe_ctx *ctx, list *l) {
+    size_t capacity = l->capacity ? 2 * l->capacity : 16;
+    void *items = moe__alloc(ctx, capacity * l->size);
+    if (!items) return false;
+    if (l->count) memcpy(items, l->items, l->count * l->size);
+    moe__free(ctx, l->items, l->capacity * l->size);
+    l->items = items;
+    l->capacity = capacity;
+    return true;
+}
+
+static moe_status append(moe_safetensors *f, list *l, const void *item) {
+    if (l->count == l->capacity && !grow(f->ctx, l))
+        return moe__no_memory(f->ctx, 2 * l->capacity * l->size, f->what);
+    memcpy((char *)l->items + l->count++ * l->size, item, l->size);
+    return MOE_OK;
+}
+
+/* --- messages -------------------------------------------------------------------------------- */
+
+static moe_status invalid(const moe_safetensors *f, const char *name, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+static moe_status invalid(const moe_safetensors *f, const char *name, const char *fmt, ...) {
+    char text[384];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    return moe__fail(f->ctx, MOE_EFORMAT, "%s: %s (%s)", f->what, text, name);
+}
+
+#define SHOWN 120
+
+/* A name as it may be shown: not too long, and without what a terminal would obey. */
+static const char *shown(moe_slice name, char text[SHOWN + 4]) {
+    size_t size = name.size < SHOWN ? name.size : SHOWN;
+    while (size < name.size && size > 0 && ((unsigned char)name.data[size] & 0xc0) == 0x80) size--;
+    for (size_t i = 0; i < size; i++) {
+        unsigned char c = (unsigned char)name.data[i];
+        text[i] = c < 0x20 || c == 0x7f ? '?' : name.data[i];
+    }
+    strcpy(text + size, size < name.size ? "..." : "");
+    return text;
+}
+#define SHOWN_NAME(name) shown((name), (char[SHOWN + 4]){0})
+
+/* --- the JSON of the header ------------------------------------------------------------------ */
+
+static bool is(moe_slice text, const char *expected) {
+    return text.size == strlen(expected) && memcmp(text.data, expected, text.size) == 0;
+}
+
+static moe_status bad_json(moe_safetensors *f, const moe_json *j) {
+    return invalid(f, "InvalidHeaderDeserialization", "invalid JSON in header: %s at byte %zu",
+                   j->error, (size_t)(j->at - j->begin) + 1);
+}
+
+static moe_status read_metadata(moe_safetensors *f, moe_json *j) {
+    moe_stored_pair pair;
+    moe__json_object(j);
+    while (moe__json_key(j, &pair.key) && moe__json_string(j, &pair.value)) {
+        if (f->pairs.count == MAX_PAIRS) {
+            moe__json_fail(j, "too many entries of metadata");
+            break;
+        }
+        moe_status s = append(f, &f->pairs, &pair);
+        if (s) return s;
+    }
+    return MOE_OK;
+}
+
+static moe_status read_shape(moe_safetensors *f, moe_json *j, moe_stored_tensor *t) {
+    uint64_t size;
+    t->first_size = f->sizes.count;
+    moe__json_array(j);
+    while (moe__json_next(j) && moe__json_unsigned(j, &size)) {
+        if (t->rank == MOE_STORED_MAX_DIMS) {
+            moe__json_fail(j, "a tensor with more than 64 dimensions");
+            break;
+        }
+        moe_status s = append(f, &f->sizes, &size);
+        if (s) return s;
+        t->rank++;
+    }
+    return MOE_OK;
+}
+
+static void read_offsets(moe_json *j, moe_stored_tensor *t) {
+    uint64_t *const offset[2] = {&t->begin, &t->end};
+    moe__json_array(j);
+    for (int i = 0; i < 2; i++)
+        if (!moe__json_next(j) || !moe__json_unsigned(j, offset[i])) {
+            moe__json_fail(j, "expected two offsets");
+            return;
+        }
+    if (moe__json_next(j)) moe__json_fail(j, "expected two offsets");
+}
+
+static void read_type(moe_json *j, moe_stored_tensor *t) {
+    moe_slice name;
+    if (moe__json_string(j, &name) && !moe__stored_parse(name, &t->type))
+        moe__json_fail(j, "unknown dtype");
+}
+
+static moe_status read_tensor(moe_safetensors *f, moe_json *j, moe_slice name) {
+    static const char *const field[] = {"dtype", "shape", "data_offsets"};
+    moe_stored_tensor t = {.name = name};
+    unsigned seen = 0;
+    moe_slice key;
+    moe_status s = MOE_OK;
+    moe__json_object(j);
+    while (!s && moe__json_key(j, &key)) {
+        int which = 0;
+        while (which < 3 && !is(key, field[which])) which++;
+        if (seen & 1u << which && which < 3) moe__json_fail(j, "a field occurs twice");
+        seen |= 1u << which;
+        if (which == 0) read_type(j, &t);
+        if (which == 1) s = read_shape(f, j, &t);
+        if (which == 2) read_offsets(j, &t);
+        if (which == 3) moe__json_skip(j);
+    }
+    if (s) return s;
+    if ((seen & 7) != 7) moe__json_fail(j, "a tensor without dtype, shape or data_offsets");
+    if (f->tensors.count == MAX_TENSORS) moe__json_fail(j, "too many tensors");
+    return j->error ? MOE_OK : append(f, &f->tensors, &t);
+}
+
+static moe_status read_json(moe_safetensors *f) {
+    moe_json j = moe__json_open(f->header, f->header_size);
+    moe_slice name;
+    bool metadata = false;
+    moe_status s = MOE_OK;
+    moe__json_object(&j);
+    while (!s && moe__json_key(&j, &name)) {
+        if (!is(name, "__metadata__"))
+            s = read_tensor(f, &j, name);
+        else if (metadata)
+            moe__json_fail(&j, "`__metadata__` occurs twice");
+        else
+            s = read_metadata(f, &j);
+        metadata = metadata || is(name, "__metadata__");
+    }
+    if (s) return s;
+    return moe__json_end(&j) ? MOE_OK : bad_json(f, &j);
+}
+
+/* --- what the JSON says ---------------------------------------------------------------------- */
+
+static moe_stored_tensor *tensors(const moe_safetensors *f) { return f->tensors.items; }
+static moe_stored_pair *pairs(const moe_safetensors *f) { return f->pairs.items; }
+
+static int by_name(const void *a, const void *b) {
+    return moe__slice_compare(((const moe_stored_tensor *)a)->name,
+                              ((const moe_stored_tensor *)b)->name);
+}
+
+static int by_key(const void *a, const void *b) {
+    return moe__slice_compare(((const moe_stored_pair *)a)->key, ((const moe_stored_pair *)b)->key);
+}
+
+static int by_offset(const void *a, const void *b) {
+    const moe_stored_tensor *x = a, *y = b;
+    if (x->begin != y->begin) return x->begin < y->begin ? -1 : 1;
+    if (x->end != y->end) return x->end < y->end ? -1 : 1;
+    return by_name(a, b);
+}
+
+static void sort(list *l, int (*order)(const void *, const void *)) {
+    if (l->count > 1) qsort(l->items, l->count, l->size, order);
+}
+
+static moe_status twice(moe_safetensors *f, const char *what, moe_slice name) {
+    return invalid(f, "InvalidHeaderDeserialization",
+                   "invalid JSON in header: %s `%s` occurs twice", what, SHOWN_NAME(name));
+}
+
+static moe_status check_names(moe_safetensors *f) {
+    sort(&f->tensors, by_name);
+    sort(&f->pairs, by_key);
+    for (size_t i = 1; i < f->tensors.count; i++)
+        if (by_name(tensors(f) + i - 1, tensors(f) + i) == 0)
+            return twice(f, "tensor", tensors(f)[i].name);
+    for (size_t i = 1; i < f->pairs.count; i++)
+        if (by_key(pairs(f) + i - 1, pairs(f) + i) == 0)
+            return twice(f, "metadata", pairs(f)[i].key);
+    return MOE_OK;
+}
+
+/* One tensor that has to begin where the one before it ended. */
+static moe_status check_tensor(moe_safetensors *f, const moe_stored_tensor *t, uint64_t begin) {
+    uint64_t bytes;
+    if (t->begin != begin || t->end < t->begin)
+        return invalid(f, "InvalidOffset", "invalid offset for tensor `%s`", SHOWN_NAME(t->name));
+    switch (moe__stored_bytes(t->type, t->rank, moe__safetensors_shape(f, t), &bytes)) {
+        case MOE_SIZE_OVERFLOW:
+            return invalid(f, "ValidationOverflow", "overflow computing the size of tensor `%s` "
+                           "from its shape and dtype", SHOWN_NAME(t->name));
+        case MOE_SIZE_MISALIGNED:
+            return invalid(f, "MisalignedSlice", "tensor `%s` does not fill whole bytes",
+                           SHOWN_NAME(t->name));
+        default: break;
+    }
+    if (bytes != t->end - t->begin)
+        return invalid(f, "TensorInvalidInfo", "invalid shape, dtype or offset for tensor `%s`",
+                       SHOWN_NAME(t->name));
+    return MOE_OK;
+}
+
+/* In order of their offsets the tensors have to cover the data without a hole or an overlap. */
+static moe_status check_layout(moe_safetensors *f) {
+    uint64_t end = 0;
+    sort(&f->tensors, by_offset);
+    for (size_t i = 0; i < f->tensors.count; i++) {
+        moe_status s = check_tensor(f, tensors(f) + i, end);
+        if (s) return s;
+        end = tensors(f)[i].end;
+    }
+    if (end != f->data_size)
+        return invalid(f, "MetadataIncompleteBuffer",
+                       "incomplete metadata, file not fully covered: %llu bytes of data, "
+                       "%llu described", (unsigned long long)f->data_size,
+                       (unsigned long long)end);
+    sort(&f->tensors, by_name);
+    return MOE_OK;
+}
+
+/* --- opening --------------------------------------------------------------------------------- */
+
+static moe_status copy_header(moe_safetensors *f, const unsigned char *bytes, size_t size) {
+    uint64_t n = 0;
+    if (size < 8) return invalid(f, "HeaderTooSmall", "header too small: %zu bytes", size);
+    for (int i = 7; i >= 0; i--) n = n << 8 | bytes[i];
+    if (n > MOE_HEADER_MAX)
+        return invalid(f, "HeaderTooLarge", "header too large: %llu bytes", (unsigned long long)n);
+    if (n > size - 8)
+        return invalid(f, "InvalidHeaderLength", "invalid header length: %llu bytes of %zu",
+                       (unsigned long long)n, size - 8);
+    f->data = (const char *)bytes + 8 + n;
+    f->data_size = size - 8 - n;
+    char *copy = moe__alloc(f->ctx, (size_t)n);
+    if (!copy) return moe__no_memory(f->ctx, (size_t)n, f->what);
+    f->header = memcpy(copy, bytes + 8, (size_t)n);
+    f->header_size = (size_t)n;
+    return MOE_OK;
+}
+
+static moe_status read_all(moe_safetensors *f, const void *bytes, size_t size) {
+    moe_status s = copy_header(f, bytes, size);
+    if (s) return s;
+    size_t valid = moe__utf8_valid(f->header, f->header_size);
+    if (valid != f->header_size)
+        return invalid(f, "InvalidHeader", "invalid UTF-8 in header: byte %zu", valid + 1);
+    s = read_json(f);
+    if (!s) s = check_names(f);
+    return s ? s : check_layout(f);
+}
+
+static moe_safetensors *new_file(moe_ctx *ctx, const char *what) {
+    size_t size = strlen(what) + 1;
+    moe_safetensors *f = moe__alloc(ctx, sizeof *f);
+    char *copy = f ? moe__alloc(ctx, size) : NULL;
+    if (!copy) {
+        moe__free(ctx, f, sizeof *f);
+        return NULL;
+    }
+    *f = (moe_safetensors){.ctx = ctx, .what = memcpy(copy, what, size),
+                           .tensors.size = sizeof(moe_stored_tensor),
+                           .pairs.size = sizeof(moe_stored_pair),
+                           .sizes.size = sizeof(uint64_t)};
+    moe__ctx_retain(ctx);
+    return f;
+}
+
+static moe_status open_bytes(moe_ctx *ctx, const char *what, moe_mapping *map, const void *bytes,
+                             size_t size, moe_safetensors **out) {
+    *out = NULL;
+    moe_safetensors *f = new_file(ctx, what);
+    if (!f) return moe__no_memory(ctx, sizeof *f, what);
+    if (map) map->refs++;
+    f->map = map;
+    moe_status s = read_all(f, bytes, size);
+    if (s)
+        moe__safetensors_close(f);
+    else
+        *out = f;
+    return s;
+}
+
+moe_status moe__safetensors_parse(moe_ctx *ctx, const char *what, const void *bytes, size_t size,
+                                  moe_safetensors **out) {
+    return open_bytes(ctx, what, NULL, bytes, size, out);
+}
+
+moe_status moe__safetensors_open(moe_ctx *ctx, const char *path, moe_safetensors **out) {
+    moe_mapping *map;
+    *out = NULL;
+    moe_status s = moe__map_file(ctx, path, &map);
+    if (s) return s;
+    s = open_bytes(ctx, path, map, map->data, map->size, out);
+    moe__mapping_release(map);
+    return s;
+}
+
+static void free_list(moe_ctx *ctx, list *l) { moe__free(ctx, l->items, l->capacity * l->size); }
+
+void moe__safetensors_close(moe_safetensors *f) {
+    if (!f) return;
+    moe_ctx *ctx = f->ctx;
+    free_list(ctx, &f->tensors);
+    free_list(ctx, &f->pairs);
+    free_list(ctx, &f->sizes);
+    moe__free(ctx, f->header, f->header_size);
+    moe__mapping_release(f->map);
+    moe__free(ctx, (void *)(uintptr_t)f->what, strlen(f->what) + 1);
+    moe__free(ctx, f, sizeof *f);
+    moe__ctx_release(ctx);
+}
+
+/* --- looking --------------------------------------------------------------------------------- */
+
+size_t moe__safetensors_count(const moe_safetensors *f) { return f->tensors.count; }
+
+const moe_stored_tensor *moe__safetensors_get(const moe_safetensors *f, size_t i) {
+    return tensors(f) + i;
+}
+
+const moe_stored_tensor *moe__safetensors_find(const moe_safetensors *f, moe_slice name) {
+    moe_stored_tensor key = {.name = name};
+    if (!f->tensors.count) return NULL;
+    return bsearch(&key, tensors(f), f->tensors.count, sizeof key, by_name);
+}
+
+size_t moe__safetensors_pairs(const moe_safetensors *f, const moe_stored_pair **out) {
+    *out = pairs(f);
+    return f->pairs.count;
+}
+
+const uint64_t *moe__safetensors_shape(const moe_safetensors *f, const moe_stored_tensor *t) {
+    static const uint64_t none;
+    return t->rank ? (const uint64_t *)f->sizes.items + t->first_size : &none;
+}
+
+const void *moe__safetensors_data(const moe_safetensors *f, const moe_stored_tensor *t) {
+    return f->data + t->begin;
+}
+
+/* --- tensors --------------------------------------------------------------------------------- */
+
+static moe_status unsupported(const moe_safetensors *f, const moe_stored_tensor *t,
+                              const char *what) {
+    return moe__fail(f->ctx, MOE_EUNSUPPORTED, "%s: tensor `%s` %s\nhint: raw() gives its bytes",
+                     f->what, SHOWN_NAME(t->name), what);
+}
+
+static bool convertible(moe_stored from, moe_dtype to) {
+    moe_dtype compute = moe__stored_compute(from);
+    return compute == to || (compute == MOE_F32 && (to == MOE_BF16 || to == MOE_F16));
+}
+
+static moe_status describe(const moe_safetensors *f, const moe_stored_tensor *t, moe_dtype as,
+                           moe_desc *desc) {
+    char why[96];
+    if (!convertible(t->type, as)) {
+        snprintf(why, sizeof why, "is %s, which cannot become %s", moe__stored_name(t->type),
+                 moe__dtype_name(as));
+        return unsupported(f, t, why);
+    }
+    if (t->rank > MOE_MAX_DIMS) {
+        snprintf(why, sizeof why, "has %d dimensions, more than %d", (int)t->rank, MOE_MAX_DIMS);
+        return unsupported(f, t, why);
+    }
+    *desc = (moe_desc){.dtype = as, .ndim = (int)t->rank};
+    const uint64_t *shape = moe__safetensors_shape(f, t);
+    int64_t span = 16;          /* strides must not overflow even when a size is 0 */
+    for (int i = 0; i < desc->ndim; i++) {
+        desc->shape[i] = (int64_t)shape[i];
+        if (shape[i] && __builtin_mul_overflow(span, desc->shape[i], &span))
+            return unsupported(f, t, "has a shape that no tensor can have");
+    }
+    return MOE_OK;
+}
+
+/* Whether the elements can be used where they lie. */
+static bool usable(const moe_safetensors *f, const moe_stored_tensor *t, moe_dtype as) {
+    size_t size = moe__dtype_size(as);
+    return f->map && t->type == moe__stored_of(as) &&
+           (size_t)moe__stored_bits(t->type) == 8 * size &&
+           (uintptr_t)moe__safetensors_data(f, t) % size == 0;
+}
+
+moe_status moe__safetensors_tensor(moe_safetensors *f, const moe_stored_tensor *t, moe_dtype as,
+                                   moe_tensor **out) {
+    moe_desc desc;
+    *out = NULL;
+    moe_status s = describe(f, t, as, &desc);
+    if (s) return s;
+    const char *data = moe__safetensors_data(f, t);
+    if (usable(f, t, as))
+        return moe__tensor_mapped(f->map, (size_t)(data - (char *)f->map->data), &desc, out);
+    s = moe__tensor_new(f->ctx, &desc, out);
+    if (s) return s;
+    char what[SHOWN + 16];
+    snprintf(what, sizeof what, "tensor `%s`", SHOWN_NAME(t->name));
+    s = moe__stored_load(t->type, data, *out, what);
+    if (s) {
+        moe_tensor_release(*out);
+        *out = NULL;
+    }
+    return s;
+}

@@ -1,0 +1,264 @@
+#include "checkpoint/stored.h"
+
+#include <string.h>
+
+#include "base/pool.h"
+
+#define GRAIN 65536     /* elements of one task */
+
+static const struct {
+    const char *name;
+    int bits;
+} types[] = {
+    [MOE_STORED_BOOL] = {"BOOL", 8},
+    [MOE_STORED_F4] = {"F4", 4},
+    [MOE_STORED_F6_E2M3] = {"F6_E2M3", 6},
+    [MOE_STORED_F6_E3M2] = {"F6_E3M2", 6},
+    [MOE_STORED_U8] = {"U8", 8},
+    [MOE_STORED_I8] = {"I8", 8},
+    [MOE_STORED_F8_E5M2] = {"F8_E5M2", 8},
+    [MOE_STORED_F8_E4M3] = {"F8_E4M3", 8},
+    [MOE_STORED_F8_E8M0] = {"F8_E8M0", 8},
+    [MOE_STORED_F8_E4M3FNUZ] = {"F8_E4M3FNUZ", 8},
+    [MOE_STORED_F8_E5M2FNUZ] = {"F8_E5M2FNUZ", 8},
+    [MOE_STORED_I16] = {"I16", 16},
+    [MOE_STORED_U16] = {"U16", 16},
+    [MOE_STORED_F16] = {"F16", 16},
+    [MOE_STORED_BF16] = {"BF16", 16},
+    [MOE_STORED_I32] = {"I32", 32},
+    [MOE_STORED_U32] = {"U32", 32},
+    [MOE_STORED_F32] = {"F32", 32},
+    [MOE_STORED_C64] = {"C64", 64},
+    [MOE_STORED_F64] = {"F64", 64},
+    [MOE_STORED_I64] = {"I64", 64},
+    [MOE_STORED_U64] = {"U64", 64},
+};
+
+const char *moe__stored_name(moe_stored type) { return types[type].name; }
+
+int moe__stored_bits(moe_stored type) { return types[type].bits; }
+
+bool moe__stored_parse(moe_slice name, moe_stored *out) {
+    for (int type = 0; type < MOE_STORED_COUNT; type++)
+        if (strlen(types[type].name) == name.size &&
+            memcmp(types[type].name, name.data, name.size) == 0) {
+            *out = (moe_stored)type;
+            return true;
+        }
+    return false;
+}
+
+moe_size_error moe__stored_bytes(moe_stored type, size_t rank, const uint64_t *shape,
+                                 uint64_t *bytes) {
+    uint64_t count = 1, bits;
+    for (size_t i = 0; i < rank; i++)
+        if (shape[i] > INT64_MAX || __builtin_mul_overflow(count, shape[i], &count))
+            return MOE_SIZE_OVERFLOW;
+    if (__builtin_mul_overflow(count, (uint64_t)types[type].bits, &bits)) return MOE_SIZE_OVERFLOW;
+    if (bits % 8) return MOE_SIZE_MISALIGNED;
+    *bytes = bits / 8;
+    return MOE_SIZE_OK;
+}
+
+moe_dtype moe__stored_compute(moe_stored type) {
+    switch (type) {
+        case MOE_STORED_F16:
+        case MOE_STORED_BF16:
+        case MOE_STORED_F32:
+        case MOE_STORED_F64: return MOE_F32;
+        case MOE_STORED_BOOL:
+        case MOE_STORED_U8:
+        case MOE_STORED_I8:
+        case MOE_STORED_I16:
+        case MOE_STORED_U16:
+        case MOE_STORED_I32:
+        case MOE_STORED_U32:
+        case MOE_STORED_I64:
+        case MOE_STORED_U64: return MOE_I32;
+        default: return MOE_DTYPE_COUNT;
+    }
+}
+
+moe_stored moe__stored_of(moe_dtype dtype) {
+    switch (dtype) {
+        case MOE_I32: return MOE_STORED_I32;
+        case MOE_BF16: return MOE_STORED_BF16;
+        case MOE_F16: return MOE_STORED_F16;
+        default: return MOE_STORED_F32;
+    }
+}
+
+/* --- loading --------------------------------------------------------------------------------- */
+
+/* Bits of a float whose value a half has. Both cases are computed and one is chosen, so that the
+ * loop around it can be vectorised. */
+static float from_half(uint16_t h) {
+    uint32_t magnitude = h & 0x7fffu, sign = (uint32_t)(h & 0x8000u) << 16;
+    uint32_t normal = (magnitude << 13) + (112u << 23);
+    normal += magnitude >= 0x7c00u ? 112u << 23 : 0;        /* infinite or NaN stays so */
+    float tiny = (float)(int32_t)magnitude * 0x1p-24f;      /* subnormal: exact in a float */
+    uint32_t bits;
+    memcpy(&bits, &tiny, 4);
+    bits = sign | (magnitude < 0x400u ? bits : normal);
+    float out;
+    memcpy(&out, &bits, 4);
+    return out;
+}
+
+static float from_bfloat(uint16_t h) {
+    uint32_t bits = (uint32_t)h << 16;
+    float out;
+    memcpy(&out, &bits, 4);
+    return out;
+}
+
+typedef struct loading {
+    moe_stored type;
+    const char *data;
+    moe_tensor *out;
+} loading;
+
+/* `value` is an expression of x, the element as the file holds it. */
+#define EACH(stored_type, target, value)                              \
+    for (int64_t i = begin; i < end; i++) {                           \
+        stored_type x;                                                \
+        memcpy(&x, l->data + (size_t)i * sizeof x, sizeof x);         \
+        (target)[i] = (value);                                        \
+    }                                                                 \
+    break
+
+static void load_floats(const loading *l, moe_real *to, int64_t begin, int64_t end) {
+    switch (l->type) {
+        case MOE_STORED_F16: EACH(uint16_t, to, (moe_real)from_half(x));
+        case MOE_STORED_BF16: EACH(uint16_t, to, (moe_real)from_bfloat(x));
+        case MOE_STORED_F32: EACH(float, to, (moe_real)x);
+        case MOE_STORED_F64: EACH(double, to, (moe_real)x);
+        default: break;
+    }
+}
+
+/* Integers beyond i32 are cut here; find_too_large tells of them afterwards. */
+static void load_ints(const loading *l, int32_t *to, int64_t begin, int64_t end) {
+    switch (l->type) {
+        case MOE_STORED_BOOL: EACH(uint8_t, to, x != 0);
+        case MOE_STORED_U8: EACH(uint8_t, to, x);
+        case MOE_STORED_I8: EACH(int8_t, to, x);
+        case MOE_STORED_I16: EACH(int16_t, to, x);
+        case MOE_STORED_U16: EACH(uint16_t, to, x);
+        case MOE_STORED_I32: EACH(int32_t, to, x);
+        case MOE_STORED_U32: EACH(uint32_t, to, (int32_t)x);
+        case MOE_STORED_I64: EACH(int64_t, to, (int32_t)x);
+        case MOE_STORED_U64: EACH(uint64_t, to, (int32_t)x);
+        default: break;
+    }
+}
+
+#define BLOCK 256
+
+/* BF16 and F16 targets of another type go through the compute type, a block at a time. */
+static void load_narrow(const loading *l, int64_t begin, int64_t end) {
+    moe_real block[BLOCK];
+    uint16_t *to = (uint16_t *)(void *)l->out->storage->data + l->out->offset;
+    size_t size = (size_t)types[l->type].bits / 8;
+    if (moe__stored_of(l->out->dtype) == l->type) {
+        memcpy(to + begin, l->data + (size_t)begin * size, (size_t)(end - begin) * size);
+        return;
+    }
+    for (int64_t i = begin; i < end; i += BLOCK) {
+        int64_t n = end - i < BLOCK ? end - i : BLOCK;
+        loading part = {.type = l->type, .data = l->data + (size_t)i * size};
+        load_floats(&part, block, 0, n);
+        moe__convert(MOE_F32, block, l->out->dtype, to + i, n);
+    }
+}
+
+static void load_range(void *arg, int64_t begin, int64_t end) {
+    const loading *l = arg;
+    if (l->out->dtype == MOE_F32)
+        load_floats(l, moe__real(l->out), begin, end);
+    else if (l->out->dtype == MOE_I32)
+        load_ints(l, moe__int(l->out), begin, end);
+    else
+        load_narrow(l, begin, end);
+}
+
+#define FIRST_BEYOND(stored_type, condition)                                       \
+    for (int64_t i = 0; i < n; i++) {                                              \
+        stored_type x;                                                             \
+        memcpy(&x, data + (size_t)i * sizeof x, sizeof x);                         \
+        if (condition) return i;                                                   \
+    }                                                                              \
+    return -1
+
+/* Position of the first integer that i32 cannot hold, or -1. */
+static int64_t find_too_large(moe_stored type, const char *data, int64_t n) {
+    switch (type) {
+        case MOE_STORED_U32: FIRST_BEYOND(uint32_t, x > INT32_MAX);
+        case MOE_STORED_I64: FIRST_BEYOND(int64_t, x > INT32_MAX || x < INT32_MIN);
+        case MOE_STORED_U64: FIRST_BEYOND(uint64_t, x > INT32_MAX);
+        default: return -1;
+    }
+}
+
+moe_status moe__stored_load(moe_stored type, const void *data, moe_tensor *out, const char *what) {
+    moe_ctx *ctx = out->ctx;
+    loading l = {.type = type, .data = data, .out = out};
+    int64_t bad = find_too_large(type, data, out->count);
+    if (bad >= 0)
+        return moe__fail(ctx, MOE_EUNSUPPORTED,
+                         "%s: element %lld of %s %s does not fit into i32\n"
+                         "hint: raw() gives its bytes", what, (long long)bad + 1, types[type].name,
+                         MOE_SHAPE(out));
+    moe__parallel_range(ctx, out->count, GRAIN, load_range, &l);
+    if (moe_interrupted(ctx)) return moe__fail(ctx, MOE_EINTR, "interrupted!");
+    return MOE_OK;
+}
+
+/* --- saving ---------------------------------------------------------------------------------- */
+
+bool moe__stored_can_save(moe_dtype from, moe_stored to) {
+    if (from == MOE_I32) return to == MOE_STORED_I32;
+    return to == MOE_STORED_F32 || to == MOE_STORED_BF16 || to == MOE_STORED_F16;
+}
+
+typedef struct saving {
+    moe_dtype dtype;
+    const char *from;
+    moe_stored to;
+    char *out;
+} saving;
+
+/* The compute type, which is a double in one of the builds, as floats. */
+static void save_floats(const saving *s, int64_t begin, int64_t end) {
+    moe_real block[BLOCK];
+    size_t size = moe__dtype_size(s->dtype);
+    for (int64_t i = begin; i < end; i += BLOCK) {
+        int64_t n = end - i < BLOCK ? end - i : BLOCK;
+        moe__convert(s->dtype, s->from + (size_t)i * size, MOE_F32, block, n);
+        for (int64_t k = 0; k < n; k++) {
+            float x = (float)block[k];
+            memcpy(s->out + (size_t)(i + k) * sizeof x, &x, sizeof x);
+        }
+    }
+}
+
+static void save_range(void *arg, int64_t begin, int64_t end) {
+    const saving *s = arg;
+    size_t from = moe__dtype_size(s->dtype), to = (size_t)types[s->to].bits / 8;
+    const char *source = s->from + (size_t)begin * from;
+    char *target = s->out + (size_t)begin * to;
+    if (s->to == MOE_STORED_BF16)
+        moe__convert(s->dtype, source, MOE_BF16, target, end - begin);
+    else if (s->to == MOE_STORED_F16)
+        moe__convert(s->dtype, source, MOE_F16, target, end - begin);
+    else if (s->to == MOE_STORED_F32)
+        save_floats(s, begin, end);
+    else
+        memcpy(target, source, (size_t)(end - begin) * to);
+}
+
+void moe__stored_save(moe_tensor *t, int64_t first, int64_t n, moe_stored to, void *out) {
+    size_t at = (size_t)(t->offset + first) * moe__dtype_size(t->dtype);
+    saving s = {.dtype = t->dtype, .from = t->storage->data + at, .to = to, .out = out};
+    moe__parallel_range(t->ctx, n, GRAIN, save_range, &s);
+}

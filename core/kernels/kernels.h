@@ -1,0 +1,134 @@
+/* kernels.h -- the hot loops, on raw pointers: no tensors, no tape.
+ *
+ * The functions of `moe_kernels` stand in core/kernels/vector and are compiled once per
+ * instruction set; the best set the processor has is chosen when a context opens. They run on one
+ * thread: the op cuts the work. Sizes count elements. `d` in a name means a gradient; functions
+ * ending in _grad add to what is there.
+ */
+#ifndef MOE_KERNELS_H
+#define MOE_KERNELS_H
+
+#include "base/pool.h"
+#include "moe.h"
+
+/* y[i] = f(x[i]) */
+typedef void moe_map(int64_t n, const moe_real *x, moe_real *y);
+/* dx[i] += f'(.) dy[i], with f' taken from the saved x[i] (or from y[i] = f(x[i]), as noted) */
+typedef void moe_map_grad(int64_t n, const moe_real *saved, const moe_real *dy, moe_real *dx);
+/* y[i] = f(a[i * sa], b[i * sb]) with strides 0 or 1 */
+typedef void moe_map2(int64_t n, const moe_real *a, int sa, const moe_real *b, int sb,
+                      moe_real *y);
+
+#define MOE_KERNEL_TABLE(X)                                                                        \
+    X(moe_map, exp) X(moe_map_grad, exp_grad)             /* grad from y */                        \
+    X(moe_map, log) X(moe_map_grad, log_grad)                                                      \
+    X(moe_map, sqrt) X(moe_map_grad, sqrt_grad)           /* from y */                             \
+    X(moe_map, sigmoid) X(moe_map_grad, sigmoid_grad)     /* from y */                             \
+    X(moe_map, silu) X(moe_map_grad, silu_grad)                                                    \
+    X(moe_map, gelu) X(moe_map_grad, gelu_grad)           /* exact: x Phi(x) */                    \
+    X(moe_map, relu) X(moe_map_grad, relu_grad)                                                    \
+    X(moe_map, tanh) X(moe_map_grad, tanh_grad)           /* from y */                             \
+    X(moe_map2, add) X(moe_map2, sub) X(moe_map2, mul) X(moe_map2, div)                            \
+    X(moe_accumulate_fn, accumulate)                                                               \
+    X(moe_scale_fn, scale)                                                                         \
+    X(moe_dot_fn, dot) X(moe_sum_fn, sum) X(moe_sum_fn, max)                                       \
+    X(moe_axpy_fn, axpy)                                                                           \
+    X(moe_softmax_fn, softmax) X(moe_softmax_grad_fn, softmax_grad)                                \
+    X(moe_softmax_fn, log_softmax) X(moe_softmax_grad_fn, log_softmax_grad)                        \
+    X(moe_rms_norm_fn, rms_norm) X(moe_rms_norm_grad_fn, rms_norm_grad)                            \
+    X(moe_swiglu_fn, swiglu) X(moe_swiglu_grad_fn, swiglu_grad)                                    \
+    X(moe_rope_fn, rope)                                                                           \
+    X(moe_exp_sum_fn, exp_sum) X(moe_attention_grad_fn, attention_grad)                            \
+    X(moe_cross_entropy_fn, cross_entropy)                                                         \
+    X(moe_adamw_fn, adamw)
+
+/* y[i] += x[i] */
+typedef void moe_accumulate_fn(int64_t n, const moe_real *x, moe_real *y);
+/* y[i] = s * x[i] */
+typedef void moe_scale_fn(int64_t n, moe_real s, const moe_real *x, moe_real *y);
+/* y[i] += s * x[i] */
+typedef void moe_axpy_fn(int64_t n, moe_real s, const moe_real *x, moe_real *y);
+/* Sums are taken in a fixed order of lanes, the same for every thread count. */
+typedef moe_real moe_dot_fn(int64_t n, const moe_real *a, const moe_real *b);
+typedef moe_real moe_sum_fn(int64_t n, const moe_real *x);
+
+/* One row of n. A row that is all -inf becomes uniform. NaN stays NaN. */
+typedef void moe_softmax_fn(int64_t n, const moe_real *x, moe_real *y);
+/* dx += softmax' dy, from y. */
+typedef void moe_softmax_grad_fn(int64_t n, const moe_real *y, const moe_real *dy, moe_real *dx);
+
+/* y = x / rms(x) * w; returns 1 / rms(x). */
+typedef moe_real moe_rms_norm_fn(int64_t n, moe_real eps, const moe_real *x, const moe_real *w,
+                                 moe_real *y);
+/* dx = beta dx + ..., dw += ...; either may be NULL. */
+typedef void moe_rms_norm_grad_fn(int64_t n, moe_real inv_rms, const moe_real *x,
+                                  const moe_real *w, const moe_real *dy, moe_real beta,
+                                  moe_real *dx, moe_real *dw);
+
+/* y = silu(gate) * up */
+typedef void moe_swiglu_fn(int64_t n, const moe_real *gate, const moe_real *up, moe_real *y);
+/* Replaces dgate and dup: dgate = dy up silu'(gate), dup = dy silu(gate). y, if not NULL, receives
+ * silu(gate) * up again. dgate or dup may be the same pointer as gate or up. */
+typedef void moe_swiglu_grad_fn(int64_t n, const moe_real *gate, const moe_real *up,
+                                const moe_real *dy, moe_real *dgate, moe_real *dup, moe_real *y);
+
+/* Rotates the pairs (i, i + half) of one head: y = x cos + rotate_half(x) sin; sign -1 turns back.
+ * add: y += instead of y =. */
+typedef void moe_rope_fn(int64_t half, const moe_real *cosine, const moe_real *sine, moe_real sign,
+                         const moe_real *x, moe_real *y, bool add);
+
+/* x[i] = exp(x[i] - shift); returns the sum. */
+typedef moe_real moe_exp_sum_fn(int64_t n, moe_real shift, moe_real *x);
+/* A row of attention backward: p = exp(s - lse) into p (may be s), ds = p (dp - delta) scale into
+ * dp. */
+typedef void moe_attention_grad_fn(int64_t n, moe_real lse, moe_real delta, moe_real scale,
+                                   moe_real *s, moe_real *dp);
+
+/* Loss of one row of logits, -log softmax(x)[target]; if scale is not 0, replaces x by
+ * scale * (softmax(x) - onehot(target)). */
+typedef moe_real moe_cross_entropy_fn(int64_t n, moe_real *x, int64_t target, moe_real scale);
+
+/* AdamW (Loshchilov and Hutter 2019, decoupled decay), in place. g is multiplied by clip first;
+ * c1 = 1 - beta1^t, c2 = 1 - beta2^t. */
+typedef struct moe_adamw_args {
+    moe_real lr, beta1, beta2, eps, weight_decay, clip, c1, c2;
+} moe_adamw_args;
+typedef void moe_adamw_fn(int64_t n, const moe_adamw_args *a, const moe_real *g, moe_real *w,
+                          moe_real *m, moe_real *v);
+
+typedef struct moe_kernels {
+    const char *name;
+#define X(type, member) type *member;
+    MOE_KERNEL_TABLE(X)
+#undef X
+} moe_kernels;
+
+/* The variant named "avx512", "avx2" or "plain", or the best one for NULL; NULL when this
+ * processor cannot run it. */
+const moe_kernels *moe__kernels_select(const char *name);
+
+/* ---- matrix products ------------------------------------------------------------------------
+ *
+ * Row-major C[m x n] = alpha op(A) op(B) + beta C; op is the transpose when the flag says so, ld
+ * counts elements between rows. beta = 0 stores without reading C. */
+typedef struct moe_gemm {
+    bool ta, tb;
+    int64_t m, n, k;
+    moe_real alpha;
+    const moe_real *a;
+    int64_t lda;
+    const moe_real *b;
+    int64_t ldb;
+    moe_real beta;
+    moe_real *c;
+    int64_t ldc;
+} moe_gemm;
+
+/* On the calling thread: for use inside tasks. */
+void moe__gemm(const moe_gemm *g);
+/* Cut into blocks of C by shape alone and spread over the pool. */
+void moe__gemm_parallel(moe_ctx *ctx, const moe_gemm *g);
+/* Several products in one region. */
+void moe__gemm_batch(moe_ctx *ctx, int64_t count, const moe_gemm *list);
+
+#endif

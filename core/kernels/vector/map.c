@@ -1,0 +1,96 @@
+/* map.c -- functions of one number, and what their gradients add. */
+#include <math.h>
+
+#include "kernels/vector/vec.h"
+
+#define X(type, member) type KERNEL(member);
+MOE_KERNEL_TABLE(X)
+#undef X
+
+#if MOE_REAL_IS_DOUBLE
+#define LIBM(name) name
+#else
+#define LIBM(name) name##f
+#endif
+
+/* A block of VL elements at a time; the last, shorter one goes through the same code, so that an
+ * element's value does not depend on where it stands. */
+#define MAP(name, expression)                                                                      \
+    void KERNEL(name)(int64_t n, const moe_real *px, moe_real *py) {                               \
+        int64_t i = 0;                                                                             \
+        for (; i + VL <= n; i += VL) {                                                             \
+            vec x = load(px + i);                                                                  \
+            store(py + i, (expression));                                                           \
+        }                                                                                          \
+        if (i == n) return;                                                                        \
+        vec x = load_part(px + i, n - i, 1);                                                       \
+        store_part(py + i, (expression), n - i);                                                   \
+    }
+
+/* dx += slope dy, with the slope taken from the saved s */
+#define MAP_GRAD(name, slope)                                                                      \
+    void KERNEL(name)(int64_t n, const moe_real *saved, const moe_real *dy, moe_real *dx) {        \
+        int64_t i = 0;                                                                             \
+        for (; i + VL <= n; i += VL) {                                                             \
+            vec s = load(saved + i);                                                               \
+            store(dx + i, load(dx + i) + load(dy + i) * (slope));                                  \
+        }                                                                                          \
+        if (i == n) return;                                                                        \
+        vec s = load_part(saved + i, n - i, 1);                                                    \
+        vec sum = load_part(dx + i, n - i, 0) + load_part(dy + i, n - i, 0) * (slope);             \
+        store_part(dx + i, sum, n - i);                                                            \
+    }
+
+/* Element by element: what needs libm, and what the compiler turns into one instruction itself. */
+#define EACH(name, expression)                                                                     \
+    void KERNEL(name)(int64_t n, const moe_real *px, moe_real *py) {                               \
+        for (int64_t i = 0; i < n; i++) {                                                          \
+            moe_real x = px[i];                                                                    \
+            py[i] = (expression);                                                                  \
+        }                                                                                          \
+    }
+
+MAP(exp, vexp(x))
+MAP_GRAD(exp_grad, s)
+
+EACH(log, LIBM(log)(x))
+MAP_GRAD(log_grad, 1 / s)
+
+EACH(sqrt, LIBM(sqrt)(x))
+MAP_GRAD(sqrt_grad, (moe_real)0.5 / s)
+
+MAP(sigmoid, vsigmoid(x))
+MAP_GRAD(sigmoid_grad, s * (1 - s))
+
+INLINE vec silu_slope(vec x) {
+    vec gate = vsigmoid(x);
+    return gate * (1 + x * (1 - gate));
+}
+
+MAP(silu, x * vsigmoid(x))
+MAP_GRAD(silu_grad, silu_slope(s))
+
+/* erfc keeps its digits where Phi is tiny; 1 + erf would not. */
+INLINE moe_real phi_below(moe_real x) {
+    return (moe_real)0.5 * LIBM(erfc)(x * (moe_real)-0.70710678118654752440);
+}
+
+EACH(gelu, x * phi_below(x))
+
+void KERNEL(gelu_grad)(int64_t n, const moe_real *x, const moe_real *dy, moe_real *dx) {
+    const moe_real density0 = (moe_real)0.39894228040143267794;     /* 1 / sqrt(2 pi) */
+    for (int64_t i = 0; i < n; i++) {
+        moe_real density = density0 * LIBM(exp)((moe_real)-0.5 * x[i] * x[i]);
+        dx[i] += dy[i] * (phi_below(x[i]) + x[i] * density);
+    }
+}
+
+/* Written so that NaN passes. */
+MAP(relu, choose(x < 0, splat(0), x))
+
+void KERNEL(relu_grad)(int64_t n, const moe_real *x, const moe_real *dy, moe_real *dx) {
+    for (int64_t i = 0; i < n; i++) dx[i] += x[i] <= 0 ? 0 : dy[i];
+}
+
+EACH(tanh, LIBM(tanh)(x))
+MAP_GRAD(tanh_grad, 1 - s * s)

@@ -1,0 +1,44 @@
+/* swiglu.c -- silu(gate) * up (Shazeer 2020). */
+#include "kernels/vector/vec.h"
+
+moe_swiglu_fn KERNEL(swiglu);
+moe_swiglu_grad_fn KERNEL(swiglu_grad);
+
+void KERNEL(swiglu)(int64_t n, const moe_real *gate, const moe_real *up, moe_real *y) {
+    int64_t i = 0;
+    for (; i + VL <= n; i += VL) {
+        vec g = load(gate + i);
+        store(y + i, g * vsigmoid(g) * load(up + i));
+    }
+    if (i == n) return;
+    vec g = load_part(gate + i, n - i, 0);
+    store_part(y + i, g * vsigmoid(g) * load_part(up + i, n - i, 0), n - i);
+}
+
+typedef struct gradients {
+    vec gate, up, y;
+} gradients;
+
+INLINE gradients gradients_of(vec g, vec u, vec dy) {
+    vec s = vsigmoid(g), silu = g * s;
+    return (gradients){.gate = dy * u * (s * (1 + g * (1 - s))), .up = dy * silu, .y = silu * u};
+}
+
+/* All of a block is read before any of it is written: the results may replace the inputs. */
+void KERNEL(swiglu_grad)(int64_t n, const moe_real *gate, const moe_real *up, const moe_real *dy,
+                         moe_real *dgate, moe_real *dup, moe_real *y) {
+    int64_t i = 0;
+    for (; i + VL <= n; i += VL) {
+        gradients d = gradients_of(load(gate + i), load(up + i), load(dy + i));
+        store(dgate + i, d.gate);
+        store(dup + i, d.up);
+        if (y) store(y + i, d.y);
+    }
+    if (i == n) return;
+    int64_t rest = n - i;
+    gradients d = gradients_of(load_part(gate + i, rest, 0), load_part(up + i, rest, 0),
+                               load_part(dy + i, rest, 0));
+    store_part(dgate + i, d.gate, rest);
+    store_part(dup + i, d.up, rest);
+    if (y) store_part(y + i, d.y, rest);
+}

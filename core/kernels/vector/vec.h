@@ -1,0 +1,108 @@
+/* vec.h -- 64 bytes of numbers at a time, in the compiler's own vector type.
+ *
+ * The same source is compiled for every instruction set: a vector is one register with AVX-512,
+ * two with AVX2, four with SSE2. Only operators that IEEE 754 rounds correctly are used, so the
+ * double build checks exactly this code. Sums run in VL lanes that are combined in a fixed order.
+ */
+#ifndef MOE_KERNELS_VEC_H
+#define MOE_KERNELS_VEC_H
+
+#include <string.h>
+
+#include "base/ctx.h"
+#include "kernels/kernels.h"
+
+/* The name of a kernel in the variant being compiled: moe__silu_avx2. */
+#define KERNEL_PASTE(name, isa) moe__##name##_##isa
+#define KERNEL_NAME(name, isa) KERNEL_PASTE(name, isa)
+#define KERNEL(name) KERNEL_NAME(name, MOE_ISA)
+
+#if MOE_REAL_IS_DOUBLE
+typedef int64_t moe_bits;
+#else
+typedef int32_t moe_bits;
+#endif
+#define VL ((int)(64 / sizeof(moe_real)))
+typedef moe_real vec __attribute__((vector_size(64)));
+typedef moe_bits veci __attribute__((vector_size(64)));       /* also the type of comparisons */
+typedef moe_real vec_unaligned __attribute__((vector_size(64), aligned(sizeof(moe_real)), may_alias));
+
+#define INLINE static inline __attribute__((always_inline, unused))
+
+INLINE vec load(const moe_real *p) { return *(const vec_unaligned *)p; }
+INLINE void store(moe_real *p, vec v) { *(vec_unaligned *)p = v; }
+INLINE vec splat(moe_real x) { return x - (vec){0}; }
+/* The first n < VL elements; the others are `rest`. */
+INLINE vec load_part(const moe_real *p, int64_t n, moe_real rest) {
+    vec v = splat(rest);
+    memcpy(&v, p, (size_t)n * sizeof *p);
+    return v;
+}
+INLINE void store_part(moe_real *p, vec v, int64_t n) { memcpy(p, &v, (size_t)n * sizeof *p); }
+
+INLINE vec choose(veci mask, vec yes, vec no) {
+    return (vec)(((veci)yes & mask) | ((veci)no & ~mask));
+}
+/* NaN in either operand: the second is returned, as x86's own instructions do. */
+INLINE vec vmax(vec a, vec b) { return choose(a > b, a, b); }
+INLINE vec vmin(vec a, vec b) { return choose(a < b, a, b); }
+
+INLINE moe_real lanes_sum(vec v) {
+    for (int width = VL / 2; width > 0; width /= 2)
+        for (int i = 0; i < width; i++) v[i] += v[i + width];
+    return v[0];
+}
+/* NaN if any lane is. */
+INLINE moe_real lanes_max(vec v) {
+    moe_real m = v[0];
+    for (int i = 1; i < VL; i++) m = v[i] > m || v[i] != v[i] ? v[i] : m;
+    return m;
+}
+
+/* exp(x), within 1 ulp in float: x = n ln 2 + r with |r| <= ln 2 / 2, a polynomial in r, and n
+ * added to the exponent. Below the smallest normal number the result is 0, so that a masked score
+ * gets exactly no weight; above the largest it is inf; NaN stays NaN. */
+INLINE vec vexp(vec x) {
+#if MOE_REAL_IS_DOUBLE
+    const moe_real lowest = -708.39, highest = 709.78, round = 0x1.8p52;
+    const moe_real ln2_high = 0x1.62e42fefa3800p-1, ln2_low = 0x1.ef35793c76730p-45;
+    const int shift = 52;
+    const moe_bits bias = 1023;
+#else
+    const moe_real lowest = -87.33654f, highest = 88.72283f, round = 0x1.8p23f;
+    const moe_real ln2_high = 0x1.62ep-1f, ln2_low = 0x1.0bfbe8p-15f;
+    const int shift = 23;
+    const moe_bits bias = 127;
+#endif
+    vec clamped = choose(x > highest, splat(highest), choose(x < lowest, splat(lowest), x));
+    vec shifted = clamped * (moe_real)1.44269504088896340736 + round;
+    vec n = shifted - round;
+    vec r = (clamped - n * ln2_high) - n * ln2_low;
+#if MOE_REAL_IS_DOUBLE
+    vec p = splat(1.0 / 6227020800.0);
+    static const moe_real inverse_factorial[] = {
+        1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040,
+        1.0 / 720,       1.0 / 120,      1.0 / 24,      1.0 / 6,      0.5,         1.0};
+    for (int i = 0; i < 12; i++) p = p * r + inverse_factorial[i];
+    p = p * r + 1;
+#else
+    vec p = splat(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1;
+#endif
+    /* The integer n sits in the low bits of `shifted`. Half of it goes into each factor, because
+     * 2^n itself may not be representable at the upper end. */
+    veci whole = (veci)shifted - (veci)splat(round), half = whole >> 1;
+    vec scale1 = (vec)((half + bias) << shift), scale2 = (vec)((whole - half + bias) << shift);
+    vec y = p * scale1 * scale2;
+    y = choose(x < lowest, splat(0), y);
+    return choose(x > highest, splat((moe_real)__builtin_inf()), y);
+}
+
+INLINE vec vsigmoid(vec x) { return 1 / (1 + vexp(-x)); }
+
+#endif

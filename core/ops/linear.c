@@ -1,0 +1,60 @@
+/* linear.c -- y = x W^T (+ bias), with the weight stored [out x in] as in every checkpoint. */
+#include <string.h>
+
+#include "kernels/kernels.h"
+#include "tape/op.h"
+
+static moe_status infer(moe_call *c) {
+    const moe_tensor *x = c->in[0], *w = c->in[1], *bias = c->in[2];
+    if (moe__rank(c, w, "weight", 2)) return MOE_ESHAPE;
+    if (x->ndim < 1 || moe__last(x) != w->shape[1])
+        return MOE_REJECT(c, MOE_ESHAPE, "inner dimensions differ: %s x transposed %s",
+                          MOE_SHAPE(x), MOE_SHAPE(w));
+    if (bias && (bias->ndim != 1 || bias->shape[0] != w->shape[0]))
+        return MOE_REJECT(c, MOE_ESHAPE, "bias must have one element per output: %s and weight %s",
+                          MOE_SHAPE(bias), MOE_SHAPE(w));
+    moe__out_like(c, 0, x);
+    c->out_desc[0].shape[x->ndim - 1] = w->shape[0];
+    return MOE_OK;
+}
+
+static moe_status forward(moe_call *c) {
+    int64_t n = c->in[1]->shape[0], k = c->in[1]->shape[1], m = n ? c->out[0]->count / n : 0;
+    moe_real *y = moe__real(c->out[0]);
+    const moe_real *bias = c->in[2] ? moe__real(c->in[2]) : NULL;
+    for (int64_t i = 0; bias && i < m; i++) memcpy(y + i * n, bias, sizeof *y * (size_t)n);
+    moe_gemm g = {.tb = true, .m = m, .n = n, .k = k, .alpha = 1, .a = moe__real(c->in[0]),
+                  .lda = k, .b = moe__real(c->in[1]), .ldb = k, .beta = bias ? 1 : 0, .c = y,
+                  .ldc = n};
+    moe__gemm_parallel(c->ctx, &g);
+    return MOE_OK;
+}
+
+/* dx = dy W, dW = dy^T x, dbias = sum of the rows of dy */
+static moe_status backward(moe_call *c) {
+    int64_t n = c->in[1]->shape[0], k = c->in[1]->shape[1], m = n ? c->out[0]->count / n : 0;
+    const moe_real *dy = moe__real(c->dout[0]);
+    moe_gemm list[2];
+    int count = 0;
+    moe_real beta, *dx = moe__grad_beta(c, 0, &beta);
+    if (dx)
+        list[count++] = (moe_gemm){.m = m, .n = k, .k = n, .alpha = 1, .a = dy, .lda = n,
+                                   .b = moe__real(c->in[1]), .ldb = k, .beta = beta, .c = dx,
+                                   .ldc = k};
+    moe_real *dw = moe__grad_beta(c, 1, &beta);
+    if (dw)
+        list[count++] = (moe_gemm){.ta = true, .m = n, .n = k, .k = m, .alpha = 1, .a = dy,
+                                   .lda = n, .b = moe__real(c->in[0]), .ldb = k, .beta = beta,
+                                   .c = dw, .ldc = k};
+    moe__gemm_batch(c->ctx, count, list);
+    moe_real *dbias = moe__grad(c, 2);
+    for (int64_t i = 0; dbias && i < m; i++) c->ctx->kernels->accumulate(n, dy + i * n, dbias);
+    return MOE_OK;
+}
+
+MOE_OP(linear,
+    .sig = "x:tensor, weight:tensor, bias:tensor? -> tensor",
+    .doc = "x W^T + bias: x [.. x in], weight [out x in], bias [out] -> [.. x out].",
+    .sample = "randn(2, 3, 5), randn(4, 5), randn(4) | randn(3, 5), randn(1, 5)",
+    .saves = MOE_IN(0) | MOE_IN(1),
+    .infer = infer, .forward = forward, .backward = backward);

@@ -1,0 +1,103 @@
+/* rope.c -- rotary position embedding (Su et al. 2021): the pair (i, i + D/2) of every head is
+ * turned by the angle position * theta^(-2i / D). */
+#include <math.h>
+
+#include "kernels/kernels.h"
+#include "ops/axis.h"
+
+static moe_status infer(moe_call *c) {
+    const moe_tensor *x = c->in[0];
+    moe_status s = moe__rank(c, x, "x", 4);
+    if (s) return s;
+    if (x->shape[3] % 2)
+        return MOE_REJECT(c, MOE_ESHAPE, "the size of a head must be even: %s", MOE_SHAPE(x));
+    if (!(c->arg[0].f > 0))
+        return MOE_REJECT(c, MOE_EARG, "theta must be positive: %g", c->arg[0].f);
+    if (c->arg[1].i < 0)
+        return MOE_REJECT(c, MOE_EARG, "offset must not be negative: %lld",
+                          (long long)c->arg[1].i);
+    int64_t table = x->shape[1] * x->shape[3];
+    moe__out_like(c, 0, x);
+    moe__keep(c, 0, MOE_F32, 1, &table);
+    return MOE_OK;
+}
+
+/* One row per position: D/2 cosines, then D/2 sines. */
+typedef struct rotation {
+    const moe_call *c;
+    int64_t t, heads, half;
+    moe_real *table;
+    moe_real sign;
+    const moe_real *x;
+    moe_real *y;
+    bool add;
+} rotation;
+
+static rotation rotation_of(const moe_call *c) {
+    const int64_t *shape = c->in[0]->shape;
+    return (rotation){.c = c, .t = shape[1], .heads = shape[2], .half = shape[3] / 2, .sign = 1};
+}
+
+/* In double: a float loses the angle of a distant position. */
+static void fill_table(void *arg, int64_t begin, int64_t end) {
+    const rotation *r = arg;
+    for (int64_t i = begin; i < end; i++) {
+        double frequency = pow(r->c->arg[0].f, -(double)i / (double)r->half);
+        for (int64_t t = 0; t < r->t; t++) {
+            double angle = (double)(t + r->c->arg[1].i) * frequency;
+            r->table[t * 2 * r->half + i] = (moe_real)cos(angle);
+            r->table[t * 2 * r->half + r->half + i] = (moe_real)sin(angle);
+        }
+    }
+}
+
+/* A range over B x T: all heads of one position. */
+static void turn(void *arg, int64_t begin, int64_t end) {
+    const rotation *r = arg;
+    for (int64_t i = begin; i < end; i++) {
+        const moe_real *cosine = r->table + i % r->t * 2 * r->half;
+        for (int64_t h = 0; h < r->heads; h++) {
+            int64_t at = (i * r->heads + h) * 2 * r->half;
+            r->c->ctx->kernels->rope(r->half, cosine, cosine + r->half, r->sign, r->x + at,
+                                     r->y + at, r->add);
+        }
+    }
+}
+
+static void turn_all(rotation *r) {
+    moe__parallel_range(r->c->ctx, r->c->in[0]->shape[0] * r->t,
+                        moe__grain(r->heads * 2 * r->half), turn, r);
+}
+
+static moe_status forward(moe_call *c) {
+    rotation r = rotation_of(c);
+    r.x = moe__real(c->in[0]);
+    r.y = moe__real(c->out[0]);
+    size_t bytes = sizeof *r.table * (size_t)(r.t * 2 * r.half);
+    r.table = c->keep[0] ? moe__real(c->keep[0]) : moe__alloc(c->ctx, bytes);
+    if (!r.table) return moe__no_memory(c->ctx, bytes, "the angles of rope");
+    moe__parallel_range(c->ctx, r.half, moe__grain(16 * r.t), fill_table, &r);
+    turn_all(&r);
+    if (!c->keep[0]) moe__free(c->ctx, r.table, bytes);
+    return MOE_OK;
+}
+
+/* dx is dy turned back */
+static moe_status backward(moe_call *c) {
+    rotation r = rotation_of(c);
+    moe_real beta;
+    r.x = moe__real(c->dout[0]);
+    r.y = moe__grad_beta(c, 0, &beta);
+    if (!r.y) return MOE_OK;
+    r.table = moe__real(c->keep[0]);
+    r.sign = -1;
+    r.add = beta != 0;
+    turn_all(&r);
+    return MOE_OK;
+}
+
+MOE_OP(rope,
+    .sig = "x:tensor, theta:num=10000, offset:int=0 -> tensor",
+    .doc = "Rotary position embedding: x [B x T x H x D]; position t counts from `offset`.",
+    .sample = "randn(2, 3, 2, 4) | randn(1, 2, 1, 6), 100, 5",
+    .infer = infer, .forward = forward, .backward = backward);

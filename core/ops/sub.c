@@ -1,0 +1,19 @@
+/* sub.c -- y = a - b */
+#include "ops/binary.h"
+
+static moe_status forward(moe_call *c) { return moe__binary_forward(c, c->ctx->kernels->sub); }
+
+/* da = dy, db = -dy */
+static void term_b(const moe_run *r, moe_real *term) { r->k->scale(r->n, -1, r->dy, term); }
+
+static moe_status backward(moe_call *c) {
+    moe_status s = moe__binary_pass(c, 0);
+    return s ? s : moe__binary_backward(c, 1, term_b);
+}
+
+MOE_OP(sub,
+    .sig = "a:operand, b:operand -> tensor",
+    .doc = "a - b, element by element, broadcast like NumPy.",
+    .sample = "randn(3, 5), randn(3, 5) | randn(2, 1, 4), randn(3, 1) | 2, randn(4)",
+    .flags = MOE_LAZY_GRAD,
+    .infer = moe__binary_infer, .forward = forward, .backward = backward);

@@ -1,0 +1,42 @@
+/* tape.h -- applying ops and going back.
+ *
+ * Applying an op whose inputs need gradients makes a node. The node holds aliases of what backward
+ * reads (storage without tape), and an edge per input: to the node that produced it, or to the
+ * leaf. Tensors own their node, nodes own the nodes before them: no cycles. A node is older than
+ * all nodes that use it, so descending creation order is a topological order.
+ */
+#ifndef MOE_TAPE_TAPE_H
+#define MOE_TAPE_TAPE_H
+
+#include "tape/op.h"
+
+typedef struct moe_edge {
+    struct moe_node *node;      /* NULL for leaves */
+    moe_tensor *leaf;           /* NULL for nodes, and for inputs without gradient */
+    int slot;                   /* output number of `node` */
+} moe_edge;
+
+typedef struct moe_node {
+    moe_ctx *ctx;
+    int refs;
+    uint64_t sequence;          /* creation order */
+    bool done;                  /* backward has passed: the saved tensors are gone */
+    bool visited;
+    struct moe_node *next;      /* in the list of the dead */
+    moe_tensor *grad[MOE_MAX_OUT];
+    moe_call call;
+    moe_edge *edge;             /* call.nin of them; call.in follows in the same block */
+    size_t bytes;
+} moe_node;
+
+/* Runs c->op on c->in and c->arg. On success c->out[0..nout-1] are new tensors that the caller
+ * owns; on failure there are none. */
+moe_status moe__apply(moe_call *c);
+
+/* Gradients of the scalar `loss` with respect to every leaf that requires them, added to the
+ * leaves' grad. Frees the tape; MOE_EARG the second time. */
+moe_status moe__backward(moe_tensor *loss);
+
+void moe__node_release(moe_node *node);
+
+#endif

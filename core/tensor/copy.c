@@ -1,0 +1,163 @@
+/* copy.c -- moving elements: strided copies, conversions, and the two functions that write. */
+#include <math.h>
+#include <string.h>
+
+#include "base/pool.h"
+#include "tensor/tensor.h"
+
+static void copy_run(char *dst, int64_t dst_stride, const char *src, int64_t src_stride, int64_t n,
+                     size_t size) {
+    if (dst_stride == 1 && src_stride == 1) {
+        memcpy(dst, src, (size_t)n * size);
+        return;
+    }
+    for (int64_t i = 0; i < n; i++)
+        memcpy(dst + (size_t)(i * dst_stride) * size, src + (size_t)(i * src_stride) * size, size);
+}
+
+/* Walks both tensors as rows of their last dimension; `index` is the odometer over the others. */
+void moe__copy_strided(const moe_tensor *src, moe_tensor *dst) {
+    size_t size = moe__dtype_size(src->dtype);
+    const char *from = src->storage->data + (size_t)src->offset * size;
+    char *to = dst->storage->data + (size_t)dst->offset * size;
+    if (src->count == 0) return;
+    int last = src->ndim - 1;
+    if (last < 0 || (moe_tensor_contiguous(src) && moe_tensor_contiguous(dst))) {
+        memcpy(to, from, (size_t)src->count * size);
+        return;
+    }
+    int64_t index[MOE_MAX_DIMS] = {0}, n = src->shape[last];
+    for (;;) {
+        copy_run(to, dst->stride[last], from, src->stride[last], n, size);
+        int d = last - 1;
+        for (; d >= 0; d--) {
+            from += src->stride[d] * (int64_t)size;
+            to += dst->stride[d] * (int64_t)size;
+            if (++index[d] < src->shape[d]) break;
+            from -= src->stride[d] * src->shape[d] * (int64_t)size;
+            to -= dst->stride[d] * dst->shape[d] * (int64_t)size;
+            index[d] = 0;
+        }
+        if (d < 0) return;
+    }
+}
+
+static float half_to_float(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = (h >> 10) & 31, fraction = h & 1023;
+    uint32_t bits;
+    if (exponent == 31)
+        bits = sign | 0x7f800000u | fraction << 13;
+    else if (exponent)
+        bits = sign | (exponent + 112) << 23 | fraction << 13;
+    else {                                  /* subnormal: fraction * 2^-24, exact in a float */
+        float value = (float)fraction * 0x1p-24f;
+        memcpy(&bits, &value, 4);
+        bits |= sign;
+    }
+    float out;
+    memcpy(&out, &bits, 4);
+    return out;
+}
+
+/* Round to nearest even; values beyond 65504 become infinite as IEEE 754 demands. */
+static uint16_t float_to_half(float f) {
+    uint32_t bits;
+    memcpy(&bits, &f, 4);
+    uint16_t sign = (uint16_t)(bits >> 16 & 0x8000u);
+    uint32_t magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u) return (uint16_t)(sign | 0x7e00u);
+    if (magnitude >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u);
+    if (magnitude < 0x38800000u) {          /* subnormal: let the float adder do the rounding */
+        float value;
+        memcpy(&value, &magnitude, 4);
+        value += 0.5f;
+        memcpy(&magnitude, &value, 4);
+        return (uint16_t)(sign | (magnitude - 0x3f000000u));
+    }
+    magnitude += 0xfffu + (magnitude >> 13 & 1);
+    return (uint16_t)(sign | (magnitude - 0x38000000u) >> 13);
+}
+
+static float bfloat_to_float(uint16_t h) {
+    uint32_t bits = (uint32_t)h << 16;
+    float out;
+    memcpy(&out, &bits, 4);
+    return out;
+}
+
+static uint16_t float_to_bfloat(float f) {
+    uint32_t bits;
+    memcpy(&bits, &f, 4);
+    if (isnan(f)) return (uint16_t)(bits >> 16 | 0x40u);    /* keep it a NaN when cut */
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+}
+
+static double load(moe_dtype dtype, const void *data, int64_t i) {
+    switch (dtype) {
+        case MOE_I32: return ((const int32_t *)data)[i];
+        case MOE_BF16: return (double)bfloat_to_float(((const uint16_t *)data)[i]);
+        case MOE_F16: return (double)half_to_float(((const uint16_t *)data)[i]);
+        default: return (double)((const moe_real *)data)[i];
+    }
+}
+
+static int32_t to_int(double value) {
+    if (isnan(value)) return 0;
+    if (value >= 2147483647.0) return INT32_MAX;
+    return value <= -2147483648.0 ? INT32_MIN : (int32_t)value;
+}
+
+static void store(moe_dtype dtype, void *data, int64_t i, double value) {
+    switch (dtype) {
+        case MOE_I32: ((int32_t *)data)[i] = to_int(value); break;
+        case MOE_BF16: ((uint16_t *)data)[i] = float_to_bfloat((float)value); break;
+        case MOE_F16: ((uint16_t *)data)[i] = float_to_half((float)value); break;
+        default: ((moe_real *)data)[i] = (moe_real)value; break;
+    }
+}
+
+void moe__convert(moe_dtype from, const void *src, moe_dtype to, void *dst, int64_t n) {
+    if (from == to) {
+        memcpy(dst, src, (size_t)n * moe__dtype_size(from));
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) store(to, dst, i, load(from, src, i));
+}
+
+moe_status moe__writable(moe_tensor *t, const char *what) {
+    if (t->storage->mapping)
+        return moe__fail(t->ctx, MOE_EARG,
+                         "%s: the tensor is mapped from a file and cannot be written\n"
+                         "hint: write to x:clone()", what);
+    if ((t->requires_grad || t->node) && t->ctx->no_grad == 0)
+        return moe__fail(t->ctx, MOE_EARG,
+                         "%s: the tensor %s requires gradients and must not be overwritten\n"
+                         "hint: inside moe.no_grad(function() ... end) it may be", what,
+                         MOE_SHAPE(t));
+    return MOE_OK;
+}
+
+moe_status moe__fill(moe_tensor *t, double value) {
+    moe_status s = moe__writable(t, "fill_");
+    if (s) return s;
+    if (!moe_tensor_contiguous(t))
+        return moe__fail(t->ctx, MOE_EARG, "fill_: the tensor %s is not contiguous", MOE_SHAPE(t));
+    for (int64_t i = 0; i < t->count; i++) store(t->dtype, moe_tensor_data(t), i, value);
+    t->storage->version++;
+    return MOE_OK;
+}
+
+moe_status moe__copy_into(moe_tensor *dst, const moe_tensor *src) {
+    moe_status s = moe__writable(dst, "copy_");
+    if (s) return s;
+    if (dst->ndim != src->ndim || memcmp(dst->shape, src->shape,
+                                         sizeof *dst->shape * (size_t)dst->ndim) != 0)
+        return moe__fail(dst->ctx, MOE_ESHAPE, "copy_: shapes differ: %s and %s", MOE_SHAPE(dst),
+                         MOE_SHAPE(src));
+    if (dst->dtype != src->dtype)
+        return moe__fail(dst->ctx, MOE_ETYPE, "copy_: element types differ: %s and %s",
+                         moe__dtype_name(dst->dtype), moe__dtype_name(src->dtype));
+    moe__copy_strided(src, dst);
+    dst->storage->version++;
+    return MOE_OK;
+}

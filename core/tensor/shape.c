@@ -1,0 +1,36 @@
+/* shape.c -- element types, sizes that cannot overflow, and shapes as text. */
+#include <stdio.h>
+#include <string.h>
+
+#include "tensor/tensor.h"
+
+size_t moe__dtype_size(moe_dtype dtype) {
+    switch (dtype) {
+        case MOE_F32: return sizeof(moe_real);
+        case MOE_I32: return 4;
+        case MOE_BF16:
+        case MOE_F16: return 2;
+        default: return 0;
+    }
+}
+
+const char *moe__dtype_name(moe_dtype dtype) {
+    static const char *const name[] = {"f32", "i32", "bf16", "f16"};
+    return (unsigned)dtype < MOE_DTYPE_COUNT ? name[dtype] : "?";
+}
+
+int64_t moe__count(int ndim, const int64_t *shape) {
+    int64_t count = 1;
+    for (int i = 0; i < ndim; i++)
+        if (shape[i] < 0 || __builtin_mul_overflow(count, shape[i], &count)) return -1;
+    return count > INT64_MAX / 16 ? -1 : count;
+}
+
+const char *moe__shape_text(int ndim, const int64_t *shape, char *buffer, size_t size) {
+    size_t used = (size_t)snprintf(buffer, size, "[");
+    for (int i = 0; i < ndim && used < size; i++)
+        used += (size_t)snprintf(buffer + used, size - used, "%s%lld", i ? " x " : "",
+                                 (long long)shape[i]);
+    if (used < size) snprintf(buffer + used, size - used, "]");
+    return buffer;
+}

@@ -1,0 +1,283 @@
+/* bind.c -- the module itself: state, errors that name the user's line, embedded Lua sources. */
+#include "bind.h"
+
+#include <stdarg.h>
+#include <string.h>
+
+#include "base/ctx.h"
+
+static const char state_key = 0;        /* its address is the registry key */
+
+lmoe_state *lmoe_getstate(lua_State *L) {
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &state_key);
+    lmoe_state *s = lua_touserdata(L, -1);
+    lua_pop(L, 1);
+    return s;
+}
+
+moe_ctx *lmoe_ctx(lua_State *L) { return lmoe_getstate(L)->ctx; }
+
+/* ---- errors --------------------------------------------------------------------------------- */
+
+#define OWN_CHUNK "=moelua/"
+
+/* Pushes "script.lua:42: " for the innermost Lua frame that is not ours, or "". A tail call erases
+ * its caller's frame: then the next live one is named. */
+static void push_where(lua_State *L) {
+    lua_Debug ar;
+    for (int level = 0; lua_getstack(L, level, &ar); level++) {
+        lua_getinfo(L, "Sl", &ar);
+        if (ar.currentline > 0 && strncmp(ar.source, OWN_CHUNK, strlen(OWN_CHUNK)) != 0) {
+            lua_pushfstring(L, "%s:%d: ", ar.short_src, ar.currentline);
+            return;
+        }
+    }
+    lua_pushliteral(L, "");
+}
+
+int lmoe_raise(lua_State *L, const char *fmt, ...) {
+    push_where(L);
+    va_list args;
+    va_start(args, fmt);
+    lua_pushvfstring(L, fmt, args);
+    va_end(args);
+    lua_concat(L, 2);
+    return lua_error(L);
+}
+
+void lmoe_check(lua_State *L, moe_status status) {
+    if (status == MOE_OK) return;
+    if (status == MOE_EINTR) {
+        lua_pushliteral(L, "interrupted!");
+        lua_error(L);
+    }
+    lmoe_raise(L, "%s", moe_errmsg(lmoe_ctx(L)));
+}
+
+const char *lmoe_code(moe_status status) {
+    switch (status) {
+        case MOE_EMISSING: return "missing";
+        case MOE_EIO: return "io";
+        case MOE_EFULL: return "full";
+        case MOE_EINTR: return "interrupted";
+        case MOE_ENOMEM: return "memory";
+        case MOE_EUNSUPPORTED: return "unsupported";
+        default: return "format";
+    }
+}
+
+int lmoe_fail_status(lua_State *L, moe_status status) {
+    lua_pushnil(L);
+    lua_pushstring(L, moe_errmsg(lmoe_ctx(L)));
+    lua_pushstring(L, lmoe_code(status));
+    return 3;
+}
+
+/* raise(fmt, ...): for our Lua modules; formats like string.format. */
+static int raise(lua_State *L) {
+    int n = lua_gettop(L);
+    if (n > 1) {
+        lua_getglobal(L, "string");
+        lua_getfield(L, -1, "format");
+        lua_insert(L, 1);
+        lua_pop(L, 1);
+        lua_call(L, n, 1);
+    }
+    return lmoe_raise(L, "%s", luaL_tolstring(L, 1, NULL));
+}
+
+/* ---- arguments ------------------------------------------------------------------------------ */
+
+int lmoe_checkshape(lua_State *L, int arg, const char *what, int64_t *shape) {
+    bool table = lua_istable(L, arg);
+    int top = lua_gettop(L), n = table ? (int)luaL_len(L, arg) : top - arg + 1;
+    if (n > MOE_MAX_DIMS)
+        lmoe_raise(L, "%s: at most %d dimensions, not %d", what, MOE_MAX_DIMS, n);
+    for (int i = 0; i < n; i++) {
+        if (table)
+            lua_geti(L, arg, i + 1);
+        else
+            lua_pushvalue(L, arg + i);
+        int whole;
+        shape[i] = lua_tointegerx(L, -1, &whole);
+        if (!whole)
+            lmoe_raise(L, "%s: sizes must be integers, not %s", what, luaL_tolstring(L, -1, NULL));
+        lua_pop(L, 1);
+    }
+    return n;
+}
+
+lua_Integer lmoe_intfield(lua_State *L, int arg, const char *name, lua_Integer otherwise) {
+    if (lua_getfield(L, arg, name) != LUA_TNIL) {
+        int whole;
+        otherwise = lua_tointegerx(L, -1, &whole);
+        if (!whole)
+            lmoe_raise(L, "%s must be an integer, not %s", name, luaL_tolstring(L, -1, NULL));
+    }
+    lua_pop(L, 1);
+    return otherwise;
+}
+
+lua_Number lmoe_numfield(lua_State *L, int arg, const char *name, lua_Number otherwise) {
+    if (lua_getfield(L, arg, name) != LUA_TNIL) {
+        int ok;
+        otherwise = lua_tonumberx(L, -1, &ok);
+        if (!ok) lmoe_raise(L, "%s must be a number, not %s", name, luaL_tolstring(L, -1, NULL));
+    }
+    lua_pop(L, 1);
+    return otherwise;
+}
+
+/* The string stays valid as long as the table holds it. */
+const char *lmoe_strfield(lua_State *L, int arg, const char *name, const char *otherwise) {
+    if (lua_getfield(L, arg, name) != LUA_TNIL) {
+        if (lua_type(L, -1) != LUA_TSTRING)
+            lmoe_raise(L, "%s must be a string, not %s", name, luaL_tolstring(L, -1, NULL));
+        otherwise = lua_tostring(L, -1);
+    }
+    lua_pop(L, 1);
+    return otherwise;
+}
+
+/* ---- Lua sources ---------------------------------------------------------------------------- */
+
+struct lmoe_source {
+    const char *name;
+    const unsigned char *data;
+    size_t size;
+};
+extern const struct lmoe_source lmoe_sources[];
+extern const size_t lmoe_nsources;
+
+/* Loads the module from the folder in the registry when there is one (while developing), under
+ * the same chunk name as the embedded source. */
+static int load_source(lua_State *L, const struct lmoe_source *source) {
+    const char *chunk = lua_pushfstring(L, OWN_CHUNK "%s.lua", source->name);
+    if (lua_getfield(L, LUA_REGISTRYINDEX, LMOE_PATH_KEY) != LUA_TSTRING)
+        return luaL_loadbufferx(L, (const char *)source->data, source->size, chunk, "t");
+    const char *path = lua_pushfstring(L, "%s/moelua/%s.lua", lua_tostring(L, -1), source->name);
+    lua_getglobal(L, "io");
+    lua_getfield(L, -1, "open");
+    lua_pushstring(L, path);
+    lua_call(L, 1, 1);
+    if (lua_isnil(L, -1))
+        return luaL_loadbufferx(L, (const char *)source->data, source->size, chunk, "t");
+    lua_getfield(L, -1, "read");
+    lua_pushvalue(L, -2);
+    lua_pushliteral(L, "a");
+    lua_call(L, 2, 1);
+    size_t size;
+    const char *text = lua_tolstring(L, -1, &size);
+    return luaL_loadbufferx(L, text, size, chunk, "t");
+}
+
+/* package.preload's loader of one module; the source is the upvalue. */
+static int load_module(lua_State *L) {
+    const struct lmoe_source *source = lua_touserdata(L, lua_upvalueindex(1));
+    if (load_source(L, source) != LUA_OK) return lua_error(L);
+    lua_pushvalue(L, 1);
+    lua_call(L, 1, 1);
+    return 1;
+}
+
+static void preload_sources(lua_State *L) {
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+    for (size_t i = 0; i < lmoe_nsources; i++) {
+        if (strcmp(lmoe_sources[i].name, "init") == 0) continue;
+        lua_pushlightuserdata(L, (void *)&lmoe_sources[i]);
+        lua_pushcclosure(L, load_module, 1);
+        lua_pushfstring(L, "moelua.%s", lmoe_sources[i].name);
+        lua_insert(L, -2);
+        lua_settable(L, -3);
+    }
+    lua_pop(L, 1);
+}
+
+static const struct lmoe_source *init_source(void) {
+    for (size_t i = 0; i < lmoe_nsources; i++)
+        if (strcmp(lmoe_sources[i].name, "init") == 0) return &lmoe_sources[i];
+    return NULL;
+}
+
+/* ---- opening -------------------------------------------------------------------------------- */
+
+static int close_state(lua_State *L) {
+    lmoe_state *s = lua_touserdata(L, 1);
+    moe_close(s->ctx);
+    s->ctx = NULL;
+    return 0;
+}
+
+static void open_context(lua_State *L) {
+    lmoe_state *s = lua_newuserdatauv(L, sizeof *s, 0);
+    *s = (lmoe_state){.floor = (size_t)64 << 20, .growth = 1.5};
+    lua_createtable(L, 0, 1);
+    lua_pushcfunction(L, close_state);
+    lua_setfield(L, -2, "__gc");
+    lua_setmetatable(L, -2);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &state_key);
+
+    moe_config cfg = {.size = sizeof cfg};
+    lua_getfield(L, LUA_REGISTRYINDEX, LMOE_CONFIG_KEY);
+    const moelua_config *given = lua_touserdata(L, -1);
+    if (given) {
+        cfg.alloc = given->alloc;
+        cfg.alloc_ud = given->alloc_ud;
+        cfg.memory_limit = given->memory_limit;
+        cfg.threads = given->threads;
+        cfg.kernels = given->kernels;
+    }
+    lua_pop(L, 1);
+    moe_status status = moe_open(&s->ctx, &cfg);
+    if (status == MOE_EARG)
+        luaL_error(L, "kernels \"%s\" cannot run here\nhint: avx512, avx2 and plain exist; leave it "
+                   "out for the best this processor has", cfg.kernels);
+    if (status != MOE_OK) luaL_error(L, "not enough memory");
+    s->ceiling = s->floor;
+}
+
+typedef struct part {
+    const char *name;
+    void (*open)(lua_State *L);
+} part;
+
+/* What require("moelua.core") returns: everything in C, for our own Lua modules. */
+static void push_core(lua_State *L) {
+    static const part parts[] = {{"json", lmoe_open_json},
+                                 {"system", lmoe_open_system},
+                                 {"checkpoint", lmoe_open_checkpoint},
+                                 {"text", lmoe_open_text}};
+    lmoe_open_tensor(L);
+    lmoe_add_ops(L);
+    lmoe_add_create(L);
+    lmoe_add_memory(L);
+    lmoe_add_optimizer(L);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        parts[i].open(L);
+        lua_setfield(L, -2, parts[i].name);
+    }
+    lua_pushcfunction(L, raise);
+    lua_setfield(L, -2, "raise");
+    lua_pushliteral(L, MOELUA_VERSION);
+    lua_setfield(L, -2, "version");
+    lua_pushstring(L, moe_kernels_name(lmoe_ctx(L)));
+    lua_setfield(L, -2, "kernels");
+    lua_pushinteger(L, moe_threads(lmoe_ctx(L)));
+    lua_setfield(L, -2, "threads");
+    lua_pushboolean(L, sizeof(moe_real) == sizeof(double));
+    lua_setfield(L, -2, "double");
+}
+
+MOE_API int luaopen_moelua(lua_State *L) {
+    luaL_checkversion(L);
+    open_context(L);
+    preload_sources(L);
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+    push_core(L);
+    lua_setfield(L, -2, "moelua.core");
+    lua_pop(L, 1);
+    if (load_source(L, init_source()) != LUA_OK) return lua_error(L);
+    lua_pushliteral(L, "moelua");
+    lua_call(L, 1, 1);
+    return 1;
+}

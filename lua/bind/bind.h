@@ -1,0 +1,93 @@
+/* bind.h -- what the files of the binding share. lua/bind is the only C that includes lua.h.
+ *
+ * Rules that make errors leak-proof: no pointer that we own lives in a C local across a lua_* call
+ * that can raise; the (empty) userdata exists before what it will own; core functions return a
+ * status and only lmoe_check() raises, when every live resource sits in a userdata.
+ */
+#ifndef LMOE_BIND_H
+#define LMOE_BIND_H
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <lualib.h>
+
+#include "moe.h"
+#include "moelua.h"
+#include "tape/op.h"
+
+#define LMOE_TENSOR "moelua.Tensor"
+#define LMOE_CONFIG_KEY "moelua.config"     /* registry: light userdata, const moelua_config * */
+#define LMOE_PATH_KEY "moelua.path"         /* registry: folder of the Lua modules, or nil */
+
+/* A tensor userdata. Boxes made inside a scope are linked into its list. */
+typedef struct lmoe_box {
+    moe_tensor *tensor;             /* NULL when released */
+    struct lmoe_box *next, **link;  /* link: what points to us; NULL outside scopes */
+} lmoe_box;
+
+typedef struct lmoe_scope {
+    struct lmoe_scope *outer;
+    lmoe_box *first;
+    bool open;
+} lmoe_scope;
+
+/* One per Lua state, a userdata in the registry. */
+typedef struct lmoe_state {
+    moe_ctx *ctx;
+    const void *tensor_type;        /* address of the tensor metatable: the cheapest type check */
+    lmoe_scope *scope;              /* innermost open one */
+    size_t charged;                 /* bytes not yet charged to Lua's collector */
+    size_t ceiling;                 /* live bytes that force a full collection */
+    size_t floor;                   /* moe.memory{floor=...} */
+    double growth;                  /* moe.memory{growth=...} */
+} lmoe_state;
+
+lmoe_state *lmoe_getstate(lua_State *L);
+moe_ctx *lmoe_ctx(lua_State *L);
+
+/* ---- tensors ------------------------------------------------------------------------------- */
+
+moe_tensor *lmoe_checktensor(lua_State *L, int arg);
+/* NULL when the value is no tensor or a released one. */
+moe_tensor *lmoe_totensor(lua_State *L, int arg);
+/* Pushes an empty box; fill its tensor afterwards. Gives the collector its chance first. */
+lmoe_box *lmoe_newbox(lua_State *L);
+/* Pushes a new reference to `t`. Returns 1. */
+int lmoe_pushtensor(lua_State *L, moe_tensor *t);
+/* Charges what was allocated since `live_before` to Lua's collector. */
+void lmoe_charge(lua_State *L, size_t live_before);
+void lmoe_collect(lua_State *L);
+
+/* ---- errors -------------------------------------------------------------------------------- */
+
+/* Raises "script.lua:42: message" with the user's line: frames of moelua's own modules are
+ * skipped. The format is lua_pushfstring's. Never returns. */
+int lmoe_raise(lua_State *L, const char *fmt, ...);
+/* Raises the context's message unless the status is MOE_OK. */
+void lmoe_check(lua_State *L, moe_status status);
+/* Pushes nil, the context's message and its code ("missing", "io" ...); returns 3. */
+int lmoe_fail_status(lua_State *L, moe_status status);
+const char *lmoe_code(moe_status status);
+
+/* ---- arguments ----------------------------------------------------------------------------- */
+
+/* The list of integers at `arg` (a table) or from `arg` on (plain integers). Returns how many. */
+int lmoe_checkshape(lua_State *L, int arg, const char *what, int64_t *shape);
+/* Reads an optional field of the options table at `arg`. */
+lua_Integer lmoe_intfield(lua_State *L, int arg, const char *name, lua_Integer otherwise);
+lua_Number lmoe_numfield(lua_State *L, int arg, const char *name, lua_Number otherwise);
+const char *lmoe_strfield(lua_State *L, int arg, const char *name, const char *otherwise);
+
+/* ---- the parts of the module: each leaves, or adds to, one table on top of the stack ---------- */
+
+void lmoe_open_tensor(lua_State *L);        /* Tensor functions and methods, one table for both */
+void lmoe_add_ops(lua_State *L);            /* adds every op, and the field `ops` */
+void lmoe_add_create(lua_State *L);         /* zeros, randn, ... */
+void lmoe_add_memory(lua_State *L);         /* memory, scope, no_grad, manual_seed */
+void lmoe_add_optimizer(lua_State *L);
+void lmoe_open_json(lua_State *L);
+void lmoe_open_system(lua_State *L);
+void lmoe_open_checkpoint(lua_State *L);
+void lmoe_open_text(lua_State *L);
+
+#endif

@@ -1,0 +1,274 @@
+/* checkpoint.c -- core.checkpoint: safetensors files as seen from Lua.
+ *
+ *   open(path) -> Checkpoint        names info tensor raw metadata close
+ *   save(path, tensors, metadata, options), size(value, dtype)       (checkpoint_save.c)
+ *   nearest(word, list) -> the word of the list that was probably meant, or nil
+ */
+#include "checkpoint.h"
+
+#include <string.h>
+
+#include "system.h"
+
+#define CHECKPOINT_TYPE "moelua.Checkpoint"
+
+typedef struct checkpoint {
+    moe_safetensors *file;      /* NULL when closed */
+} checkpoint;
+
+int lmoe_checkpoint_fail(lua_State *L, moe_status status) {
+    if (status == MOE_EINTR || status == MOE_EARG || status == MOE_ETYPE || status == MOE_ESHAPE)
+        lmoe_check(L, status);
+    return lmoe_fail_status(L, status);
+}
+
+/* ---- the word that was meant ---------------------------------------------------------------- */
+
+#define FAR 4                   /* so many edits make another word */
+#define LONGEST 256
+
+/* Edits that turn a into b; FAR or more when there are that many. Only the diagonal band that can
+ * stay below FAR is filled in. */
+static int distance(moe_slice a, moe_slice b) {
+    int n = (int)a.size, m = (int)b.size;
+    int row[LONGEST + 2];
+    if (a.size > LONGEST || b.size > LONGEST || n - m >= FAR || m - n >= FAR) return FAR;
+    for (int j = 0; j <= m + 1; j++) row[j] = j < FAR ? j : FAR;
+    for (int i = 1; i <= n; i++) {
+        int first = i - FAR > 1 ? i - FAR : 1, last = i + FAR < m ? i + FAR : m;
+        int corner = row[first - 1], best = FAR;
+        row[first - 1] = first == 1 && i < FAR ? i : FAR;
+        for (int j = first; j <= last; j++) {
+            int edit = corner + (a.data[i - 1] != b.data[j - 1]);
+            if (row[j] + 1 < edit) edit = row[j] + 1;
+            if (row[j - 1] + 1 < edit) edit = row[j - 1] + 1;
+            corner = row[j];
+            row[j] = edit < FAR ? edit : FAR;
+            if (row[j] < best) best = row[j];
+        }
+        if (best >= FAR) return FAR;
+    }
+    return row[m];
+}
+
+/* Short words have to agree better: a guess at `x` that shares no letter would only confuse. */
+static int allowed(moe_slice word) { return word.size < 3 ? 1 : word.size < 6 ? 2 : FAR - 1; }
+
+typedef struct guess {
+    moe_slice word, best;
+    int edits;                  /* of `best`; one more than allowed while there is none */
+} guess;
+
+static guess new_guess(moe_slice word) { return (guess){.word = word, .edits = allowed(word) + 1}; }
+
+static void consider(guess *g, moe_slice candidate) {
+    int edits = distance(g->word, candidate);
+    if (edits >= g->edits) return;
+    g->edits = edits;
+    g->best = candidate;
+}
+
+static int nearest(lua_State *L) {
+    guess g = new_guess((moe_slice){NULL, 0});
+    size_t size;
+    const char *word = lmoe_check_text(L, 1, "nearest", "word", &size);
+    g = new_guess((moe_slice){word, size});
+    luaL_checktype(L, 2, LUA_TTABLE);
+    lua_Integer at = 0;
+    for (lua_Integer i = 1; lua_rawgeti(L, 2, i) == LUA_TSTRING; i++) {
+        int edits = g.edits;
+        const char *candidate = lua_tolstring(L, -1, &size);
+        consider(&g, (moe_slice){candidate, size});
+        if (g.edits < edits) at = i;
+        lua_pop(L, 1);
+    }
+    if (at)
+        lua_rawgeti(L, 2, at);
+    else
+        lua_pushnil(L);
+    return 1;
+}
+
+/* ---- Checkpoint ----------------------------------------------------------------------------- */
+
+static moe_safetensors *check_file(lua_State *L, const char *function) {
+    const checkpoint *c = luaL_testudata(L, 1, CHECKPOINT_TYPE);
+    if (!c)
+        lmoe_raise(L, "%s: a Checkpoint is expected, got %s\nhint: call it as file:%s(...)",
+                   function, luaL_typename(L, 1), function);
+    if (!c->file) lmoe_raise(L, "%s: the checkpoint was closed", function);
+    return c->file;
+}
+
+static void push_slice(lua_State *L, moe_slice text) { lua_pushlstring(L, text.data, text.size); }
+
+/* The path that the file was opened with: the userdata's value. */
+static const char *push_path(lua_State *L) {
+    lua_getiuservalue(L, 1, 1);
+    return lua_tostring(L, -1);
+}
+
+/* The tensor named by argument 2; NULL after pushing nil, message, "missing". */
+static const moe_stored_tensor *find(lua_State *L, const char *function) {
+    moe_safetensors *f = check_file(L, function);
+    size_t size;
+    const char *name = lmoe_check_text(L, 2, function, "name", &size);
+    const moe_stored_tensor *t = moe__safetensors_find(f, (moe_slice){name, size});
+    if (t) return t;
+    guess g = new_guess((moe_slice){name, size});
+    for (size_t i = 0; i < moe__safetensors_count(f); i++)
+        consider(&g, moe__safetensors_get(f, i)->name);
+    lua_pushnil(L);
+    lua_pushfstring(L, "%s: %s: no tensor `%s`", function, push_path(L), name);
+    lua_remove(L, -2);
+    if (g.best.data) {
+        lua_pushliteral(L, "\nhint: did you mean `");
+        push_slice(L, g.best);
+        lua_pushliteral(L, "`?");
+        lua_concat(L, 4);
+    }
+    lua_pushliteral(L, "missing");
+    return NULL;
+}
+
+static int names(lua_State *L) {
+    moe_safetensors *f = check_file(L, "names");
+    size_t n = moe__safetensors_count(f);
+    lua_createtable(L, (int)n, 0);
+    for (size_t i = 0; i < n; i++) {
+        push_slice(L, moe__safetensors_get(f, i)->name);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    return 1;
+}
+
+static int info(lua_State *L) {
+    const moe_stored_tensor *t = find(L, "info");
+    if (!t) return 3;
+    const uint64_t *shape = moe__safetensors_shape(check_file(L, "info"), t);
+    lua_createtable(L, 0, 3);
+    lua_pushstring(L, moe__stored_name(t->type));
+    lua_setfield(L, -2, "dtype");
+    lua_pushinteger(L, (lua_Integer)(t->end - t->begin));
+    lua_setfield(L, -2, "bytes");
+    lua_createtable(L, (int)t->rank, 0);
+    for (uint32_t i = 0; i < t->rank; i++) {
+        lua_pushinteger(L, (lua_Integer)shape[i]);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    lua_setfield(L, -2, "shape");
+    return 1;
+}
+
+static int raw(lua_State *L) {
+    const moe_stored_tensor *t = find(L, "raw");
+    if (!t) return 3;
+    lua_pushlstring(L, moe__safetensors_data(check_file(L, "raw"), t), (size_t)(t->end - t->begin));
+    return 1;
+}
+
+static int metadata(lua_State *L) {
+    const moe_stored_pair *pair;
+    size_t n = moe__safetensors_pairs(check_file(L, "metadata"), &pair);
+    lua_createtable(L, 0, (int)n);
+    for (size_t i = 0; i < n; i++) {
+        push_slice(L, pair[i].key);
+        push_slice(L, pair[i].value);
+        lua_rawset(L, -3);
+    }
+    return 1;
+}
+
+static moe_dtype wanted_type(lua_State *L, const moe_stored_tensor *t) {
+    moe_dtype dtype = moe__stored_compute(t->type);
+    if (lua_isnoneornil(L, 3)) return dtype == MOE_DTYPE_COUNT ? MOE_F32 : dtype;
+    const char *name = lmoe_check_text(L, 3, "tensor", "dtype", NULL);
+    for (int d = 0; d < MOE_DTYPE_COUNT; d++)
+        if (strcmp(name, moe__dtype_name((moe_dtype)d)) == 0) return (moe_dtype)d;
+    lmoe_raise(L, "tensor: dtype must be \"f32\", \"i32\", \"bf16\" or \"f16\", not \"%s\"", name);
+    return dtype;
+}
+
+/* The collector may run before the first attempt and does before the second: what it finalizes
+ * could close this very file, so each looks it up anew. */
+static moe_status load(lua_State *L, lmoe_box *box) {
+    const moe_stored_tensor *t = find(L, "tensor");
+    moe_dtype dtype = wanted_type(L, t);
+    return moe__safetensors_tensor(check_file(L, "tensor"), t, dtype, &box->tensor);
+}
+
+/* file:tensor(name, dtype): f32 and i32 unless told otherwise. */
+static int tensor(lua_State *L) {
+    lua_settop(L, 3);
+    if (!find(L, "tensor")) return 3;
+    lmoe_box *box = lmoe_newbox(L);
+    size_t live = moe_memory(lmoe_ctx(L)).live;
+    moe_status status = load(L, box);
+    if (status == MOE_ENOMEM) {
+        lmoe_collect(L);
+        live = moe_memory(lmoe_ctx(L)).live;
+        status = load(L, box);
+    }
+    if (status != MOE_OK) return lmoe_checkpoint_fail(L, status);
+    lmoe_charge(L, live);
+    return 1;
+}
+
+static int close_file(lua_State *L) {
+    checkpoint *c = luaL_testudata(L, 1, CHECKPOINT_TYPE);
+    if (!c) return lmoe_raise(L, "close: a Checkpoint is expected\nhint: call it as file:close()");
+    moe_safetensors *file = c->file;
+    c->file = NULL;
+    moe__safetensors_close(file);
+    return 0;
+}
+
+static int to_string(lua_State *L) {
+    const checkpoint *c = luaL_checkudata(L, 1, CHECKPOINT_TYPE);
+    const char *path = push_path(L);
+    if (!c->file) {
+        lua_pushfstring(L, "Checkpoint %s (closed)", path);
+        return 1;
+    }
+    size_t n = moe__safetensors_count(c->file);
+    lua_pushfstring(L, "Checkpoint %s (%I tensor%s)", path, (lua_Integer)n, n == 1 ? "" : "s");
+    return 1;
+}
+
+static int open_checkpoint(lua_State *L) {
+    const char *path = lmoe_check_path(L, 1, "open");
+    lua_settop(L, 1);
+    checkpoint *c = lua_newuserdatauv(L, sizeof *c, 1);
+    c->file = NULL;
+    luaL_setmetatable(L, CHECKPOINT_TYPE);
+    lua_pushvalue(L, 1);
+    lua_setiuservalue(L, -2, 1);
+    moe_status status = moe__safetensors_open(lmoe_ctx(L), path, &c->file);
+    if (status == MOE_ENOMEM) {
+        lmoe_collect(L);
+        status = moe__safetensors_open(lmoe_ctx(L), path, &c->file);
+    }
+    return status == MOE_OK ? 1 : lmoe_checkpoint_fail(L, status);
+}
+
+void lmoe_open_checkpoint(lua_State *L) {
+    static const luaL_Reg methods[] = {
+        {"names", names}, {"info", info}, {"tensor", tensor}, {"raw", raw},
+        {"metadata", metadata}, {"close", close_file}, {NULL, NULL},
+    };
+    static const luaL_Reg events[] = {
+        {"__gc", close_file}, {"__close", close_file}, {"__tostring", to_string}, {NULL, NULL},
+    };
+    static const luaL_Reg functions[] = {
+        {"open", open_checkpoint}, {"save", lmoe_checkpoint_save}, {"size", lmoe_checkpoint_size},
+        {"nearest", nearest}, {NULL, NULL},
+    };
+    luaL_newmetatable(L, CHECKPOINT_TYPE);
+    luaL_setfuncs(L, events, 0);
+    luaL_newlib(L, methods);
+    lua_setfield(L, -2, "__index");
+    lua_pushliteral(L, CHECKPOINT_TYPE);
+    lua_setfield(L, -2, "__metatable");
+    lua_pop(L, 1);
+    luaL_newlib(L, functions);
+}

@@ -1,0 +1,184 @@
+/* create.c -- making tensors: zeros, ones, full, arange, rand, randn, tensor{...}. */
+#include "bind.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/pool.h"
+#include "base/rng.h"
+
+/* Pushes a new tensor of the shape at `arg` (numbers or a table), skipping a trailing options
+ * table when `options` is not NULL; *options is then its index, or 0. */
+static moe_tensor *new_tensor(lua_State *L, int arg, const char *what, moe_dtype dtype,
+                              int *options) {
+    int64_t shape[MOE_MAX_DIMS];
+    int top = lua_gettop(L);
+    if (options) {
+        *options = 0;
+        if (top > arg && lua_istable(L, top)) {
+            *options = top;
+            lua_pushvalue(L, top);
+            lua_insert(L, 1);           /* keeps the options below the sizes */
+            lua_settop(L, top);
+            *options = 1;
+            arg++;
+        }
+    }
+    int n = lmoe_checkshape(L, arg, what, shape);
+    lmoe_box *box = lmoe_newbox(L);
+    moe_ctx *ctx = lmoe_ctx(L);
+    size_t live = moe_memory(ctx).live;
+    moe_status s = moe_tensor_new(ctx, dtype, n, shape, &box->tensor);
+    if (s == MOE_ENOMEM) {
+        lmoe_collect(L);
+        s = moe_tensor_new(ctx, dtype, n, shape, &box->tensor);
+    }
+    lmoe_check(L, s);
+    lmoe_charge(L, live);
+    return box->tensor;
+}
+
+static int fill_with(lua_State *L, int arg, const char *what, double value) {
+    lmoe_check(L, moe__fill(new_tensor(L, arg, what, MOE_F32, NULL), value));
+    return 1;
+}
+
+static int zeros(lua_State *L) { return fill_with(L, 1, "zeros", 0); }
+static int ones(lua_State *L) { return fill_with(L, 1, "ones", 1); }
+
+static int full(lua_State *L) { return fill_with(L, 2, "full", luaL_checknumber(L, 1)); }
+
+/* arange(n): 0 .. n-1; arange(first, last[, step]): both ends included, as in Lua's for. */
+static int arange(lua_State *L) {
+    double first = luaL_checknumber(L, 1), last = luaL_optnumber(L, 2, first - 1);
+    double step = luaL_optnumber(L, 3, 1);
+    if (lua_isnoneornil(L, 2)) first = 0;
+    if (step == 0) lmoe_raise(L, "arange: the step must not be 0");
+    double n = floor((last - first) / step + 1e-9) + 1;
+    int64_t size = n > 0 ? (int64_t)n : 0;
+    lmoe_box *box = lmoe_newbox(L);
+    lmoe_check(L, moe_tensor_new(lmoe_ctx(L), MOE_F32, 1, &size, &box->tensor));
+    moe_real *x = moe_tensor_data(box->tensor);
+    for (int64_t i = 0; i < size; i++) x[i] = (moe_real)(first + (double)i * step);
+    return 1;
+}
+
+/* ---- random --------------------------------------------------------------------------------- */
+
+typedef void draw_fn(uint64_t seed, uint64_t stream, uint64_t first, int64_t n, moe_real *out);
+
+typedef struct draw {
+    draw_fn *fn;
+    uint64_t seed, stream;
+    moe_real *out;
+    double scale, shift;
+} draw;
+
+static void draw_range(void *arg, int64_t begin, int64_t end) {
+    const draw *d = arg;
+    d->fn(d->seed, d->stream, (uint64_t)begin, end - begin, d->out + begin);
+    for (int64_t i = begin; i < end; i++)
+        d->out[i] = (moe_real)((double)d->out[i] * d->scale + d->shift);
+}
+
+/* Without `stream` the numbers come from the context's own counter: each call continues. */
+static int random_tensor(lua_State *L, const char *what, draw_fn *fn) {
+    int options;
+    moe_tensor *t = new_tensor(L, 1, what, MOE_F32, &options);
+    moe_ctx *ctx = lmoe_ctx(L);
+    draw d = {.fn = fn, .seed = ctx->seed, .out = moe_tensor_data(t), .scale = 1};
+    const char *stream = NULL;
+    if (options) {
+        stream = lmoe_strfield(L, options, "stream", NULL);
+        d.seed = (uint64_t)lmoe_intfield(L, options, "seed", (lua_Integer)ctx->seed);
+        d.scale = lmoe_numfield(L, options, "std", 1);
+        d.shift = lmoe_numfield(L, options, "mean", 0);
+    }
+    d.stream = stream ? moe__stream(stream) : moe__stream("moe.manual_seed") + ctx->draws++;
+    moe__parallel_range(ctx, t->count, 1 << 14, draw_range, &d);
+    return 1;
+}
+
+static int randn(lua_State *L) { return random_tensor(L, "randn", moe__normal); }
+static int rand_(lua_State *L) { return random_tensor(L, "rand", moe__uniform); }
+
+/* One number in [0, 1) (or an integer below `bound`): element `index` of a named stream. */
+static int uniform(lua_State *L) {
+    moe_real u;
+    uint64_t seed = (uint64_t)luaL_checkinteger(L, 1);
+    uint64_t stream = moe__stream(luaL_checkstring(L, 2));
+    uint64_t index = (uint64_t)luaL_checkinteger(L, 3);
+    if (!lua_isnoneornil(L, 4)) {
+        lua_pushinteger(L, (lua_Integer)moe__below(seed, stream, index,
+                                                   (uint64_t)luaL_checkinteger(L, 4)));
+        return 1;
+    }
+    moe__uniform(seed, stream, index, 1, &u);
+    lua_pushnumber(L, (lua_Number)u);
+    return 1;
+}
+
+/* ---- from tables ---------------------------------------------------------------------------- */
+
+static int nested_shape(lua_State *L, int64_t *shape) {
+    int n = 0;
+    lua_pushvalue(L, 1);
+    while (lua_istable(L, -1)) {
+        if (n == MOE_MAX_DIMS) lmoe_raise(L, "tensor: more than %d levels", MOE_MAX_DIMS);
+        shape[n++] = luaL_len(L, -1);
+        lua_geti(L, -1, 1);
+        lua_remove(L, -2);
+    }
+    lua_pop(L, 1);
+    return n;
+}
+
+/* Reads the table on top of the stack into elements *next, *next+1 ... */
+static void read_nested(lua_State *L, moe_tensor *t, int d, int64_t *next) {
+    if (d == t->ndim) {
+        int ok;
+        double value = lua_tonumberx(L, -1, &ok);
+        if (!ok || lua_type(L, -1) != LUA_TNUMBER)
+            lmoe_raise(L, "tensor: element %d is %s, not a number", (int)*next + 1,
+                       luaL_typename(L, -1));
+        if (t->dtype == MOE_I32 && (value != floor(value) || fabs(value) > 2147483647.0))
+            lmoe_raise(L, "tensor: element %d is %f, which is no i32", (int)*next + 1, value);
+        if (t->dtype == MOE_I32)
+            moe__int(t)[(*next)++] = (int32_t)value;
+        else
+            moe__real(t)[(*next)++] = (moe_real)value;
+        return;
+    }
+    if (!lua_istable(L, -1) || luaL_len(L, -1) != t->shape[d])
+        lmoe_raise(L, "tensor: rows of different lengths: %d and %d", (int)t->shape[d],
+                   lua_istable(L, -1) ? (int)luaL_len(L, -1) : 0);
+    luaL_checkstack(L, 4, "tensor");
+    for (int64_t i = 1; i <= t->shape[d]; i++) {
+        lua_geti(L, -1, i);
+        read_nested(L, t, d + 1, next);
+        lua_pop(L, 1);
+    }
+}
+
+/* tensor(nested table or number[, "i32"]) */
+static int tensor(lua_State *L) {
+    const char *type = luaL_optstring(L, 2, "f32");
+    if (strcmp(type, "f32") != 0 && strcmp(type, "i32") != 0)
+        lmoe_raise(L, "tensor: element type must be \"f32\" or \"i32\", not \"%s\"", type);
+    int64_t shape[MOE_MAX_DIMS], next = 0;
+    int n = nested_shape(L, shape);
+    lmoe_box *box = lmoe_newbox(L);
+    moe_dtype dtype = strcmp(type, "i32") == 0 ? MOE_I32 : MOE_F32;
+    lmoe_check(L, moe_tensor_new(lmoe_ctx(L), dtype, n, shape, &box->tensor));
+    lua_pushvalue(L, 1);
+    read_nested(L, box->tensor, 0, &next);
+    lua_pop(L, 1);
+    return 1;
+}
+
+void lmoe_add_create(lua_State *L) {
+    static const luaL_Reg functions[] = {
+        {"zeros", zeros}, {"ones", ones}, {"full", full}, {"arange", arange}, {"randn", randn},
+        {"rand", rand_}, {"uniform", uniform}, {"tensor", tensor}, {NULL, NULL}};
+    luaL_setfuncs(L, functions, 0);
+}

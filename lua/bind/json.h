@@ -1,0 +1,24 @@
+/* What the two halves of core.json share: json.c (marks, decode) and json_encode.c. */
+#ifndef LMOE_JSON_H
+#define LMOE_JSON_H
+
+#include "bind.h"
+
+#include <stdbool.h>
+
+/* What decode accepts, encode accepts: both stop at this nesting. */
+#define LMOE_JSON_DEPTH 200
+
+/* Whether the table at `index` carries the array mark. */
+bool lmoe_json_is_array(lua_State *L, int index);
+
+/* Whether the value at `index` is json.null. */
+bool lmoe_json_is_null(lua_State *L, int index);
+
+/* Makes the metatable `name` for a userdata that `release` empties, by __gc and __close. */
+void lmoe_json_make_type(lua_State *L, const char *name, lua_CFunction release);
+
+/* Adds `encode` to the table on top of the stack. */
+void lmoe_json_add_encode(lua_State *L);
+
+#endif

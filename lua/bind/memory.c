@@ -1,0 +1,163 @@
+/* memory.c -- scopes, the collector's settings, gradient mode, the seed of scripts. */
+#include "bind.h"
+
+#include "base/ctx.h"
+
+#define SCOPE "moelua.Scope"
+
+/* Releases every tensor boxed since the scope opened, and those of scopes inside it that were
+ * abandoned without closing (a dead coroutine does not run its <close>). */
+static void close_one(lmoe_scope *scope) {
+    while (scope->first) {
+        lmoe_box *box = scope->first;
+        scope->first = box->next;
+        if (box->next) box->next->link = &scope->first;
+        box->next = NULL;
+        box->link = NULL;
+        moe_tensor *t = box->tensor;
+        box->tensor = NULL;
+        moe_tensor_release(t);
+    }
+    scope->open = false;
+}
+
+static int scope_close(lua_State *L) {
+    lmoe_scope *scope = luaL_checkudata(L, 1, SCOPE);
+    lmoe_state *s = lmoe_getstate(L);
+    if (!scope->open) return 0;
+    while (s->scope != scope) {
+        lmoe_scope *inner = s->scope;
+        s->scope = inner->outer;
+        close_one(inner);
+    }
+    s->scope = scope->outer;
+    close_one(scope);
+    return 0;
+}
+
+/* A scope that is collected while open was abandoned: it leaves the chain, its tensors live on
+ * under the collector's care. */
+static int scope_gc(lua_State *L) {
+    lmoe_scope *scope = lua_touserdata(L, 1);
+    if (!scope->open) return 0;
+    lmoe_state *s = lmoe_getstate(L);
+    for (lmoe_scope **at = &s->scope; *at; at = &(*at)->outer)
+        if (*at == scope) {
+            *at = scope->outer;
+            break;
+        }
+    for (lmoe_box *box = scope->first, *next; box; box = next) {
+        next = box->next;
+        box->next = NULL;
+        box->link = NULL;
+    }
+    scope->first = NULL;
+    scope->open = false;
+    return 0;
+}
+
+/* scope:keep(x, ...) -> x, ...: these outlive the scope, in the one around it if there is one. */
+static int scope_keep(lua_State *L) {
+    lmoe_scope *scope = luaL_checkudata(L, 1, SCOPE);
+    for (int i = 2; i <= lua_gettop(L); i++) {
+        lmoe_checktensor(L, i);
+        lmoe_box *box = lua_touserdata(L, i);
+        if (!box->link) continue;
+        *box->link = box->next;
+        if (box->next) box->next->link = box->link;
+        box->link = NULL;
+        box->next = NULL;
+        if (!scope->outer) continue;
+        box->next = scope->outer->first;
+        box->link = &scope->outer->first;
+        if (box->next) box->next->link = &box->next;
+        scope->outer->first = box;
+    }
+    return lua_gettop(L) - 1;
+}
+
+static int scope_new(lua_State *L) {
+    lmoe_state *s = lmoe_getstate(L);
+    lmoe_scope *scope = lua_newuserdatauv(L, sizeof *scope, 0);
+    *scope = (lmoe_scope){0};
+    luaL_setmetatable(L, SCOPE);
+    scope->outer = s->scope;
+    scope->open = true;
+    s->scope = scope;
+    return 1;
+}
+
+/* memory{limit=, floor=, growth=} sets; both forms return the figures, in bytes. */
+static int memory(lua_State *L) {
+    lmoe_state *s = lmoe_getstate(L);
+    if (lua_istable(L, 1)) {
+        size_t limit = moe_memory(s->ctx).limit;
+        moe_set_memory_limit(s->ctx, (size_t)lmoe_intfield(L, 1, "limit", (lua_Integer)limit));
+        s->floor = (size_t)lmoe_intfield(L, 1, "floor", (lua_Integer)s->floor);
+        s->growth = lmoe_numfield(L, 1, "growth", s->growth);
+        if (!(s->growth > 1)) lmoe_raise(L, "memory: growth must be above 1, not %f", s->growth);
+    }
+    moe_memory_info m = moe_memory(s->ctx);
+    lua_createtable(L, 0, 5);
+    lua_pushinteger(L, (lua_Integer)m.live);
+    lua_setfield(L, -2, "live");
+    lua_pushinteger(L, (lua_Integer)m.peak);
+    lua_setfield(L, -2, "peak");
+    lua_pushinteger(L, (lua_Integer)m.cached);
+    lua_setfield(L, -2, "cached");
+    lua_pushinteger(L, (lua_Integer)m.limit);
+    lua_setfield(L, -2, "limit");
+    lua_pushinteger(L, (lua_Integer)m.tensors);
+    lua_setfield(L, -2, "count");
+    return 1;
+}
+
+/* no_grad(f, ...) -> f's results; also switches back when f fails. */
+static int no_grad(lua_State *L) {
+    moe_ctx *ctx = lmoe_ctx(L);
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    ctx->no_grad++;
+    int status = lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0);
+    ctx->no_grad--;
+    return status == LUA_OK ? lua_gettop(L) : lua_error(L);
+}
+
+static int manual_seed(lua_State *L) {
+    moe_ctx *ctx = lmoe_ctx(L);
+    ctx->seed = (uint64_t)luaL_checkinteger(L, 1);
+    ctx->draws = 0;
+    return 0;
+}
+
+#ifdef MOELUA_TESTING
+/* fail_allocation(n, count): the n-th request from now on fails, and the count-1 after it.
+ * fail_allocation() switches it off and returns how many requests there were in all. */
+static int fail_allocation(lua_State *L) {
+    moe_heap *h = &lmoe_ctx(L)->heap;
+    lua_Integer n = luaL_optinteger(L, 1, 0);
+    h->fail_from = n ? h->requests + (uint64_t)n : 0;
+    h->fail_count = (uint64_t)luaL_optinteger(L, 2, 1);
+    lua_pushinteger(L, (lua_Integer)h->requests);
+    return 1;
+}
+#endif
+
+void lmoe_add_memory(lua_State *L) {
+    static const luaL_Reg functions[] = {
+        {"scope", scope_new}, {"memory", memory}, {"no_grad", no_grad},
+        {"manual_seed", manual_seed},
+#ifdef MOELUA_TESTING
+        {"fail_allocation", fail_allocation},
+#endif
+        {NULL, NULL}};
+    static const luaL_Reg methods[] = {{"keep", scope_keep}, {"close", scope_close}, {NULL, NULL}};
+    luaL_newmetatable(L, SCOPE);
+    lua_pushcfunction(L, scope_close);
+    lua_setfield(L, -2, "__close");
+    lua_pushcfunction(L, scope_gc);
+    lua_setfield(L, -2, "__gc");
+    luaL_newlib(L, methods);
+    lua_setfield(L, -2, "__index");
+    lua_pop(L, 1);
+    luaL_setfuncs(L, functions, 0);
+}

@@ -1,0 +1,64 @@
+/* optimizer.c -- in-place parameter updates, one tensor a call; the loop over them is Lua. */
+#include "bind.h"
+
+#include <math.h>
+
+#include "tape/optimizer.h"
+
+/* adamw_step(w, m, v, {step=, lr=, beta1=, beta2=, eps=, weight_decay=, clip=}) */
+static int adamw_step(lua_State *L) {
+    moe_tensor *w = lmoe_checktensor(L, 1), *m = lmoe_checktensor(L, 2);
+    moe_tensor *v = lmoe_checktensor(L, 3);
+    luaL_checktype(L, 4, LUA_TTABLE);
+    double step = lmoe_numfield(L, 4, "step", 1), beta1 = lmoe_numfield(L, 4, "beta1", 0.9);
+    double beta2 = lmoe_numfield(L, 4, "beta2", 0.95);
+    moe_adamw_args a = {.lr = (moe_real)lmoe_numfield(L, 4, "lr", 1e-3),
+                        .beta1 = (moe_real)beta1,
+                        .beta2 = (moe_real)beta2,
+                        .eps = (moe_real)lmoe_numfield(L, 4, "eps", 1e-8),
+                        .weight_decay = (moe_real)lmoe_numfield(L, 4, "weight_decay", 0),
+                        .clip = (moe_real)lmoe_numfield(L, 4, "clip", 1),
+                        .c1 = (moe_real)(1 - pow(beta1, step)),
+                        .c2 = (moe_real)(1 - pow(beta2, step))};
+    lmoe_check(L, moe__adamw_step(w, m, v, &a));
+    return 0;
+}
+
+/* grad_norm(list of tensors) -> the global 2-norm of their gradients; absent ones count as 0. */
+static int grad_norm(lua_State *L) {
+    luaL_checktype(L, 1, LUA_TTABLE);
+    double sum = 0;
+    lua_Integer n = luaL_len(L, 1);
+    for (lua_Integer i = 1; i <= n; i++) {
+        lua_geti(L, 1, i);
+        moe_tensor *t = lmoe_checktensor(L, -1);
+        if (t->grad) sum += moe__sum_of_squares(t->grad);
+        lua_pop(L, 1);
+    }
+    lua_pushnumber(L, sqrt(sum));
+    return 1;
+}
+
+/* clip_grad_norm(list, max) -> the norm before: scales all gradients so that it is at most max
+ * (Pascanu et al. 2013). */
+static int clip_grad_norm(lua_State *L) {
+    double max = luaL_checknumber(L, 2);
+    if (!(max > 0)) lmoe_raise(L, "clip_grad_norm: max must be above 0, not %f", max);
+    grad_norm(L);
+    double norm = lua_tonumber(L, -1);
+    if (!(norm > max)) return 1;
+    lua_Integer n = luaL_len(L, 1);
+    for (lua_Integer i = 1; i <= n; i++) {
+        lua_geti(L, 1, i);
+        moe_tensor *g = lmoe_checktensor(L, -1)->grad;
+        if (g) g->ctx->kernels->scale(g->count, (moe_real)(max / norm), moe__real(g), moe__real(g));
+        lua_pop(L, 1);
+    }
+    return 1;
+}
+
+void lmoe_add_optimizer(lua_State *L) {
+    static const luaL_Reg functions[] = {{"adamw_step", adamw_step}, {"grad_norm", grad_norm},
+                                         {"clip_grad_norm", clip_grad_norm}, {NULL, NULL}};
+    luaL_setfuncs(L, functions, 0);
+}

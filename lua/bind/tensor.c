@@ -1,0 +1,404 @@
+/* tensor.c -- the Tensor userdata: boxes, and the methods that are no ops. */
+#include "bind.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "tape/tape.h"
+
+/* ---- boxes ---------------------------------------------------------------------------------- */
+
+static void unlink_box(lmoe_box *box) {
+    if (!box->link) return;
+    *box->link = box->next;
+    if (box->next) box->next->link = box->link;
+    box->link = NULL;
+    box->next = NULL;
+}
+
+static void link_box(lmoe_box *box, lmoe_scope *scope) {
+    if (!scope) return;
+    box->next = scope->first;
+    box->link = &scope->first;
+    if (box->next) box->next->link = &box->next;
+    scope->first = box;
+}
+
+void lmoe_collect(lua_State *L) {
+    lmoe_state *s = lmoe_getstate(L);
+    lua_gc(L, LUA_GCCOLLECT);
+    size_t live = moe_memory(s->ctx).live;
+    size_t more = (size_t)((double)live * (s->growth - 1));
+    s->ceiling = live + (more > s->floor ? more : s->floor);
+    s->charged = 0;
+}
+
+/* Lua sees 41 bytes where the core holds megabytes. Two measures keep garbage bounded: real bytes
+ * are charged as collector debt, and a ceiling in proportion to the live bytes forces a full
+ * collection, which generational mode needs. This is the only place for either: no kernel runs,
+ * and all arguments sit on the stack. */
+static void give_collector_a_chance(lua_State *L, lmoe_state *s) {
+    if (moe_memory(s->ctx).live > s->ceiling) {
+        lmoe_collect(L);
+    } else if (s->charged >= (size_t)256 << 10) {
+        lua_gc(L, LUA_GCSTEP, (int)(s->charged >> 10));
+        s->charged = 0;
+    }
+}
+
+void lmoe_charge(lua_State *L, size_t live_before) {
+    lmoe_state *s = lmoe_getstate(L);
+    size_t live = moe_memory(s->ctx).live;
+    if (live > live_before) s->charged += live - live_before;
+}
+
+lmoe_box *lmoe_newbox(lua_State *L) {
+    lmoe_state *s = lmoe_getstate(L);
+    give_collector_a_chance(L, s);
+    lmoe_box *box = lua_newuserdatauv(L, sizeof *box, 0);
+    *box = (lmoe_box){0};
+    luaL_setmetatable(L, LMOE_TENSOR);
+    link_box(box, s->scope);
+    return box;
+}
+
+int lmoe_pushtensor(lua_State *L, moe_tensor *t) {
+    lmoe_box *box = lmoe_newbox(L);
+    moe_tensor_retain(t);
+    box->tensor = t;
+    return 1;
+}
+
+static lmoe_box *to_box(lua_State *L, int arg) {
+    lmoe_box *box = lua_touserdata(L, arg);
+    if (!box || !lua_getmetatable(L, arg)) return NULL;
+    bool ours = lua_topointer(L, -1) == lmoe_getstate(L)->tensor_type;
+    lua_pop(L, 1);
+    return ours ? box : NULL;
+}
+
+moe_tensor *lmoe_totensor(lua_State *L, int arg) {
+    lmoe_box *box = to_box(L, arg);
+    return box ? box->tensor : NULL;
+}
+
+moe_tensor *lmoe_checktensor(lua_State *L, int arg) {
+    lmoe_box *box = to_box(L, arg);
+    if (!box)
+        lmoe_raise(L, "bad argument #%d: a tensor expected, got %s", arg, luaL_typename(L, arg));
+    if (!box->tensor)
+        lmoe_raise(L, "bad argument #%d: the tensor was released\n"
+                      "hint: scope:keep(x) lets a tensor outlive its scope", arg);
+    return box->tensor;
+}
+
+static int release(lua_State *L) {
+    lmoe_box *box = lua_touserdata(L, 1);
+    unlink_box(box);
+    moe_tensor *t = box->tensor;
+    box->tensor = NULL;
+    moe_tensor_release(t);
+    return 0;
+}
+
+static int free_tensor(lua_State *L) {
+    if (!to_box(L, 1)) lmoe_checktensor(L, 1);
+    return release(L);
+}
+
+/* ---- what it is ------------------------------------------------------------------------------ */
+
+static int shape(lua_State *L) {
+    const moe_tensor *t = lmoe_checktensor(L, 1);
+    lua_createtable(L, t->ndim, 0);
+    for (int i = 0; i < t->ndim; i++) {
+        lua_pushinteger(L, t->shape[i]);
+        lua_seti(L, -2, i + 1);
+    }
+    return 1;
+}
+
+static int size(lua_State *L) {
+    const moe_tensor *t = lmoe_checktensor(L, 1);
+    lua_Integer dim = luaL_checkinteger(L, 2);
+    if (dim == 0 || dim > t->ndim || dim < -t->ndim)
+        lmoe_raise(L, "size: there is no dimension %d in %s", (int)dim, MOE_SHAPE(t));
+    lua_pushinteger(L, t->shape[dim > 0 ? dim - 1 : dim + t->ndim]);
+    return 1;
+}
+
+static int count(lua_State *L) {
+    lua_pushinteger(L, lmoe_checktensor(L, 1)->count);
+    return 1;
+}
+
+static int dim(lua_State *L) {
+    lua_pushinteger(L, lmoe_checktensor(L, 1)->ndim);
+    return 1;
+}
+
+static int dtype(lua_State *L) {
+    lua_pushstring(L, moe__dtype_name(lmoe_checktensor(L, 1)->dtype));
+    return 1;
+}
+
+static int is_contiguous(lua_State *L) {
+    lua_pushboolean(L, moe_tensor_contiguous(lmoe_checktensor(L, 1)));
+    return 1;
+}
+
+static int64_t position(const moe_tensor *t, int64_t i) {
+    int64_t at = t->offset;
+    for (int d = t->ndim - 1; d >= 0; d--) {
+        at += i % t->shape[d] * t->stride[d];
+        i /= t->shape[d];
+    }
+    return at;
+}
+
+/* Element number i in row-major order, whatever the strides. */
+static void push_element(lua_State *L, const moe_tensor *t, int64_t i) {
+    size_t bytes = moe__dtype_size(t->dtype);
+    const char *at = t->storage->data + (size_t)position(t, i) * bytes;
+    if (t->dtype == MOE_I32) {
+        lua_pushinteger(L, *(const int32_t *)(const void *)at);
+        return;
+    }
+    moe_real value;
+    moe__convert(t->dtype, at, MOE_F32, &value, 1);
+    lua_pushnumber(L, (lua_Number)value);
+}
+
+static int item(lua_State *L) {
+    const moe_tensor *t = lmoe_checktensor(L, 1);
+    if (t->count != 1)
+        lmoe_raise(L, "item: the tensor %s holds %d numbers, not one", MOE_SHAPE(t), (int)t->count);
+    push_element(L, t, 0);
+    return 1;
+}
+
+static void push_nested(lua_State *L, const moe_tensor *t, int d, int64_t *next) {
+    if (d == t->ndim) {
+        push_element(L, t, (*next)++);
+        return;
+    }
+    luaL_checkstack(L, 4, "totable");
+    lua_createtable(L, (int)t->shape[d], 0);
+    for (int64_t i = 0; i < t->shape[d]; i++) {
+        push_nested(L, t, d + 1, next);
+        lua_seti(L, -2, i + 1);
+    }
+}
+
+static int totable(lua_State *L) {
+    int64_t next = 0;
+    push_nested(L, lmoe_checktensor(L, 1), 0, &next);
+    return 1;
+}
+
+/* The elements' bytes in row-major order, for bit-for-bit comparisons and hashes. */
+static int bytes(lua_State *L) {
+    moe_tensor *t = lmoe_checktensor(L, 1);
+    if (!moe_tensor_contiguous(t)) lmoe_raise(L, "bytes: the tensor is not contiguous");
+    lua_pushlstring(L, moe_tensor_data(t), (size_t)t->count * moe__dtype_size(t->dtype));
+    return 1;
+}
+
+/* ---- text: a header, then a corner of at most 8 x 8 ------------------------------------------ */
+
+#define CORNER 8
+
+static void add_number(luaL_Buffer *b, const moe_tensor *t, int64_t i) {
+    lua_State *L = b->L;
+    char text[32];
+    push_element(L, t, i);
+    if (lua_isinteger(L, -1))
+        snprintf(text, sizeof text, "%8lld", (long long)lua_tointeger(L, -1));
+    else
+        snprintf(text, sizeof text, "%11.4g", lua_tonumber(L, -1));
+    lua_pop(L, 1);
+    luaL_addstring(b, text);
+}
+
+static void add_row(luaL_Buffer *b, const moe_tensor *t, int64_t first, int64_t columns) {
+    luaL_addstring(b, "\n ");
+    for (int64_t j = 0; j < columns && j < CORNER; j++) add_number(b, t, first + j);
+    if (columns > CORNER) luaL_addstring(b, "  ...");
+}
+
+static int tostring(lua_State *L) {
+    lmoe_box *box = to_box(L, 1);
+    if (!box || !box->tensor) {
+        lua_pushliteral(L, "Tensor (released)");
+        return 1;
+    }
+    const moe_tensor *t = box->tensor;
+    luaL_Buffer b;
+    luaL_buffinit(L, &b);
+    luaL_addstring(&b, "Tensor ");
+    luaL_addstring(&b, moe__dtype_name(t->dtype));
+    luaL_addstring(&b, " ");
+    luaL_addstring(&b, MOE_SHAPE(t));
+    int64_t columns = moe__last(t), rows = columns ? t->count / columns : 0;
+    for (int64_t i = 0; i < rows && i < CORNER; i++) add_row(&b, t, i * columns, columns);
+    if (rows > CORNER) luaL_addstring(&b, "\n  ...");
+    luaL_pushresult(&b);
+    return 1;
+}
+
+/* ---- gradients ------------------------------------------------------------------------------ */
+
+static int requires_grad(lua_State *L) {
+    moe_tensor *t = lmoe_checktensor(L, 1);
+    bool wanted = lua_isnoneornil(L, 2) || lua_toboolean(L, 2);
+    if (t->dtype != MOE_F32)
+        lmoe_raise(L, "requires_grad: only f32 tensors have gradients, not %s",
+                   moe__dtype_name(t->dtype));
+    if (t->node)
+        lmoe_raise(L, "requires_grad: the tensor %s is the result of an operation\n"
+                      "hint: x:detach() makes a leaf of it", MOE_SHAPE(t));
+    t->requires_grad = wanted;
+    lua_settop(L, 1);
+    return 1;
+}
+
+static int tracks_grad(lua_State *L) {
+    const moe_tensor *t = lmoe_checktensor(L, 1);
+    lua_pushboolean(L, t->requires_grad || t->node);
+    return 1;
+}
+
+static int grad(lua_State *L) {
+    moe_tensor *t = lmoe_checktensor(L, 1);
+    if (!t->grad) {
+        lua_pushnil(L);
+        return 1;
+    }
+    return lmoe_pushtensor(L, t->grad);
+}
+
+static int zero_grad(lua_State *L) {
+    moe_tensor *t = lmoe_checktensor(L, 1);
+    moe_tensor_release(t->grad);
+    t->grad = NULL;
+    return 0;
+}
+
+static int backward(lua_State *L) {
+    lmoe_check(L, moe__backward(lmoe_checktensor(L, 1)));
+    return 0;
+}
+
+static int detach(lua_State *L) {
+    moe_tensor *t = lmoe_checktensor(L, 1);
+    lmoe_box *box = lmoe_newbox(L);
+    lmoe_check(L, moe__tensor_alias(t, true, &box->tensor));
+    return 1;
+}
+
+/* ---- copying and writing --------------------------------------------------------------------- */
+
+static moe_dtype check_dtype_name(lua_State *L, int arg, const char *what) {
+    const char *name = luaL_checkstring(L, arg);
+    for (int d = 0; d < MOE_DTYPE_COUNT; d++)
+        if (strcmp(name, moe__dtype_name((moe_dtype)d)) == 0) return (moe_dtype)d;
+    lmoe_raise(L, "%s: unknown element type \"%s\"\nhint: f32, i32, bf16 or f16", what, name);
+    return MOE_F32;
+}
+
+/* A contiguous copy outside the tape. */
+static int clone(lua_State *L) {
+    moe_tensor *t = lmoe_checktensor(L, 1);
+    lmoe_box *box = lmoe_newbox(L);
+    size_t live = moe_memory(t->ctx).live;
+    lmoe_check(L, moe__tensor_like(t, &box->tensor));
+    moe__copy_strided(t, box->tensor);
+    lmoe_charge(L, live);
+    return 1;
+}
+
+static int to(lua_State *L) {
+    moe_tensor *t = lmoe_checktensor(L, 1);
+    moe_dtype wanted = check_dtype_name(L, 2, "to");
+    if (t->dtype == wanted) {
+        lua_settop(L, 1);
+        return 1;
+    }
+    if (!moe_tensor_contiguous(t)) {
+        lua_settop(L, 1);
+        clone(L);
+        lua_replace(L, 1);
+        t = lmoe_checktensor(L, 1);
+    }
+    lmoe_box *box = lmoe_newbox(L);
+    lmoe_check(L, moe_tensor_new(t->ctx, wanted, t->ndim, t->shape, &box->tensor));
+    moe__convert(t->dtype, moe_tensor_data(t), wanted, moe_tensor_data(box->tensor), t->count);
+    return 1;
+}
+
+static int fill(lua_State *L) {
+    moe_tensor *t = lmoe_checktensor(L, 1);
+    lmoe_check(L, moe__fill(t, luaL_checknumber(L, 2)));
+    lua_settop(L, 1);
+    return 1;
+}
+
+static int copy(lua_State *L) {
+    moe_tensor *t = lmoe_checktensor(L, 1);
+    lmoe_check(L, moe__copy_into(t, lmoe_checktensor(L, 2)));
+    lua_settop(L, 1);
+    return 1;
+}
+
+/* ---- operators: the ops of the same meaning -------------------------------------------------- */
+
+static int operate(lua_State *L) {
+    int n = lua_gettop(L);
+    lua_getmetatable(L, lmoe_totensor(L, 1) ? 1 : 2);
+    lua_getfield(L, -1, "__index");
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_gettable(L, -2);
+    lua_replace(L, n + 1);
+    lua_settop(L, n + 1);
+    lua_insert(L, 1);
+    bool unary = lua_toboolean(L, lua_upvalueindex(2));
+    lua_settop(L, unary ? 2 : 3);
+    lua_call(L, unary ? 1 : 2, 1);
+    return 1;
+}
+
+static void add_operators(lua_State *L) {
+    static const char *const names[][2] = {{"__add", "add"}, {"__sub", "sub"}, {"__mul", "mul"},
+                                           {"__div", "div"}, {"__pow", "pow"}, {"__unm", "neg"}};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        lua_pushstring(L, names[i][1]);
+        lua_pushboolean(L, strcmp(names[i][1], "neg") == 0);
+        lua_pushcclosure(L, operate, 2);
+        lua_setfield(L, -2, names[i][0]);
+    }
+}
+
+void lmoe_open_tensor(lua_State *L) {
+    static const luaL_Reg functions[] = {
+        {"shape", shape}, {"size", size}, {"count", count}, {"dim", dim}, {"dtype", dtype},
+        {"is_contiguous", is_contiguous}, {"item", item}, {"totable", totable}, {"bytes", bytes},
+        {"requires_grad", requires_grad}, {"tracks_grad", tracks_grad}, {"grad", grad},
+        {"zero_grad", zero_grad}, {"backward", backward}, {"detach", detach}, {"clone", clone},
+        {"to", to}, {"fill_", fill}, {"copy_", copy}, {"free", free_tensor}, {NULL, NULL}};
+    luaL_newmetatable(L, LMOE_TENSOR);
+    lmoe_getstate(L)->tensor_type = lua_topointer(L, -1);
+    lua_pushcfunction(L, release);
+    lua_setfield(L, -2, "__gc");
+    lua_pushcfunction(L, release);
+    lua_setfield(L, -2, "__close");
+    lua_pushcfunction(L, tostring);
+    lua_setfield(L, -2, "__tostring");
+    lua_pushliteral(L, LMOE_TENSOR);
+    lua_setfield(L, -2, "__metatable");
+    add_operators(L);
+    luaL_newlib(L, functions);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, -3, "__index");
+    lua_remove(L, -2);
+}

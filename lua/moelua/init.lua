@@ -1,0 +1,5 @@
+-- init.lua: what require("moelua") returns.
+local core = require("moelua.core")
+local moe = {}
+for name, value in pairs(core) do moe[name] = value end
+return moe

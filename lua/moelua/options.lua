@@ -1,0 +1,147 @@
+-- options.lua: strict option tables for functions, and the way to the options of a recipe.
+--
+--   local opt = options.check("moe.train", given, {
+--     steps = { "integer", 400 },                         -- type, default
+--     schedule = { { "cosine", "linear" }, "cosine" },    -- one of these strings
+--     data = { "table", required = true },
+--     tokenizer = "string|table",                         -- optional, no default
+--   })
+--
+--   local opt, given = options {                          -- in a recipe: moe.options { ... }
+--     name = "btx", about = "Branch-Train-MiX",
+--     options = { { "steps", 400, "steps of the seed model" }, ... },
+--     presets = { smoke = { steps = 20 } },
+--   }
+
+local raise = require("moelua.core").raise
+
+local options = {}
+
+-- Optimal string alignment: insertions, deletions, substitutions and swaps of neighbours.
+local function distance(a, b)
+  local before, row = {}, {}
+  for j = 0, #b do row[j] = j end
+  for i = 1, #a do
+    local above = row
+    row = { [0] = i }
+    for j = 1, #b do
+      local same = a:byte(i) == b:byte(j)
+      row[j] = math.min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (same and 0 or 1))
+      local swapped = i > 1 and j > 1 and a:byte(i) == b:byte(j - 1) and a:byte(i - 1) == b:byte(j)
+      if swapped then row[j] = math.min(row[j], before[j - 2] + 1) end
+    end
+    before = above
+  end
+  return row[#b]
+end
+
+--- The candidate that `name` was probably meant to be: at most two typing errors away, and closer
+--- than a different word of that length would be. nil when there is none.
+---@param name string
+---@param candidates string[]
+---@return string?
+function options.nearest(name, candidates)
+  local best, least = nil, 3
+  for _, candidate in ipairs(candidates) do
+    local d = distance(name, candidate)
+    if d < least and d < math.max(#name, #candidate) / 2 then best, least = candidate, d end
+  end
+  return best
+end
+
+local function sorted_keys(t)
+  local keys = {}
+  for key in pairs(t) do keys[#keys + 1] = tostring(key) end
+  table.sort(keys)
+  return keys
+end
+
+--- The second line of a message about a name that is not known: "\nhint: ...".
+---@param name any what was written
+---@param candidates string[] what exists
+---@param prefix string? put before each candidate, as "--"
+---@return string
+function options.hint(name, candidates, prefix)
+  prefix = prefix or ""
+  local near = type(name) == "string" and options.nearest(name, candidates)
+  if near then return ("\nhint: did you mean '%s%s'?"):format(prefix, near) end
+  return "\nhint: known are " .. prefix .. table.concat(candidates, ", " .. prefix)
+end
+
+-- Whether the value has the type; returns it as that type wants it (10.0 becomes the integer 10).
+local function fits(value, kind)
+  if kind == "integer" then
+    local whole = math.type(value) and math.tointeger(value)
+    return whole ~= nil and whole ~= false, whole
+  end
+  return kind == "any" or type(value) == kind, value
+end
+
+-- The value as one of the kinds "a|b", or a message.
+local function convert(value, kinds)
+  for kind in kinds:gmatch("[^|]+") do
+    local ok, converted = fits(value, kind)
+    if ok then return converted end
+  end
+  local got = type(value) == "number" and tostring(value) or type(value)
+  return nil, ("%s expected, got %s"):format(kinds:gsub("|", " or "), got)
+end
+
+-- The value, when it is one of the strings.
+local function choose(where, name, value, choices)
+  for _, choice in ipairs(choices) do
+    if value == choice then return value end
+  end
+  raise("%s: option '%s' is %s: unknown%s", where, name,
+    type(value) == "string" and ("'%s'"):format(value) or "a " .. type(value),
+    options.hint(value, choices))
+end
+
+local function check_one(where, name, value, rule)
+  if type(rule) == "string" then rule = { rule } end
+  local kind = rule[1]
+  if value == nil then
+    if rule.required then
+      raise("%s: option '%s' is missing: %s expected", where, name,
+        type(kind) == "table" and "one of " .. table.concat(kind, ", ") or kind)
+    end
+    return rule[2]
+  end
+  if type(kind) == "table" then return choose(where, name, value, kind) end
+  local converted, message = convert(value, kind)
+  if message then raise("%s: option '%s' has the wrong type: %s", where, name, message) end
+  return converted
+end
+
+--- Checks a table of options against its declaration. Raises on an unknown name, a wrong type or
+--- a missing required option.
+---@param where string the function that was called, for messages
+---@param given table? as the caller wrote it; not changed
+---@param declared table name -> { type, default, required = true } or just the type; a type is
+---  "number", "integer", "string", "boolean", "table", "function", "userdata" or "any", several
+---  joined with "|", or a list of accepted strings
+---@return table options with the defaults filled in
+function options.check(where, given, declared)
+  if given ~= nil and type(given) ~= "table" then
+    raise("%s: options are not a table: table expected, got %s", where, type(given))
+  end
+  given = given or {}
+  for key in pairs(given) do
+    if declared[key] == nil then
+      raise("%s: unknown option '%s'%s", where, tostring(key),
+        options.hint(key, sorted_keys(declared)))
+    end
+  end
+  local result = {}
+  for name, rule in pairs(declared) do
+    result[name] = check_one(where, name, given[name], rule)
+  end
+  return result
+end
+
+--- Reads the command line of a recipe, see arguments.lua: the module itself is callable.
+return setmetatable(options, {
+  __call = function(_, declaration)
+    return require("moelua.arguments").read(declaration)
+  end,
+})

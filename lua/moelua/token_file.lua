@@ -1,0 +1,141 @@
+-- token_file.lua: documents become a token file, a safetensors file with
+--
+--   ids      U16 or U32, [tokens]       the documents, one after another
+--   docs     I64, [documents + 1]       where each begins, and where the last ends
+--   split    U8, [documents]            0 test, 1 validation, 2 train
+--
+-- and in the metadata the tokenizer, the size of its vocabulary, the sources and the options.
+
+local core = require("moelua.core")
+local sources = require("moelua.sources")
+
+local token_file = {
+  -- Changes when the same sources begin to give other documents.
+  FORMAT = "moelua-tokens 1",
+}
+
+-- Reads files by number and remembers the last: one large file is then read once.
+local function reader(files)
+  local last, text
+  return function(i)
+    if i ~= last then
+      local message, code
+      last, text = nil, nil
+      text, message, code = sources.read(files[i])
+      if not text then return nil, message, code end
+      last = i
+    end
+    return text
+  end
+end
+
+-- The documents of all files in order, each { file, first, last, hash, split }, without exact
+-- duplicates; and how many of those there were.
+local function find_documents(files, read)
+  local documents, seen, duplicates = {}, {}, 0
+  for i in ipairs(files) do
+    local text, message, code = read(i)
+    if not text then return nil, message, code end
+    for _, document in ipairs(core.text.documents(text)) do
+      local key = ("%x:%d"):format(document.hash, document.last - document.first)
+      if seen[key] then
+        duplicates = duplicates + 1
+      else
+        seen[key], document.file = true, i
+        documents[#documents + 1] = document
+      end
+    end
+  end
+  return documents, duplicates
+end
+
+local function size_of(document) return document.last - document.first + 1 end
+
+local function by_split(documents)
+  local lists = {}
+  for _, document in ipairs(documents) do
+    local list = lists[document.split] or { bytes = 0 }
+    lists[document.split] = list
+    list.bytes = list.bytes + size_of(document)
+    list[#list + 1] = document
+  end
+  return lists
+end
+
+-- Marks documents of one split, evenly spaced, that together have at most `share` of its bytes;
+-- the middle one when none is that small. Each document adds its share to an account and is kept
+-- when the account can pay for it.
+local function keep_share(list, share)
+  local account, kept = 0, 0
+  for _, document in ipairs(list) do
+    local size = size_of(document)
+    account = account + size * share
+    document.kept = account >= size
+    if document.kept then account, kept = account - size, kept + 1 end
+  end
+  if kept == 0 then list[(#list + 1) // 2].kept = true end
+end
+
+-- Whole documents up to the cap, with the proportions of the splits. Each split keeps at least one
+-- document, so that a very small cap can be exceeded.
+local function select(documents, max_bytes)
+  local total = 0
+  for _, document in ipairs(documents) do total = total + size_of(document) end
+  if not max_bytes or total <= max_bytes then return documents end
+  for _, list in pairs(by_split(documents)) do keep_share(list, max_bytes / total) end
+  local kept = {}
+  for _, document in ipairs(documents) do
+    if document.kept then kept[#kept + 1] = document end
+  end
+  return kept
+end
+
+local split_code = { test = 0, validation = 1, train = 2 }
+
+-- The three tensors: ids, and where they begin and in which split they are, per document.
+local function pack(documents, tok, read, files)
+  local ids, docs, split, at = {}, { ("<i8"):pack(0) }, {}, 0
+  for i, document in ipairs(documents) do
+    local text, message, code = read(document.file)
+    if not text then return nil, message, code end
+    if document.last > #text then
+      return nil, ("corpus: changed while it was read: %s"):format(files[document.file]), "io"
+    end
+    local packed, count = tok:pack(text, document.first, document.last)
+    at = at + count
+    ids[i], docs[i + 1] = packed, ("<i8"):pack(at)
+    split[i] = string.char(split_code[document.split])
+  end
+  return {
+    ids = { dtype = tok.vocab <= 65536 and "U16" or "U32", shape = { at },
+      data = table.concat(ids) },
+    docs = { dtype = "I64", shape = { #documents + 1 }, data = table.concat(docs) },
+    split = { dtype = "U8", shape = { #documents }, data = table.concat(split) },
+  }
+end
+
+--- Makes the token file of some files.
+---@param path string where to write it
+---@param files string[] in the order of the documents
+---@param tok moelua.Tokenizer
+---@param max_bytes integer? cap, see moe.data.corpus
+---@param metadata table<string, string>
+---@return true? ok
+---@return string? message
+---@return string? code
+function token_file.write(path, files, tok, max_bytes, metadata)
+  local read = reader(files)
+  local documents, duplicates, code = find_documents(files, read)
+  if not documents then return nil, duplicates, code end
+  if #documents == 0 then
+    return nil, ("corpus: there is no text: %d files hold none, the first is %s"):format(#files,
+      files[1]), "format"
+  end
+  metadata.duplicates = tostring(duplicates)
+  local tensors, message
+  tensors, message, code = pack(select(documents, max_bytes), tok, read, files)
+  if not tensors then return nil, message, code end
+  return core.checkpoint.save(path, tensors, metadata)
+end
+
+return token_file

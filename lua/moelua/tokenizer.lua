@@ -1,0 +1,222 @@
+-- tokenizer.lua: text to token ids and back. The byte tokenizer has one id per byte, 0 to 255.
+--
+--   local tok = moe.tokenizer.bytes()
+--   tok:encode("ab")            -- { 97, 98 }
+--   tok:decode({ 97, 98 })      -- "ab"
+--   tok:save("model")           -- tokenizer.json and tokenizer_config.json
+--
+-- On disk it is a Hugging Face tokenizer: byte-level BPE with the 256 symbols of GPT-2's alphabet
+-- as vocabulary, without merges, each byte's symbol with the byte as id.
+
+local core = require("moelua.core")
+local json, raise, system = core.json, core.raise, core.system
+
+local tokenizer = {}
+
+---@class moelua.Tokenizer
+---@field name string
+---@field vocab integer how many ids there are
+local Bytes = { name = "bytes", vocab = 256 }
+Bytes.__index = Bytes
+Bytes.__name = "moelua.Tokenizer"
+
+-- ---- bytes --------------------------------------------------------------------------------------
+
+-- string.byte and string.char put everything on the stack at once, so texts go through in parts.
+local PART = 4096
+
+--- The ids of a text.
+---@param text string any bytes, NUL included
+---@return integer[]
+function Bytes.encode(_, text)
+  if type(text) ~= "string" then raise("encode: text must be a string: got %s", type(text)) end
+  local ids = {}
+  for first = 1, #text, PART do
+    local part = { text:byte(first, first + PART - 1) }
+    table.move(part, 1, #part, first, ids)
+  end
+  return ids
+end
+
+local function check_ids(ids)
+  for i, id in ipairs(ids) do
+    if math.type(id) ~= "integer" or id < 0 or id > 255 then
+      raise("decode: id %d is no byte: %s is not in 0 to 255", i, tostring(id))
+    end
+  end
+end
+
+--- The text of ids.
+---@param ids integer[]|moelua.Tensor a list, or an i32 tensor of one dimension
+---@return string
+function Bytes.decode(_, ids)
+  if type(ids) == "userdata" then ids = ids:totable() end
+  if type(ids) ~= "table" then
+    raise("decode: ids must be a list or a tensor: got %s", type(ids))
+  end
+  check_ids(ids)
+  local parts = {}
+  for first = 1, #ids, PART do
+    parts[#parts + 1] = string.char(table.unpack(ids, first, math.min(first + PART - 1, #ids)))
+  end
+  return table.concat(parts)
+end
+
+--- The ids of bytes `first` to `last` as 16-bit little-endian numbers, and how many they are:
+--- what a token file holds.
+---@return string packed
+---@return integer count
+function Bytes.pack(_, text, first, last)
+  local packed = core.text.pack_bytes(text, first, last)
+  return packed, #packed // 2
+end
+
+-- ---- files --------------------------------------------------------------------------------------
+
+-- GPT-2's alphabet: printable Latin-1 stands for itself, the other 68 bytes for U+0100 onwards.
+local function is_printable(byte)
+  return byte >= 0x21 and byte <= 0x7E or byte >= 0xA1 and byte ~= 0xAD
+end
+
+local function alphabet()
+  local vocab, others = {}, 0
+  for byte = 0, 255 do
+    local code = byte
+    if not is_printable(byte) then
+      code = 0x100 + others
+      others = others + 1
+    end
+    vocab[utf8.char(code)] = byte
+  end
+  return vocab
+end
+
+local function byte_level(add_prefix_space, use_regex)
+  return { type = "ByteLevel", add_prefix_space = add_prefix_space, trim_offsets = true,
+    use_regex = use_regex }
+end
+
+local function tokenizer_table()
+  return {
+    version = "1.0", truncation = json.null, padding = json.null, added_tokens = json.array({}),
+    normalizer = json.null, post_processor = json.null,
+    pre_tokenizer = byte_level(false, false),
+    decoder = byte_level(false, false),
+    model = {
+      type = "BPE", dropout = json.null, unk_token = json.null,
+      continuing_subword_prefix = json.null, end_of_word_suffix = json.null,
+      fuse_unk = false, byte_fallback = false, ignore_merges = false,
+      vocab = alphabet(), merges = json.array({}),
+    },
+  }
+end
+
+--- The files of the tokenizer in a model directory: name -> content.
+---@return table<string, string>
+function Bytes.files(_)
+  return {
+    ["tokenizer.json"] = json.encode(tokenizer_table(), { indent = 2 }) .. "\n",
+    ["tokenizer_config.json"] = json.encode({
+      tokenizer_class = "PreTrainedTokenizerFast",
+      add_bos_token = false, add_eos_token = false, clean_up_tokenization_spaces = false,
+    }, { indent = 2 }) .. "\n",
+  }
+end
+
+--- Writes the tokenizer into a model directory that exists.
+---@param folder string
+---@return true? ok
+---@return string? message
+---@return string? code
+function Bytes:save(folder)
+  for _, name in ipairs({ "tokenizer.json", "tokenizer_config.json" }) do
+    local ok, message, code = system.write(folder .. "/" .. name, self:files()[name])
+    if not ok then return nil, message, code end
+  end
+  return true
+end
+
+--- The byte tokenizer.
+---@return moelua.Tokenizer
+function tokenizer.bytes()
+  return setmetatable({}, Bytes)
+end
+
+local function is_tokenizer(value)
+  return type(value) == "table" and type(value.encode) == "function"
+    and type(value.decode) == "function" and type(value.pack) == "function"
+    and math.type(value.vocab) == "integer"
+end
+
+--- The tokenizer that an option names: "bytes", or a tokenizer itself.
+---@param where string the function that was called, for messages
+function tokenizer.resolve(where, value)
+  if value == "bytes" then return tokenizer.bytes() end
+  if is_tokenizer(value) then return value end
+  local got = type(value) == "string" and ("%q"):format(value) or "a " .. type(value)
+  raise("%s: there is no tokenizer %s\nhint: \"bytes\", or what moe.tokenizer.open returned",
+    where, got)
+end
+
+-- ---- reading ------------------------------------------------------------------------------------
+
+local function is_empty(value)
+  return value == nil or value == json.null or type(value) == "table" and next(value) == nil
+end
+
+local function is_byte_level(value, prefix_matters)
+  return type(value) == "table" and value.type == "ByteLevel"
+    and not (prefix_matters and value.add_prefix_space)
+end
+
+local function same_vocabulary(vocab)
+  if type(vocab) ~= "table" then return false end
+  local bytes, count = alphabet(), 0
+  for symbol, id in pairs(vocab) do
+    if bytes[symbol] ~= id then return false end
+    count = count + 1
+  end
+  return count == 256
+end
+
+-- Why a tokenizer.json is not the byte tokenizer; nil when it is.
+local function difference(file)
+  local model = file.model
+  if type(model) ~= "table" or model.type ~= "BPE" then
+    return ("model type is %s"):format(tostring(type(model) == "table" and model.type or model))
+  end
+  if not is_empty(model.merges) then return ("it has %d merges"):format(#model.merges) end
+  if not same_vocabulary(model.vocab) then return "its vocabulary is not the 256 bytes" end
+  if not is_empty(file.added_tokens) then return "it has added tokens" end
+  if not is_empty(file.normalizer) then return "it has a normalizer" end
+  if not is_byte_level(file.pre_tokenizer, true) or not is_byte_level(file.decoder) then
+    return "it is not byte-level"
+  end
+  return nil
+end
+
+--- Opens a tokenizer.json, or that of a model directory. Only the byte tokenizer is supported;
+--- another kind gives nil, message, "unsupported".
+---@param path string
+---@return moelua.Tokenizer? tokenizer
+---@return string? message
+---@return string? code
+function tokenizer.open(path)
+  if type(path) ~= "string" then
+    raise("tokenizer.open: path must be a string: got %s", type(path))
+  end
+  local inside = path .. "/tokenizer.json"
+  if system.exists(inside) then path = inside end
+  local text, message, code = system.read(path)
+  if not text then return nil, message, code end
+  local file, reason = json.decode(text)
+  if type(file) ~= "table" then
+    return nil, ("tokenizer.open: %s: %s"):format(path, reason or "no JSON object"), "format"
+  end
+  local other = difference(file)
+  if not other then return tokenizer.bytes() end
+  return nil, ("tokenizer.open: %s: only the byte tokenizer is supported: %s"):format(path, other),
+    "unsupported"
+end
+
+return tokenizer
