@@ -5,7 +5,8 @@ static moe_status infer(moe_call *c) {
     moe_status s = moe__reduce_infer(c, MOE_I32);
     if (!s) s = moe__reduce_nonempty(c, "largest element");
     if (!s && moe__reduce_axis(c).len > INT32_MAX)
-        return MOE_REJECT(c, MOE_ESHAPE, "positions in %s do not fit into i32", MOE_SHAPE(c->in[0]));
+        return MOE_REJECT(c, MOE_ESHAPE, "positions in %s do not fit into i32",
+                          MOE_SHAPE(c->in[0]));
     return s;
 }
 
@@ -16,6 +17,6 @@ static moe_status forward(moe_call *c) {
 
 MOE_OP(argmax,
     .sig = "x:tensor, dim:dim?, keepdim:bool=false -> itensor",
-    .doc = "Position (from 0) of the largest element along `dim`, or in row-major order of all; the "
-           "first of equals, NaN before everything.",
+    .doc = "Position (from 0) of the largest element along `dim`, or in row-major order of all; "
+           "the first of equals, NaN before everything.",
     .infer = infer, .forward = forward);

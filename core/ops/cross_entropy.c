@@ -99,8 +99,8 @@ static moe_status backward(moe_call *c) {
 
 MOE_OP(cross_entropy,
     .sig = "logits:tensor, targets:itensor, ignore:int=-1 -> tensor",
-    .doc = "Mean of -log softmax(logits)[target]: logits [N x V], targets [N]; rows whose target is "
-           "`ignore` do not count.",
+    .doc = "Mean of -log softmax(logits)[target]: logits [N x V], targets [N]; rows whose target "
+           "is `ignore` do not count.",
     .sample = "randn(3, 5), ids({4, 0, 2}) | randn(4, 3), ids({1, -1, 2, -1})",
     .saves = MOE_IN(0) | MOE_IN(1),
     .infer = infer, .forward = forward, .backward = backward);

@@ -22,6 +22,7 @@ static moe_status backward(moe_call *c) {
 MOE_OP(div,
     .sig = "a:operand, b:operand -> tensor",
     .doc = "a / b, element by element, broadcast like NumPy.",
-    .sample = "randn(3, 5), rand(0.5, 2, 3, 5) | randn(2, 1, 4), rand(0.5, 2, 3, 1) | randn(4), 2 | 2, rand(0.5, 2, 4)",
+    .sample = "randn(3, 5), rand(0.5, 2, 3, 5) | randn(2, 1, 4), rand(0.5, 2, 3, 1) | "
+              "randn(4), 2 | 2, rand(0.5, 2, 4)",
     .flags = MOE_LAZY_GRAD, .saves = MOE_IN(0) | MOE_IN(1),
     .infer = moe__binary_infer, .forward = forward, .backward = backward);

@@ -5,7 +5,8 @@ static moe_status infer(moe_call *c) {
     moe_status s = moe__reduce_infer(c, MOE_F32);
     if (!s) s = moe__reduce_nonempty(c, "largest element");
     if (!s && moe__reduce_axis(c).len > INT32_MAX)
-        return MOE_REJECT(c, MOE_ESHAPE, "positions in %s do not fit into i32", MOE_SHAPE(c->in[0]));
+        return MOE_REJECT(c, MOE_ESHAPE, "positions in %s do not fit into i32",
+                          MOE_SHAPE(c->in[0]));
     if (!s) moe__keep(c, 0, MOE_I32, c->out_desc[0].ndim, c->out_desc[0].shape);
     return s;
 }

@@ -19,6 +19,7 @@ static moe_status backward(moe_call *c) {
 MOE_OP(mul,
     .sig = "a:operand, b:operand -> tensor",
     .doc = "a * b, element by element, broadcast like NumPy.",
-    .sample = "randn(3, 5), randn(3, 5) | randn(2, 1, 4), randn(3, 1) | randn(4), 2 | randn(3, 1), randn(3, 4)",
+    .sample = "randn(3, 5), randn(3, 5) | randn(2, 1, 4), randn(3, 1) | randn(4), 2 | "
+              "randn(3, 1), randn(3, 4)",
     .flags = MOE_LAZY_GRAD, .saves = MOE_IN(0) | MOE_IN(1),
     .infer = moe__binary_infer, .forward = forward, .backward = backward);

@@ -171,7 +171,8 @@ static void argmax_range(void *arg, int64_t begin, int64_t end) {
     int64_t inner = a->axis.inner, len = a->axis.len;
     for (int64_t i = begin; i < end; i++) {
         const moe_real *x = a->x + i / inner * len * inner + i % inner;
-        int64_t best = inner == 1 ? first_largest(a->k, len, x) : first_largest_apart(len, inner, x);
+        int64_t best =
+            inner == 1 ? first_largest(a->k, len, x) : first_largest_apart(len, inner, x);
         if (a->best) a->best[i] = (int32_t)best;
         if (a->value) a->value[i] = x[best * inner];
     }

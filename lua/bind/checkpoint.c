@@ -122,9 +122,9 @@ static const moe_stored_tensor *find(lua_State *L, const char *function) {
     lua_pushfstring(L, "%s: %s: no tensor `%s`", function, push_path(L), name);
     lua_remove(L, -2);
     if (g.best.data) {
-        lua_pushliteral(L, "\nhint: did you mean `");
+        lua_pushliteral(L, "\nhint: did you mean '");
         push_slice(L, g.best);
-        lua_pushliteral(L, "`?");
+        lua_pushliteral(L, "'?");
         lua_concat(L, 4);
     }
     lua_pushliteral(L, "missing");

@@ -8,10 +8,16 @@
 #include "checkpoint.h"
 #include "system.h"
 
-/* Arguments of save, and what is put above them. */
-enum { PATH = 1, TENSORS, METADATA, OPTIONS, ANCHORS, ITEMS, PAIRS, SIZES };
+/* Arguments of save, and what it puts above them. */
+enum { PATH = 1, TENSORS, METADATA, OPTIONS, ANCHORS, ITEMS, PAIRS };
 
-static const char *name_of(lua_State *L, int at) { return luaL_tolstring(L, at, NULL); }
+/* What the anchors hold for each entry, so that no pointer of the plan outlives its value. */
+enum { NAME, VALUE, SIZES, KEPT };
+
+/* Keeps the value on top of the stack until save returns, and pops it. */
+static void keep(lua_State *L, size_t entry, int what) {
+    lua_rawseti(L, ANCHORS, (lua_Integer)entry * KEPT + what + 1);
+}
 
 static moe_slice slice_at(lua_State *L, int at) {
     moe_slice text;
@@ -20,69 +26,59 @@ static moe_slice slice_at(lua_State *L, int at) {
 }
 
 /* How tensors of floats will be written: MOE_STORED_COUNT means as they are. */
-static moe_stored float_type(lua_State *L, int arg) {
+static moe_stored float_type(lua_State *L, int arg, const char *function) {
     static const struct {
         const char *name;
         moe_stored type;
     } choice[] = {{"f32", MOE_STORED_F32}, {"bf16", MOE_STORED_BF16}, {"f16", MOE_STORED_F16}};
     if (lua_isnoneornil(L, arg)) return MOE_STORED_COUNT;
-    const char *name = lmoe_check_text(L, arg, "save", "dtype", NULL);
+    const char *name = lmoe_check_text(L, arg, function, "dtype", NULL);
     for (size_t i = 0; i < sizeof choice / sizeof *choice; i++)
         if (strcmp(name, choice[i].name) == 0) return choice[i].type;
-    lmoe_raise(L, "save: dtype must be \"f32\", \"bf16\" or \"f16\", not \"%s\"", name);
+    lmoe_raise(L, "%s: dtype must be \"f32\", \"bf16\" or \"f16\", not \"%s\"", function, name);
     return MOE_STORED_COUNT;
 }
 
 static moe_stored type_for(const moe_tensor *t, moe_stored floats) {
-    bool whole = t->dtype == MOE_I32 || floats == MOE_STORED_COUNT;
-    return whole ? moe__stored_of(t->dtype) : floats;
+    bool unchanged = t->dtype == MOE_I32 || floats == MOE_STORED_COUNT;
+    return unchanged ? moe__stored_of(t->dtype) : floats;
 }
 
 /* ---- {dtype = "U8", shape = {...}, data = "..."} -------------------------------------------- */
 
-/* Pushes a field of the table on top of the stack, past metamethods. */
-static int push_field(lua_State *L, const char *field) {
+/* Pushes a field of the table at `table`, past metamethods; returns its type. */
+static int push_field(lua_State *L, int table, const char *field) {
     lua_pushstring(L, field);
-    return lua_rawget(L, -2);
+    return lua_rawget(L, table);
 }
 
-/* The sizes go where there is room for them. */
-static void read_shape(lua_State *L, const char *name, moe_stored_item *item, uint64_t *sizes) {
-    if (push_field(L, "shape") != LUA_TTABLE)
-        lmoe_raise(L, "save: the shape of `%s` must be a list, not %s", name, luaL_typename(L, -1));
+static void read_type(lua_State *L, int table, const char *name, moe_stored_item *item) {
+    bool text = push_field(L, table, "dtype") == LUA_TSTRING;
+    if (!text || !moe__stored_parse(slice_at(L, -1), &item->type))
+        lmoe_raise(L, "%s: dtype must be one like \"U8\", \"I64\" or \"BF16\", not %s", name,
+                   luaL_tolstring(L, -1, NULL));
+    lua_pop(L, 1);
+}
+
+/* Leaves the memory of the sizes on the stack. */
+static void read_shape(lua_State *L, int table, const char *name, moe_stored_item *item) {
+    if (push_field(L, table, "shape") != LUA_TTABLE)
+        lmoe_raise(L, "%s: shape must be a list, not %s", name, luaL_typename(L, -1));
     item->rank = lua_rawlen(L, -1);
     if (item->rank > MOE_STORED_MAX_DIMS)
-        lmoe_raise(L, "save: `%s` has %d dimensions, more than %d", name, (int)item->rank,
+        lmoe_raise(L, "%s: shape has %d dimensions, more than %d", name, (int)item->rank,
                    MOE_STORED_MAX_DIMS);
+    uint64_t *sizes = lua_newuserdatauv(L, (item->rank + 1) * sizeof *sizes, 0);
     for (size_t i = 0; i < item->rank; i++) {
-        lua_rawgeti(L, -1, (lua_Integer)i + 1);
+        lua_rawgeti(L, -2, (lua_Integer)i + 1);
         int whole;
         lua_Integer size = lua_tointegerx(L, -1, &whole);
         if (!whole || size < 0)
-            lmoe_raise(L, "save: the shape of `%s` holds %s", name, luaL_tolstring(L, -1, NULL));
+            lmoe_raise(L, "%s: shape holds %s, no size", name, luaL_tolstring(L, -1, NULL));
         sizes[i] = (uint64_t)size;
         lua_pop(L, 1);
     }
     item->shape = sizes;
-    lua_pop(L, 1);
-}
-
-static void read_type(lua_State *L, const char *name, moe_stored_item *item) {
-    bool text = push_field(L, "dtype") == LUA_TSTRING;
-    if (!text || !moe__stored_parse(slice_at(L, -1), &item->type))
-        lmoe_raise(L, "save: the dtype of `%s` must be one like \"U8\", \"I64\" or \"BF16\", not %s",
-                   name, luaL_tolstring(L, -1, NULL));
-    lua_pop(L, 1);
-}
-
-/* The table is on top of the stack; its data is pushed instead. */
-static void read_raw(lua_State *L, const char *name, moe_stored_item *item, uint64_t *sizes) {
-    read_type(L, name, item);
-    read_shape(L, name, item, sizes);
-    if (push_field(L, "data") != LUA_TSTRING)
-        lmoe_raise(L, "save: the data of `%s` must be a string, not %s", name,
-                   luaL_typename(L, -1));
-    item->data = slice_at(L, -1);
     lua_remove(L, -2);
 }
 
@@ -94,35 +90,120 @@ static size_t count_entries(lua_State *L, int table) {
     return n;
 }
 
-/* Keeps the value on top of the stack, which it pops, and the key below until save returns. */
-static void anchor(lua_State *L, size_t i) {
-    lua_rawseti(L, ANCHORS, 2 * (lua_Integer)i + 2);
-    lua_pushvalue(L, -1);
-    lua_rawseti(L, ANCHORS, 2 * (lua_Integer)i + 1);
-}
-
-static void check_name(lua_State *L, const char *what) {
+static void check_key(lua_State *L, const char *what) {
     if (lua_type(L, -2) != LUA_TSTRING)
-        lmoe_raise(L, "save: %s must be strings, not %s", what, name_of(L, -2));
+        lmoe_raise(L, "save: %s must be a string, not %s", what, luaL_tolstring(L, -2, NULL));
 }
 
-/* The sizes of raw entries lie in one block, a fixed number for each. */
-static uint64_t *new_sizes(lua_State *L, size_t n) {
-    return lua_newuserdatauv(L, (n + 1) * MOE_STORED_MAX_DIMS * sizeof(uint64_t), 0);
+/* The value on top of the stack, which it pops. Of a tensor only the type is looked at. */
+static void plan_value(lua_State *L, size_t i, moe_stored_item *item) {
+    const char *name = lua_pushfstring(L, "save: tensor `%s`", item->name.data);
+    int value = lua_gettop(L) - 1;
+    if (lua_type(L, value) == LUA_TTABLE) {
+        read_type(L, value, name, item);
+        read_shape(L, value, name, item);
+        keep(L, i, SIZES);
+        if (push_field(L, value, "data") != LUA_TSTRING)
+            lmoe_raise(L, "%s: data must be a string, not %s", name, luaL_typename(L, -1));
+        item->data = slice_at(L, -1);
+        lua_replace(L, value);
+    } else if (!luaL_testudata(L, value, LMOE_TENSOR))
+        lmoe_raise(L, "%s: a tensor or {dtype, shape, data} expected, got %s", name,
+                   luaL_typename(L, value));
+    lua_settop(L, value);
+    keep(L, i, VALUE);
 }
 
 static moe_stored_item *plan_items(lua_State *L, size_t n) {
     moe_stored_item *items = lua_newuserdatauv(L, (n + 1) * sizeof *items, 0);
-    lua_insert(L, ITEMS);
     size_t i = 0;
-    for (lua_pushnil(L); lua_next(L, TENSORS) && i < n; i++) {
-        check_name(L, "names of tensors");
+    for (lua_pushnil(L); i < n && lua_next(L, TENSORS); i++) {
+        check_key(L, "the name of a tensor");
         items[i] = (moe_stored_item){.name = slice_at(L, -2)};
-        if (lua_type(L, -1) == LUA_TTABLE) {
-            lua_rawgeti(L, SIZES, (lua_Integer)i + 1);
-            lua_pop(L, 1);
-        }
-        anchor(L, i);
+        lua_pushvalue(L, -2);
+        keep(L, i, NAME);
+        plan_value(L, i, &items[i]);
     }
+    lua_settop(L, ITEMS);
     return items;
+}
+
+/* Looks at the tensors when nothing allocates any more, which could run a finalizer that releases
+ * one of them. */
+static void resolve_tensors(lua_State *L, moe_stored_item *items, size_t n, moe_stored floats) {
+    for (size_t i = 0; i < n; i++) {
+        moe_stored_item *item = &items[i];
+        if (lua_rawgeti(L, ANCHORS, (lua_Integer)i * KEPT + VALUE + 1) == LUA_TUSERDATA) {
+            moe_tensor *t = lmoe_totensor(L, -1);
+            if (!t) lmoe_raise(L, "save: tensor `%s` was released", item->name.data);
+            item->tensor = t;
+            item->type = type_for(t, floats);
+            item->rank = (size_t)t->ndim;
+            item->shape = (const uint64_t *)t->shape;
+        }
+        lua_pop(L, 1);
+    }
+}
+
+static moe_stored_pair *plan_pairs(lua_State *L, size_t n) {
+    moe_stored_pair *pairs = lua_newuserdatauv(L, (n + 1) * sizeof *pairs, 0);
+    size_t i = 0;
+    for (lua_pushnil(L); i < n && lua_next(L, METADATA); i++) {
+        check_key(L, "a key of the metadata");
+        if (lua_type(L, -1) != LUA_TSTRING)
+            lmoe_raise(L, "save: metadata `%s` must be a string, not %s", lua_tostring(L, -2),
+                       luaL_typename(L, -1));
+        pairs[i] = (moe_stored_pair){slice_at(L, -2), slice_at(L, -1)};
+        lua_pop(L, 1);
+    }
+    lua_settop(L, PAIRS);
+    return pairs;
+}
+
+/* Reads the options table at argument 4, whose only field is dtype. */
+static moe_stored read_options(lua_State *L) {
+    if (lua_isnil(L, OPTIONS)) return MOE_STORED_COUNT;
+    if (!lua_istable(L, OPTIONS))
+        lmoe_raise(L, "save: options must be a table, not %s", luaL_typename(L, OPTIONS));
+    push_field(L, OPTIONS, "dtype");
+    moe_stored floats = float_type(L, -1, "save");
+    lua_pop(L, 1);
+    return floats;
+}
+
+int lmoe_checkpoint_save(lua_State *L) {
+    const char *path = lmoe_check_path(L, PATH, "save");
+    lua_settop(L, OPTIONS);
+    if (!lua_istable(L, TENSORS))
+        lmoe_raise(L, "save: tensors must be a table, not %s", luaL_typename(L, TENSORS));
+    if (!lua_isnil(L, METADATA) && !lua_istable(L, METADATA))
+        lmoe_raise(L, "save: metadata must be a table, not %s", luaL_typename(L, METADATA));
+    moe_stored floats = read_options(L);
+    size_t n = count_entries(L, TENSORS);
+    size_t npairs = lua_isnil(L, METADATA) ? 0 : count_entries(L, METADATA);
+    lua_createtable(L, (int)n * KEPT, 0);
+    moe_stored_item *items = plan_items(L, n);
+    moe_stored_pair *pairs = npairs ? plan_pairs(L, npairs) : NULL;
+    resolve_tensors(L, items, n, floats);
+    moe_status status = moe__safetensors_write(lmoe_ctx(L), path, items, n, pairs, npairs);
+    if (status != MOE_OK) return lmoe_checkpoint_fail(L, status);
+    return lmoe_succeed(L);
+}
+
+/* size(value, dtype): bytes and elements that a value of save's table will take in the file. */
+int lmoe_checkpoint_size(lua_State *L) {
+    moe_stored floats = float_type(L, 2, "size");
+    moe_tensor *t = lmoe_totensor(L, 1);
+    if (t) {
+        lua_pushinteger(L, t->count * moe__stored_bits(type_for(t, floats)) / 8);
+        lua_pushinteger(L, t->count);
+        return 2;
+    }
+    if (!lua_istable(L, 1)) lmoe_checktensor(L, 1);
+    moe_stored_item item = {0};
+    read_type(L, 1, "size", &item);
+    size_t bytes = push_field(L, 1, "data") == LUA_TSTRING ? slice_at(L, -1).size : 0;
+    lua_pushinteger(L, (lua_Integer)bytes);
+    lua_pushinteger(L, (lua_Integer)(bytes * 8 / (size_t)moe__stored_bits(item.type)));
+    return 2;
 }

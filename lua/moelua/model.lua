@@ -1,0 +1,191 @@
+-- model.lua: the Llama-family decoder, with dense and mixture layers in any pattern.
+--
+--   h = x + attention(norm(x));  y = h + ffn(norm(h));  logits = norm(y_last) head^T
+--
+-- The configuration is plain data: it is what config.json is made from (family.lua).
+
+local core = require("moelua.core")
+local nn = require("moelua.nn")
+local options = require("moelua.options")
+local router = require("moelua.router")
+
+local model = {}
+local raise = core.raise
+
+local need = { "integer", required = true }
+local declared = {
+  dim = need, layers = need, heads = need, vocab = need, context = need,
+  hidden = "integer",                   -- of dense layers; or say it in ffn
+  ffn = "table",                        -- one table for all layers, or a list of one per layer
+  kv_heads = "integer", head_dim = "integer",
+  rope_theta = { "number", 10000 }, norm_eps = { "number", 1e-5 },
+  tied = { "boolean", true },           -- the head is the embedding
+  std = { "number", 0.02 }, seed = { "integer", 1 },
+}
+local declared_ffn = {
+  kind = { { "dense", "moe" }, "dense" }, hidden = "integer", experts = "integer",
+  router = "table",
+}
+
+-- One layer's feed-forward options, complete.
+local function ffn_options(given, config)
+  local ffn = options.check("ffn", given, declared_ffn)
+  ffn.hidden = ffn.hidden or config.hidden
+  if not ffn.hidden then
+    raise("moe.model.new: the width of the feed-forward layers is missing\nhint: hidden = %d",
+      4 * config.dim)
+  end
+  if ffn.kind == "moe" then
+    if not ffn.experts then raise("moe.model.new: a moe layer needs experts = N") end
+    ffn.router = router.options(ffn.router)
+  elseif ffn.experts or ffn.router then
+    raise("moe.model.new: a dense layer has no experts and no router\nhint: kind = \"moe\"")
+  end
+  return ffn
+end
+
+-- `ffn` as a list with one table per layer.
+local function ffn_per_layer(config)
+  local given, list = config.ffn or {}, {}
+  if given[1] and #given ~= config.layers then
+    raise("moe.model.new: ffn lists %d layers, but the model has %d", #given, config.layers)
+  end
+  for i = 1, config.layers do list[i] = ffn_options(given[1] and given[i] or given, config) end
+  return list
+end
+
+local function check_config(given)
+  local config = options.check("moe.model.new", given, declared)
+  for _, name in ipairs({ "dim", "layers", "heads", "vocab", "context" }) do
+    if config[name] < 1 then
+      raise("moe.model.new: %s must be at least 1, not %d", name, config[name])
+    end
+  end
+  config.kv_heads = config.kv_heads or config.heads
+  if config.heads % config.kv_heads ~= 0 then
+    raise("moe.model.new: %d heads cannot share %d kv_heads", config.heads, config.kv_heads)
+  end
+  if not config.head_dim and config.dim % config.heads ~= 0 then
+    raise("moe.model.new: dim %d is not divisible by %d heads\nhint: or give head_dim",
+      config.dim, config.heads)
+  end
+  config.head_dim = config.head_dim or config.dim // config.heads
+  if config.head_dim % 2 ~= 0 then
+    raise("moe.model.new: head_dim must be even for rotary positions, not %d", config.head_dim)
+  end
+  config.ffn = ffn_per_layer(config)
+  config.hidden = nil
+  return config
+end
+
+--- One block: attention and feed-forward, each with its norm and residual.
+local Block = nn.layer_class("Block")
+Block.parts = { "attention_norm", "attention", "ffn_norm", "ffn" }
+
+function Block:init(config, number)
+  local name = ("layers.%d."):format(number)
+  local ffn = config.ffn[number + 1]
+  self.attention_norm = nn.RmsNorm(config.dim, config.norm_eps)
+  self.attention = nn.Attention({ dim = config.dim, heads = config.heads,
+    kv_heads = config.kv_heads, head_dim = config.head_dim, rope_theta = config.rope_theta,
+    seed = config.seed, std = config.std, name = name .. "attention." })
+  self.ffn_norm = nn.RmsNorm(config.dim, config.norm_eps)
+  local init = { dim = config.dim, hidden = ffn.hidden, seed = config.seed, std = config.std,
+    name = name .. "ffn." }
+  if ffn.kind == "moe" then init.experts, init.router = ffn.experts, ffn.router end
+  self.ffn = ffn.kind == "moe" and nn.MoE(init) or nn.FeedForward(init)
+end
+
+function Block:forward(x, how, cache)
+  local h = x + self.attention(self.attention_norm(x), cache)
+  local y, info = self.ffn(self.ffn_norm(h), how)
+  return h + y, info
+end
+
+local Model = nn.layer_class("Model")
+model.Model = Model
+
+function Model:init(config)
+  self.config = config
+  self.embedding = core.randn(config.vocab, config.dim,
+    { std = config.std, seed = config.seed, stream = "init.embedding" }):requires_grad()
+  self.layers = {}
+  for i = 1, config.layers do self.layers[i] = Block(config, i - 1) end
+  self.norm = nn.RmsNorm(config.dim, config.norm_eps)
+  self.head = not config.tied and core.randn(config.vocab, config.dim,
+    { std = config.std, seed = config.seed, stream = "init.head" }):requires_grad() or nil
+end
+
+--- {name, tensor} of every parameter, in the order of checkpoints.
+function Model:parameters()
+  local list = { { "embedding", self.embedding } }
+  for i, layer in ipairs(self.layers) do
+    for _, entry in ipairs(layer:parameters(("layers.%d."):format(i - 1))) do
+      list[#list + 1] = { (entry[1]:gsub("norm%.weight$", "norm")), entry[2] }
+    end
+  end
+  list[#list + 1] = { "norm", self.norm.weight }
+  if self.head then list[#list + 1] = { "head", self.head } end
+  return list
+end
+
+--- ids i32 [B x T] -> hidden states after the last norm [B x T x dim], and the infos of the
+--- mixture layers by layer number.
+function Model:forward(ids, how, cache)
+  local x, infos = self.embedding:embedding(ids), {}
+  for i, layer in ipairs(self.layers) do
+    x, infos[i] = layer(x, how, cache and cache[i])
+  end
+  return self.norm(x), infos
+end
+
+--- Mean cross-entropy in nats plus the auxiliary losses of the mixture layers (summed over layers,
+-- as in Branch-Train-MiX): ids and targets i32 [B x T], target -1 does not count.
+-- Returns the loss, and { nll = tensor, aux = tensor or nil, layers = infos }.
+function Model:loss(ids, targets, how)
+  local hidden, infos = self:forward(ids, how)
+  local nll = hidden:reshape(-1, self.config.dim)
+    :head_cross_entropy(self.head or self.embedding, targets:reshape(-1))
+  local loss, aux = nll, nil
+  for i = 1, self.config.layers do
+    local extra = infos[i] and infos[i].loss
+    if extra then
+      aux = aux and aux + extra or extra
+    end
+  end
+  if aux then loss = loss + aux end
+  return loss, { nll = nll, aux = aux, layers = infos }
+end
+
+--- Token ids (a list, or i32 [B x T]) -> logits f32 [T x vocab] ([B x T x vocab] for a batch).
+function Model:logits(ids, cache)
+  local list = type(ids) == "table"
+  if list then
+    if #ids == 0 then raise("logits: no token ids") end
+    ids = core.tensor({ ids }, "i32")
+  end
+  local hidden = self:forward(ids, { stats = false }, cache)
+  local logits = hidden:linear(self.head or self.embedding)
+  return list and logits:select(1, 1) or logits
+end
+
+--- Number of parameters, and of those that one token uses.
+function Model:count()
+  local total, active = 0, 0
+  for _, entry in ipairs(self:parameters()) do
+    local n = entry[2]:count()
+    total = total + n
+    local layer = entry[1]:match("^layers%.(%d+)%.ffn%.experts%.")
+    local ffn = layer and self.config.ffn[tonumber(layer) + 1]
+    active = active + (ffn and n // ffn.experts * ffn.router.k or n)
+  end
+  return total, active
+end
+
+--- A new model: options as in the README; see `declared` above for all of them.
+function model.new(given) return Model(check_config(given)) end
+
+--- The configuration with everything filled in, as model.new makes it.
+model.check_config = check_config
+
+return model

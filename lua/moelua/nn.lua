@@ -1,0 +1,201 @@
+-- nn.lua: layers. A layer is a table with parameters and a forward(self, x); calling it runs
+-- forward. Parameters are leaf tensors; `layer:parameters(prefix)` lists them as {name, tensor} in
+-- registration order, which is the order of checkpoints and optimizer state.
+
+local core = require("moelua.core")
+local class = require("moelua.class")
+local options = require("moelua.options")
+local router = require("moelua.router")
+
+local nn = {}
+local need = { "integer", required = true }
+
+-- A leaf of the given shape with N(0, std^2) entries. With `init.seed` the numbers come from the
+-- stream named after the parameter, so that they do not depend on the order of creation.
+local function weight(init, name, ...)
+  local shape = { ... }
+  shape[#shape + 1] = {
+    std = init.std or 0.02,
+    seed = init.seed,
+    stream = init.seed and ("init." .. (init.name or "") .. name) or nil,
+  }
+  return core.randn(table.unpack(shape)):requires_grad()
+end
+
+-- Options of a layer: its own, and how its parameters are initialised (see `weight`).
+local function check(where, given, declared)
+  declared.seed, declared.std, declared.name = "integer", { "number", 0.02 }, { "string", "" }
+  return options.check(where, given, declared)
+end
+
+-- Where the parameters of the part `name` draw from.
+local function inside(init, name)
+  return { seed = init.seed, std = init.std, name = (init.name or "") .. name .. "." }
+end
+
+local function layer_class(name)
+  local cls = class(name)
+  cls.__call = function(self, ...) return self:forward(...) end
+
+  -- Fields named in `self.own` are parameters, those in `self.parts` are layers.
+  function cls:parameters(prefix)
+    prefix = prefix or ""
+    local list = {}
+    for _, field in ipairs(self.own or {}) do
+      if self[field] then list[#list + 1] = { prefix .. field, self[field] } end
+    end
+    for _, field in ipairs(self.parts or {}) do
+      table.move(self[field]:parameters(prefix .. field .. "."), 1, 1000000, #list + 1, list)
+    end
+    return list
+  end
+  return cls
+end
+nn.layer_class, nn.weight = layer_class, weight
+
+--- y = x W^T (+ bias): x [.. x input] -> [.. x output].
+local Linear = layer_class("Linear")
+nn.Linear = Linear
+Linear.own = { "weight", "bias" }
+
+function Linear:init(input, output, opts)
+  opts = check("nn.Linear", opts, { bias = { "boolean", false } })
+  self.weight = weight(opts, "weight", output, input)
+  self.bias = opts.bias and core.zeros(output):requires_grad() or nil
+end
+
+function Linear:forward(x) return x:linear(self.weight, self.bias) end
+
+--- Rows of a table: ids i32 of any shape -> ids' shape x dim.
+local Embedding = layer_class("Embedding")
+nn.Embedding = Embedding
+Embedding.own = { "weight" }
+
+function Embedding:init(count, dim, opts)
+  opts = check("nn.Embedding", opts, {})
+  self.weight = weight(opts, "weight", count, dim)
+end
+
+function Embedding:forward(ids) return self.weight:embedding(ids) end
+
+--- Root-mean-square norm along the last dimension.
+local RmsNorm = layer_class("RmsNorm")
+nn.RmsNorm = RmsNorm
+RmsNorm.own = { "weight" }
+
+function RmsNorm:init(dim, eps)
+  self.weight, self.eps = core.ones(dim):requires_grad(), eps or 1e-5
+end
+
+function RmsNorm:forward(x) return x:rms_norm(self.weight, self.eps) end
+
+--- Causal grouped-query attention with rotary positions: x [B x T x dim] -> [B x T x dim].
+-- `cache` (a table with k, v [B x context x KV x D] and `used`) makes T the newest positions.
+local Attention = layer_class("Attention")
+nn.Attention = Attention
+Attention.own = { "q", "k", "v", "o" }
+
+function Attention:init(opts)
+  opts = check("nn.Attention", opts, { dim = need, heads = need, kv_heads = "integer",
+    head_dim = "integer", rope_theta = { "number", 10000 } })
+  self.heads, self.kv_heads = opts.heads, opts.kv_heads or opts.heads
+  self.head_dim = opts.head_dim or opts.dim // opts.heads
+  self.rope_theta = opts.rope_theta
+  local wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
+  self.q = weight(opts, "q", wide, opts.dim)
+  self.k = weight(opts, "k", narrow, opts.dim)
+  self.v = weight(opts, "v", narrow, opts.dim)
+  self.o = weight(opts, "o", opts.dim, wide)
+end
+
+-- Appends keys and values to the cache and returns all there are.
+local function remember(cache, k, v)
+  local first, T = cache.used + 1, k:size(2)
+  cache.k:narrow(2, first, T):copy_(k)
+  cache.v:narrow(2, first, T):copy_(v)
+  cache.used = cache.used + T
+  return cache.k:narrow(2, 1, cache.used), cache.v:narrow(2, 1, cache.used)
+end
+
+function Attention:forward(x, cache)
+  local B, T = x:size(1), x:size(2)
+  local past = cache and cache.used or 0
+  local q = x:linear(self.q):reshape(B, T, self.heads, self.head_dim):rope(self.rope_theta, past)
+  local k = x:linear(self.k):reshape(B, T, self.kv_heads, self.head_dim)
+    :rope(self.rope_theta, past)
+  local v = x:linear(self.v):reshape(B, T, self.kv_heads, self.head_dim)
+  if cache then k, v = remember(cache, k, v) end
+  return q:attention(k, v):reshape(B, T, self.heads * self.head_dim):linear(self.o)
+end
+
+--- Dense SwiGLU feed-forward: W2 (silu(W1 x) * W3 x); w1, w3 [hidden x dim], w2 [dim x hidden].
+local FeedForward = layer_class("FeedForward")
+nn.FeedForward = FeedForward
+FeedForward.own = { "w1", "w3", "w2" }
+
+function FeedForward:init(opts)
+  opts = check("nn.FeedForward", opts, { dim = need, hidden = need })
+  self.w1 = weight(opts, "w1", opts.hidden, opts.dim)
+  self.w3 = weight(opts, "w3", opts.hidden, opts.dim)
+  self.w2 = weight(opts, "w2", opts.dim, opts.hidden)
+end
+
+function FeedForward:forward(x)
+  return x:linear(self.w1):swiglu(x:linear(self.w3)):linear(self.w2)
+end
+
+--- A bank of SwiGLU experts: w1, w3 [E x hidden x dim], w2 [E x dim x hidden].
+local Experts = layer_class("Experts")
+nn.Experts = Experts
+Experts.own = { "w1", "w3", "w2" }
+
+function Experts:init(opts)
+  opts = check("nn.Experts", opts, { experts = need, dim = need, hidden = need })
+  local E = opts.experts
+  self.w1 = weight(opts, "w1", E, opts.hidden, opts.dim)
+  self.w3 = weight(opts, "w3", E, opts.hidden, opts.dim)
+  self.w2 = weight(opts, "w2", E, opts.dim, opts.hidden)
+end
+
+-- x [T x dim], gates and experts [T x k] -> [T x dim]
+function Experts:forward(x, gates, experts)
+  return x:moe_ffn(gates, experts, self.w1, self.w3, self.w2)
+end
+
+--- A mixture layer: y, info = layer(x) with x [.. x dim].
+-- info: loss (a tensor to add to the training loss, or nil), load (share of routed slots per
+-- expert), entropy (mean entropy of softmax(logits), nats), dropped (share of slots; dropless: 0),
+-- z (mean squared log-sum-exp). `stats = false` leaves the figures out.
+local MoE = layer_class("MoE")
+nn.MoE = MoE
+MoE.parts = { "router", "experts" }
+
+function MoE:init(opts)
+  opts = check("nn.MoE", opts, { dim = need, hidden = need, experts = need,
+    shared = { "integer", 0 }, router = "table" })
+  if opts.shared ~= 0 then
+    core.raise("nn.MoE: shared = %s: this layer has routed experts only\n" ..
+      "hint: leave shared out, or set it to 0", tostring(opts.shared))
+  end
+  self.router = router.new(opts.router or {}, { dim = opts.dim, experts = opts.experts,
+    init = inside(opts, "router") })
+  local init = inside(opts, "experts")
+  self.experts = Experts({ experts = opts.experts, dim = opts.dim, hidden = opts.hidden,
+    seed = init.seed, std = init.std, name = init.name })
+end
+
+function MoE:forward(x, how)
+  local shape = x:shape()
+  local flat = x:reshape(-1, shape[#shape])
+  local gates, experts, info = self.router:route(flat, how)
+  return self.experts(flat, gates, experts):reshape(table.unpack(shape)), info
+end
+
+--- All parameters of a layer or model, tensors only.
+function nn.tensors(layer)
+  local list = {}
+  for i, entry in ipairs(layer:parameters()) do list[i] = entry[2] end
+  return list
+end
+
+return nn

@@ -1,0 +1,80 @@
+-- router.lua: which experts a token goes to, with what weight, and the losses that keep the load
+-- even. The router computes in f32. Kinds: "topk".
+
+local core = require("moelua.core")
+local class = require("moelua.class")
+local options = require("moelua.options")
+
+local router = {}
+
+local Router = class("Router")
+router.Router = Router
+
+local declared = {
+  kind = { { "topk" }, "topk" },
+  k = { "integer", 2 },
+  gate = { { "selected", "all", "sigmoid" }, "selected" },  -- BTX, Mixtral; Switch; DeepSeek-V3
+  balance = "table",              -- { form = "btx" | "switch", coef = 0.01 }
+  z_loss = { "number", 0 },       -- coefficient of mean(logsumexp^2), ST-MoE eq. 5
+}
+local declared_balance = { form = { { "btx", "switch" }, "btx" }, coef = { "number", 0.01 } }
+
+--- The options of a router, complete and checked.
+function router.options(given)
+  local opts = options.check("router", given, declared)
+  if opts.balance then opts.balance = options.check("router.balance", opts.balance,
+    declared_balance) end
+  return opts
+end
+
+function router.new(given, where) return Router(given, where) end
+
+function Router:init(given, where)
+  self.opts = router.options(given)
+  self.count = where.experts
+  if self.opts.k < 1 or self.opts.k > where.experts then
+    core.raise("router: k must be 1 to the number of experts: %d of %d", self.opts.k,
+      where.experts)
+  end
+  local init = where.init or {}
+  self.weight = core.randn(where.experts, where.dim, { std = init.std or 0.02, seed = init.seed,
+    stream = init.seed and ("init." .. (init.name or "") .. "weight") or nil }):requires_grad()
+end
+
+function Router:parameters(prefix) return { { (prefix or ""):sub(1, -2), self.weight } } end
+
+local function add(a, b) return a and a + b or b end
+
+-- log-sum-exp per token [T x 1]: x - log_softmax(x) is the same in every column.
+local function log_sum_exp(logits) return (logits - logits:log_softmax(-1)):narrow(2, 1, 1) end
+
+local function auxiliary_loss(opts, logits, gates, experts)
+  local loss
+  if opts.balance and opts.balance.coef ~= 0 then
+    loss = logits:load_balance(gates, experts, opts.balance.form) * opts.balance.coef
+  end
+  if opts.z_loss ~= 0 then
+    local z = log_sum_exp(logits)
+    loss = add(loss, (z * z):mean() * opts.z_loss)
+  end
+  return loss
+end
+
+local function statistics(info, logits, experts, count)
+  local slots = experts:count()
+  info.load = (experts:bincount(count) / slots):totable()
+  local l = logits:detach()
+  info.entropy = -(l:softmax(-1) * l:log_softmax(-1)):sum(-1):mean():item()
+  info.dropped = 0
+end
+
+--- x [T x dim] -> gates [T x k], experts i32 [T x k], info.
+function Router:route(x, how)
+  local logits = x:linear(self.weight)
+  local gates, experts = logits:topk_route(self.opts.k, self.opts.gate)
+  local info = { loss = auxiliary_loss(self.opts, logits, gates, experts) }
+  if not how or how.stats ~= false then statistics(info, logits, experts, self.count) end
+  return gates, experts, info
+end
+
+return router
