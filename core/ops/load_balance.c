@@ -84,7 +84,7 @@ MOE_OP(load_balance,
     .doc = "Load-balancing loss N sum(u p) without its coefficient: logits [T x N], gates and 0-based "
            "experts [T x k]. \"btx\": u is the mean gate (balanced = 1); \"switch\": the share of "
            "tokens (balanced = k).",
-    .sample = "randn(4, 3), rand(4, 2), ids{{0, 1}, {2, 1}, {1, 0}, {0, 2}}"
-              " | randn(4, 3), rand(4, 2), ids{{0, 1}, {2, 1}, {1, 0}, {0, 2}}, 'switch'",
+    .sample = "randn(4, 3), rand(0.1, 1, 4, 2), ids{{0, 1}, {2, 1}, {1, 0}, {0, 2}}"
+              " | randn(4, 3), rand(0.1, 1, 4, 2), ids{{0, 1}, {2, 1}, {1, 0}, {0, 2}}, 'switch'",
     .saves = MOE_IN(EXPERTS),
     .infer = infer, .forward = forward, .backward = backward);

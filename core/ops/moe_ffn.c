@@ -294,7 +294,7 @@ MOE_OP(moe_ffn,
     .sig = "x:tensor, gates:tensor, experts:itensor, w1:tensor, w3:tensor, w2:tensor -> tensor",
     .doc = "SwiGLU experts over routed tokens, dropless: x [T x d], gates and 0-based experts [T x k], "
            "w1 and w3 [E x I x d], w2 [E x d x I] -> [T x d].",
-    .sample = "randn(5, 3), rand(5, 2), ids{{0, 1}, {1, 3}, {3, 0}, {1, 0}, {0, 3}}, randn(4, 2, 3),"
+    .sample = "randn(5, 3), rand(0.1, 1, 5, 2), ids{{0, 1}, {1, 3}, {3, 0}, {1, 0}, {0, 3}}, randn(4, 2, 3),"
               " randn(4, 2, 3), randn(4, 3, 2)",
     .saves = MOE_IN(X) | MOE_IN(GATES) | MOE_IN(EXPERTS) | MOE_IN(W1) | MOE_IN(W3) | MOE_IN(W2),
     .infer = infer, .forward = forward, .backward = backward);

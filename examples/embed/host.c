@@ -8,10 +8,9 @@
 #include <lauxlib.h>
 #include <lua.h>
 #include <moelua.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
+#include <threads.h>
 
 static moelua *m;
 
@@ -22,10 +21,11 @@ static void must(moelua_status status) {
 }
 
 /* Any thread may interrupt at any time. */
-static void *impatient(void *unused) {
-    usleep(100 * 1000);
+static int impatient(void *unused) {
+    (void)unused;
+    thrd_sleep(&(struct timespec){.tv_nsec = 100 * 1000 * 1000}, NULL);
     moelua_interrupt(m);
-    return unused;
+    return 0;
 }
 
 int main(void) {
@@ -52,10 +52,10 @@ int main(void) {
     must(moelua_set_tensor(m, "y", x));                   /* lend one */
     must(moelua_run_string(m, "assert(y:size(2) == 3)", "lent"));
 
-    pthread_t thread;                                     /* stop a script */
-    pthread_create(&thread, NULL, impatient, NULL);
+    thrd_t thread;                                        /* stop a script */
+    thrd_create(&thread, impatient, NULL);
     moelua_status status = moelua_run_string(m, "while true do end", "endless");
-    pthread_join(thread, NULL);
+    thrd_join(thread, NULL);
     printf("%s: %s\n", status == MOELUA_INTERRUPTED ? "stopped" : "odd", moelua_errmsg(m));
 
     moelua_close(m);                                      /* x stays valid ... */
