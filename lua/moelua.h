@@ -40,8 +40,8 @@ typedef enum moelua_status {
 /* Flags of the configuration. */
 enum {
     /* Scripts get no io, no modules from files, no loadfile or dofile, and only the clocks of os.
-     * This keeps careless scripts out of trouble; functions of moelua that read and write models
-     * still do. A hostile script belongs in a process of its own. */
+     * This keeps careless scripts out of trouble; tensor files can still be read and written. A
+     * hostile script belongs in a process of its own. */
     MOELUA_NO_IO = 1,
     /* moelua_interrupt() also stops Lua code that calls no tensor operation when it comes from
      * another thread. A count hook watches for it, which halves the speed of plain Lua loops;

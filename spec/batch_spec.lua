@@ -76,7 +76,8 @@ describe("batch", function()
     assert.equal(99, windows)
     local phases = {}
     for epoch = 0, 7 do
-      local list = draws(corpus, epoch * windows, windows)
+      local opt = { batch = windows, context = 10, draw = epoch * windows }
+      local list = starts((corpus:batch(opt)))
       local sorted = table.move(list, 1, #list, 1, {})
       table.sort(sorted)
       for i = 2, #sorted do assert.equal(sorted[1] + 10 * (i - 1), sorted[i]) end
@@ -92,7 +93,7 @@ describe("batch", function()
   it("orders epochs differently", function()
     local corpus = counting(1009)
     local function order(epoch)
-      local list = draws(corpus, epoch * 99, 99)
+      local list = starts((corpus:batch { batch = 99, context = 10, draw = epoch * 99 }))
       local first = math.min(table.unpack(list))
       for i = 1, 99 do list[i] = list[i] - first end
       return list
@@ -146,7 +147,7 @@ describe("batch", function()
     assert.equal(6, next_draw)
     local seen = {}
     corpus = counting(20)
-    for _, start in ipairs(draws(corpus, 0, 100)) do seen[start] = true end
+    for _, start in ipairs(draws(corpus, 0, 80)) do seen[start] = true end
     for start = 0, 9 do assert.is_true(seen[start]) end
     assert.is_nil(seen[10])
   end)
@@ -165,8 +166,11 @@ describe("batch", function()
     wrong({ batch = 0, context = 10 }, "batch: batch must be a whole number from 1 on: got 0")
     wrong({ batch = 1, context = 10, draw = -1 },
       "batch: draw must be a whole number from 0 on: got -1")
+    wrong({ batch = 1, context = 10, draw = math.maxinteger },
+      "batch: draw is too large: 9223372036854775807")
     wrong({ context = 10 }, "batch: option 'batch' is missing: integer expected")
-    wrong({ batch = 1, contxt = 10 }, "batch: unknown option 'contxt'\nhint: did you mean 'context'?")
+    wrong({ batch = 1, contxt = 10 },
+      "batch: unknown option 'contxt'\nhint: did you mean 'context'?")
     wrong({ batch = 1, context = 10, split = "trian" },
       "batch: option 'split' is 'trian': unknown\nhint: did you mean 'train'?")
     wrong({ batch = 1 << 40, context = 1 << 40 }, "batch: split \"train\" has 60 tokens: a " ..
@@ -183,6 +187,7 @@ describe("batch", function()
     assert.equal("corpus \"count\": split \"test\" has 10 tokens: a context of 10 needs 11\n" ..
       "hint: give the corpus more text, or use a shorter context", message)
     assert.equal("format", code)
+    misuse(function() corpus:check() end, "check: context must be an integer: got nil")
   end)
 end)
 

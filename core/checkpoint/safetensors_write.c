@@ -245,9 +245,7 @@ static moe_status put_tensor(moe_safetensors_writer *w, moe_tensor *t, moe_store
     size_t size = moe__dtype_size(t->dtype);
     if (moe__stored_of(t->dtype) == type && (size_t)moe__stored_bits(type) == 8 * size)
         return moe__output_write(w->output, moe_tensor_data(t), (size_t)t->count * size);
-    if (moe__stored_can_save(t->dtype, type)) return put_converted(w, t, type);
-    return moe__fail(w->ctx, MOE_EARG, "a tensor of %s cannot be written as %s",
-                     moe__dtype_name(t->dtype), moe__stored_name(type));
+    return put_converted(w, t, type);
 }
 
 static moe_status put_strided(moe_safetensors_writer *w, moe_tensor *t, moe_stored type) {
@@ -260,16 +258,31 @@ static moe_status put_strided(moe_safetensors_writer *w, moe_tensor *t, moe_stor
     return s;
 }
 
-moe_status moe__safetensors_put(moe_safetensors_writer *w, const moe_stored_item *item) {
+static bool same_shape(const moe_tensor *t, const moe_stored_item *item) {
+    if ((size_t)t->ndim != item->rank) return false;
+    for (int i = 0; i < t->ndim; i++)
+        if ((uint64_t)t->shape[i] != item->shape[i]) return false;
+    return true;
+}
+
+static moe_status put_data(moe_safetensors_writer *w, const moe_stored_item *item) {
     uint64_t bytes = bytes_of(item);
+    if (item->data.size == bytes) return moe__output_write(w->output, item->data.data, bytes);
+    return moe__fail(w->ctx, MOE_EARG, "tensor `%.*s` has %zu bytes of data, not the %llu of its "
+                     "shape and dtype (InvalidTensorView)", PART(item->name), item->data.size,
+                     (unsigned long long)bytes);
+}
+
+moe_status moe__safetensors_put(moe_safetensors_writer *w, const moe_stored_item *item) {
     moe_tensor *t = item->tensor;
-    uint64_t given = t ? (uint64_t)t->count * (uint64_t)moe__stored_bits(item->type) / 8
-                       : item->data.size;
-    if (given != bytes)
-        return moe__fail(w->ctx, MOE_EARG, "tensor `%.*s` has %llu bytes of data, not the %llu of "
-                         "its shape and dtype (InvalidTensorView)", PART(item->name),
-                         (unsigned long long)given, (unsigned long long)bytes);
-    if (!t) return moe__output_write(w->output, item->data.data, item->data.size);
+    if (!t) return put_data(w, item);
+    if (!same_shape(t, item))
+        return moe__fail(w->ctx, MOE_EARG, "tensor `%.*s` is %s, not of the shape that was planned",
+                         PART(item->name), MOE_SHAPE(t));
+    if (!moe__stored_can_save(t->dtype, item->type))
+        return moe__fail(w->ctx, MOE_EARG, "tensor `%.*s` is %s, which cannot be written as %s",
+                         PART(item->name), moe__dtype_name(t->dtype),
+                         moe__stored_name(item->type));
     return (moe_tensor_contiguous(t) ? put_tensor : put_strided)(w, t, item->type);
 }
 

@@ -24,9 +24,12 @@ static moe_status infer(moe_call *c) {
         if (!fits(first, c->in[i], dim))
             return MOE_REJECT(c, MOE_ESHAPE, "tensors 1 and %d differ in more than dimension %d: "
                               "%s and %s", i + 1, dim + 1, MOE_SHAPE(first), MOE_SHAPE(c->in[i]));
+        if (c->in[i]->dtype != first->dtype)
+            return MOE_REJECT(c, MOE_ETYPE, "tensors 1 and %d differ in type: %s and %s", i + 1,
+                              moe__dtype_name(first->dtype), moe__dtype_name(c->in[i]->dtype));
         shape[dim] += c->in[i]->shape[dim];
     }
-    moe__out(c, 0, MOE_F32, first->ndim, shape);
+    moe__out(c, 0, first->dtype, first->ndim, shape);
     return MOE_OK;
 }
 
@@ -35,7 +38,8 @@ static moe_status infer(moe_call *c) {
 typedef struct part {
     const moe_kernels *k;
     int64_t width, pitch;
-    moe_real *own, *joint;
+    size_t size;                /* bytes of an element */
+    char *own, *joint;
     bool back;
 } part;
 
@@ -44,38 +48,40 @@ static void part_range(void *arg, int64_t begin, int64_t end) {
     for (int64_t i = begin, n; i < end; i += n) {
         int64_t column = i % p->width;
         n = p->width - column < end - i ? p->width - column : end - i;
-        moe_real *joint = p->joint + i / p->width * p->pitch + column;
+        char *joint = p->joint + (size_t)(i / p->width * p->pitch + column) * p->size;
+        char *own = p->own + (size_t)i * p->size;
         if (p->back)
-            p->k->accumulate(n, joint, p->own + i);
+            p->k->accumulate(n, (moe_real *)(void *)joint, (moe_real *)(void *)own);
         else
-            memcpy(joint, p->own + i, sizeof *joint * (size_t)n);
+            memcpy(joint, own, p->size * (size_t)n);
     }
 }
 
-static void each_part(moe_call *c, moe_real *joint, bool back) {
+static void each_part(moe_call *c, char *joint, bool back) {
     int dim = moe__known_dim(c->in[0], c->arg[0].i);
     moe_axis whole = moe__axis(c->out[0], dim);
     for (int i = 0; i < c->nin; i++) {
         part p = {.k = c->ctx->kernels, .width = c->in[i]->shape[dim] * whole.inner,
-                  .pitch = whole.len * whole.inner, .joint = joint, .back = back};
-        p.own = back ? moe__grad(c, i) : moe__real(c->in[i]);
+                  .pitch = whole.len * whole.inner, .joint = joint, .back = back,
+                  .size = moe__dtype_size(c->in[0]->dtype)};
+        p.own = back ? (char *)moe__grad(c, i) : moe_tensor_data(c->in[i]);
         if (p.own) moe__parallel_range(c->ctx, c->in[i]->count, BLOCK, part_range, &p);
-        joint += p.width;
+        joint += (size_t)p.width * p.size;
     }
 }
 
 static moe_status forward(moe_call *c) {
-    each_part(c, moe__real(c->out[0]), false);
+    each_part(c, moe_tensor_data(c->out[0]), false);
     return MOE_OK;
 }
 
 static moe_status backward(moe_call *c) {
-    each_part(c, moe__real(c->dout[0]), true);
+    each_part(c, moe_tensor_data(c->dout[0]), true);
     return MOE_OK;
 }
 
 MOE_OP(concat,
     .sig = "xs:tensors, dim:dim=1 -> tensor",
-    .doc = "Joins a list of tensors along a dimension.",
+    .doc = "Joins a list of tensors of one type along a dimension.",
     .sample = "{randn(2, 3), randn(1, 3)} | {randn(2, 3), randn(2, 1), randn(2, 4)}, 2",
     .infer = infer, .forward = forward, .backward = backward);

@@ -31,6 +31,6 @@ static moe_status backward(moe_call *c) { return moe__view_backward(c, change); 
 MOE_OP(select,
     .sig = "x:any, dim:dim, position:index -> any",
     .doc = "The slice at one position of a dimension, which disappears; shares storage with x.",
-    .sample = "randn(3, 5), 2, 2 | randn(2, 3, 4), 1, -1 | randn(4), 3",
+    .sample = "randn(3, 5), 2, 2 | randn(2, 3, 4), 1, -1 | randn(4), 1, 3",
     .flags = MOE_VIEW | MOE_STRIDED,
     .infer = infer, .backward = backward);

@@ -49,8 +49,8 @@ moe_status moe__dim(moe_call *c, int64_t dim, const moe_tensor *x, int *out) {
 
 moe_status moe__rank(moe_call *c, const moe_tensor *x, const char *name, int ndim) {
     if (x->ndim == ndim) return MOE_OK;
-    return MOE_REJECT(c, MOE_ESHAPE, "%s must have %d dimensions, not %s", name, ndim,
-                      MOE_SHAPE(x));
+    return MOE_REJECT(c, MOE_ESHAPE, "%s must have %d dimension%s, not %s", name, ndim,
+                      ndim == 1 ? "" : "s", MOE_SHAPE(x));
 }
 
 moe_status moe__ids_below(moe_call *c, const moe_tensor *ids, int64_t bound, int64_t except,

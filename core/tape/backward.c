@@ -164,15 +164,18 @@ static int newest_first(const void *a, const void *b) {
     return x < y ? 1 : x > y ? -1 : 0;
 }
 
+static moe_status check_version(moe_node *n, const moe_tensor *t) {
+    if (!t || !t->storage || t->version == t->storage->version) return MOE_OK;
+    return moe__fail(n->ctx, MOE_EARG,
+                     "backward: the tensor %s that %s saved was overwritten since", MOE_SHAPE(t),
+                     n->call.op->name);
+}
+
 static moe_status check_versions(moe_node *n) {
-    for (int i = 0; i < n->call.nin; i++) {
-        const moe_tensor *t = n->call.in[i];
-        if (t && t->storage && t->version != t->storage->version)
-            return moe__fail(n->ctx, MOE_EARG,
-                             "backward: the tensor %s that %s saved was overwritten since",
-                             MOE_SHAPE(t), n->call.op->name);
-    }
-    return MOE_OK;
+    moe_status s = MOE_OK;
+    for (int i = 0; i < n->call.nin && !s; i++) s = check_version(n, n->call.in[i]);
+    for (int k = 0; k < n->call.nout && !s; k++) s = check_version(n, n->call.out[k]);
+    return s;
 }
 
 static void finish_grad(moe_tensor *g) {

@@ -10,7 +10,7 @@
  * record. forward and backward fail only for lack of memory.
  *
  * Signature: "x:tensor, dim:dim=-1 -> tensor". Parameter types:
- *   tensor    f32               itensor   i32                tensors   a list of f32 tensors
+ *   tensor    f32               itensor   i32                tensors   a list of tensors
  *   operand   f32 tensor or a number       any       a tensor of any type
  *   int num bool                dim       a dimension, 1-based in Lua, negative from the end
  *   index     a position, 1-based in Lua, negative from the end

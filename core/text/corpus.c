@@ -34,8 +34,8 @@ static moe_status check(moe_ctx *ctx, const moe_token_file *file, const char *pa
                              "%lld, and there are %lld tokens", path, (long long)d + 1,
                              (long long)end, (long long)begin, (long long)file->tokens);
         if (split_of(file, d) >= MOE_SPLITS)
-            return moe__fail(ctx, MOE_EFORMAT, "%s: document %lld is in split %d: known are 0 to %d",
-                             path, (long long)d + 1, split_of(file, d), MOE_SPLITS - 1);
+            return moe__fail(ctx, MOE_EFORMAT, "%s: document %lld is in split %d: known are 0 to "
+                             "%d", path, (long long)d + 1, split_of(file, d), MOE_SPLITS - 1);
     }
     if (end != file->tokens)
         return moe__fail(ctx, MOE_EFORMAT, "%s: the documents end at token %lld: there are %lld",

@@ -69,14 +69,15 @@ int64_t moe__corpus_window(const moe_corpus *c, const moe_draw *d, int64_t k) {
 
 moe_status moe__corpus_can_draw(const moe_corpus *c, const moe_draw *d) {
     const char *name = moe__split_name(d->split);
-    long long tokens = c->part[d->split].tokens, windows = moe__corpus_epoch(c, d->split, d->context);
+    long long tokens = c->part[d->split].tokens;
+    long long windows = moe__corpus_epoch(c, d->split, d->context);
     if (windows == 0)
         return moe__fail(c->ctx, MOE_EARG, "split \"%s\" has %lld tokens: a context of %lld needs "
                          "%lld\nhint: give the corpus more text, or use a shorter context", name,
                          tokens, (long long)d->context, (long long)d->context + 1);
     if (windows < d->batch)
-        return moe__fail(c->ctx, MOE_EARG, "split \"%s\" has %lld windows of %lld tokens: a batch of "
-                         "%lld would overlap\nhint: give the corpus more text, or use a smaller "
+        return moe__fail(c->ctx, MOE_EARG, "split \"%s\" has %lld windows of %lld tokens: a batch "
+                         "of %lld would overlap\nhint: give the corpus more text, or use a smaller "
                          "batch or context", name, windows, (long long)d->context,
                          (long long)d->batch);
     return MOE_OK;

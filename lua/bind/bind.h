@@ -85,6 +85,7 @@ void lmoe_add_ops(lua_State *L);            /* adds every op, and the field `ops
 void lmoe_add_create(lua_State *L);         /* zeros, randn, ... */
 void lmoe_add_memory(lua_State *L);         /* memory, scope, no_grad, manual_seed */
 void lmoe_add_optimizer(lua_State *L);
+void lmoe_add_sample(lua_State *L);
 void lmoe_open_json(lua_State *L);
 void lmoe_open_system(lua_State *L);
 void lmoe_open_checkpoint(lua_State *L);

@@ -1,7 +1,8 @@
 /* checkpoint.c -- core.checkpoint: safetensors files as seen from Lua.
  *
  *   open(path) -> Checkpoint        names info tensor raw metadata close
- *   save(path, tensors, metadata, options), size(value, dtype)       (checkpoint_save.c)
+ *   save(path, tensors, metadata, options), describe(...)         (checkpoint_save.c)
+ *   create(path, plan, metadata) -> Writer: names put close          (checkpoint_writer.c)
  *   nearest(word, list) -> the word of the list that was probably meant, or nil
  */
 #include "checkpoint.h"
@@ -260,7 +261,8 @@ void lmoe_open_checkpoint(lua_State *L) {
         {"__gc", close_file}, {"__close", close_file}, {"__tostring", to_string}, {NULL, NULL},
     };
     static const luaL_Reg functions[] = {
-        {"open", open_checkpoint}, {"save", lmoe_checkpoint_save}, {"size", lmoe_checkpoint_size},
+        {"open", open_checkpoint}, {"save", lmoe_checkpoint_save},
+        {"create", lmoe_checkpoint_create}, {"describe", lmoe_checkpoint_describe},
         {"nearest", nearest}, {NULL, NULL},
     };
     luaL_newmetatable(L, CHECKPOINT_TYPE);
@@ -270,5 +272,6 @@ void lmoe_open_checkpoint(lua_State *L) {
     lua_pushliteral(L, CHECKPOINT_TYPE);
     lua_setfield(L, -2, "__metatable");
     lua_pop(L, 1);
+    lmoe_checkpoint_writer_type(L);
     luaL_newlib(L, functions);
 }

@@ -1,4 +1,4 @@
-/* What checkpoint.c (reading, opener) and checkpoint_save.c share. */
+/* What checkpoint.c (reading, opener), checkpoint_save.c and checkpoint_writer.c share. */
 #ifndef LMOE_CHECKPOINT_H
 #define LMOE_CHECKPOINT_H
 
@@ -10,6 +10,18 @@ int lmoe_checkpoint_fail(lua_State *L, moe_status status);
 
 /* Functions of the table `checkpoint`. */
 int lmoe_checkpoint_save(lua_State *L);
-int lmoe_checkpoint_size(lua_State *L);
+int lmoe_checkpoint_describe(lua_State *L);
+int lmoe_checkpoint_create(lua_State *L);
+
+/* Makes the metatable of what create returns. */
+void lmoe_checkpoint_writer_type(lua_State *L);
+
+/* Parts of a plan, as the table at `table` (an absolute index) gives them; `where` begins the
+ * messages. The first reads dtype; the second reads shape and leaves its memory on the stack. */
+void lmoe_checkpoint_type(lua_State *L, int table, const char *where, moe_stored_item *item);
+void lmoe_checkpoint_shape(lua_State *L, int table, const char *where, moe_stored_item *item);
+size_t lmoe_checkpoint_entries(lua_State *L, int table);
+/* The list of pairs in the table at `table`, or NULL for nil; leaves its memory on the stack. */
+moe_stored_pair *lmoe_checkpoint_pairs(lua_State *L, int table, const char *where, size_t *n);
 
 #endif

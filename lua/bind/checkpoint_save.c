@@ -9,7 +9,7 @@
 #include "system.h"
 
 /* Arguments of save, and what it puts above them. */
-enum { PATH = 1, TENSORS, METADATA, OPTIONS, ANCHORS, ITEMS, PAIRS };
+enum { PATH = 1, TENSORS, METADATA, OPTIONS, ANCHORS, ITEMS };
 
 /* What the anchors hold for each entry, so that no pointer of the plan outlives its value. */
 enum { NAME, VALUE, SIZES, KEPT };
@@ -52,7 +52,7 @@ static int push_field(lua_State *L, int table, const char *field) {
     return lua_rawget(L, table);
 }
 
-static void read_type(lua_State *L, int table, const char *name, moe_stored_item *item) {
+void lmoe_checkpoint_type(lua_State *L, int table, const char *name, moe_stored_item *item) {
     bool text = push_field(L, table, "dtype") == LUA_TSTRING;
     if (!text || !moe__stored_parse(slice_at(L, -1), &item->type))
         lmoe_raise(L, "%s: dtype must be one like \"U8\", \"I64\" or \"BF16\", not %s", name,
@@ -60,8 +60,7 @@ static void read_type(lua_State *L, int table, const char *name, moe_stored_item
     lua_pop(L, 1);
 }
 
-/* Leaves the memory of the sizes on the stack. */
-static void read_shape(lua_State *L, int table, const char *name, moe_stored_item *item) {
+void lmoe_checkpoint_shape(lua_State *L, int table, const char *name, moe_stored_item *item) {
     if (push_field(L, table, "shape") != LUA_TTABLE)
         lmoe_raise(L, "%s: shape must be a list, not %s", name, luaL_typename(L, -1));
     item->rank = lua_rawlen(L, -1);
@@ -84,15 +83,15 @@ static void read_shape(lua_State *L, int table, const char *name, moe_stored_ite
 
 /* ---- the plan ------------------------------------------------------------------------------- */
 
-static size_t count_entries(lua_State *L, int table) {
+size_t lmoe_checkpoint_entries(lua_State *L, int table) {
     size_t n = 0;
     for (lua_pushnil(L); lua_next(L, table); lua_pop(L, 1)) n++;
     return n;
 }
 
-static void check_key(lua_State *L, const char *what) {
+static void check_key(lua_State *L, const char *where, const char *what) {
     if (lua_type(L, -2) != LUA_TSTRING)
-        lmoe_raise(L, "save: %s must be a string, not %s", what, luaL_tolstring(L, -2, NULL));
+        lmoe_raise(L, "%s: %s must be a string, not %s", where, what, luaL_tolstring(L, -2, NULL));
 }
 
 /* The value on top of the stack, which it pops. Of a tensor only the type is looked at. */
@@ -100,8 +99,8 @@ static void plan_value(lua_State *L, size_t i, moe_stored_item *item) {
     const char *name = lua_pushfstring(L, "save: tensor `%s`", item->name.data);
     int value = lua_gettop(L) - 1;
     if (lua_type(L, value) == LUA_TTABLE) {
-        read_type(L, value, name, item);
-        read_shape(L, value, name, item);
+        lmoe_checkpoint_type(L, value, name, item);
+        lmoe_checkpoint_shape(L, value, name, item);
         keep(L, i, SIZES);
         if (push_field(L, value, "data") != LUA_TSTRING)
             lmoe_raise(L, "%s: data must be a string, not %s", name, luaL_typename(L, -1));
@@ -118,7 +117,7 @@ static moe_stored_item *plan_items(lua_State *L, size_t n) {
     moe_stored_item *items = lua_newuserdatauv(L, (n + 1) * sizeof *items, 0);
     size_t i = 0;
     for (lua_pushnil(L); i < n && lua_next(L, TENSORS); i++) {
-        check_key(L, "the name of a tensor");
+        check_key(L, "save", "the name of a tensor");
         items[i] = (moe_stored_item){.name = slice_at(L, -2)};
         lua_pushvalue(L, -2);
         keep(L, i, NAME);
@@ -145,18 +144,20 @@ static void resolve_tensors(lua_State *L, moe_stored_item *items, size_t n, moe_
     }
 }
 
-static moe_stored_pair *plan_pairs(lua_State *L, size_t n) {
-    moe_stored_pair *pairs = lua_newuserdatauv(L, (n + 1) * sizeof *pairs, 0);
-    size_t i = 0;
-    for (lua_pushnil(L); i < n && lua_next(L, METADATA); i++) {
-        check_key(L, "a key of the metadata");
+moe_stored_pair *lmoe_checkpoint_pairs(lua_State *L, int table, const char *where, size_t *n) {
+    *n = 0;
+    if (lua_isnil(L, table)) return NULL;
+    if (!lua_istable(L, table))
+        lmoe_raise(L, "%s: metadata must be a table, not %s", where, luaL_typename(L, table));
+    size_t count = lmoe_checkpoint_entries(L, table);
+    moe_stored_pair *pairs = lua_newuserdatauv(L, (count + 1) * sizeof *pairs, 0);
+    for (lua_pushnil(L); *n < count && lua_next(L, table); lua_pop(L, 1)) {
+        check_key(L, where, "a key of the metadata");
         if (lua_type(L, -1) != LUA_TSTRING)
-            lmoe_raise(L, "save: metadata `%s` must be a string, not %s", lua_tostring(L, -2),
+            lmoe_raise(L, "%s: metadata `%s` must be a string, not %s", where, lua_tostring(L, -2),
                        luaL_typename(L, -1));
-        pairs[i] = (moe_stored_pair){slice_at(L, -2), slice_at(L, -1)};
-        lua_pop(L, 1);
+        pairs[(*n)++] = (moe_stored_pair){slice_at(L, -2), slice_at(L, -1)};
     }
-    lua_settop(L, PAIRS);
     return pairs;
 }
 
@@ -176,34 +177,51 @@ int lmoe_checkpoint_save(lua_State *L) {
     lua_settop(L, OPTIONS);
     if (!lua_istable(L, TENSORS))
         lmoe_raise(L, "save: tensors must be a table, not %s", luaL_typename(L, TENSORS));
-    if (!lua_isnil(L, METADATA) && !lua_istable(L, METADATA))
-        lmoe_raise(L, "save: metadata must be a table, not %s", luaL_typename(L, METADATA));
     moe_stored floats = read_options(L);
-    size_t n = count_entries(L, TENSORS);
-    size_t npairs = lua_isnil(L, METADATA) ? 0 : count_entries(L, METADATA);
+    size_t n = lmoe_checkpoint_entries(L, TENSORS);
+    size_t npairs;
     lua_createtable(L, (int)n * KEPT, 0);
     moe_stored_item *items = plan_items(L, n);
-    moe_stored_pair *pairs = npairs ? plan_pairs(L, npairs) : NULL;
+    moe_stored_pair *pairs = lmoe_checkpoint_pairs(L, METADATA, "save", &npairs);
     resolve_tensors(L, items, n, floats);
     moe_status status = moe__safetensors_write(lmoe_ctx(L), path, items, n, pairs, npairs);
     if (status != MOE_OK) return lmoe_checkpoint_fail(L, status);
     return lmoe_succeed(L);
 }
 
-/* size(value, dtype): bytes and elements that a value of save's table will take in the file. */
-int lmoe_checkpoint_size(lua_State *L) {
-    moe_stored floats = float_type(L, 2, "size");
-    moe_tensor *t = lmoe_totensor(L, 1);
-    if (t) {
-        lua_pushinteger(L, t->count * moe__stored_bits(type_for(t, floats)) / 8);
-        lua_pushinteger(L, t->count);
-        return 2;
-    }
-    if (!lua_istable(L, 1)) lmoe_checktensor(L, 1);
+/* describe(name, value, dtype): how save would write the value: { dtype, shape, bytes, elements }.
+ * The value is a tensor or a table with dtype and shape. */
+int lmoe_checkpoint_describe(lua_State *L) {
+    const char *name = lmoe_check_text(L, 1, "describe", "name", NULL);
+    const char *where = lua_pushfstring(L, "checkpoint: tensor `%s`", name);
+    moe_stored floats = float_type(L, 3, "describe");
     moe_stored_item item = {0};
-    read_type(L, 1, "size", &item);
-    size_t bytes = push_field(L, 1, "data") == LUA_TSTRING ? slice_at(L, -1).size : 0;
+    uint64_t bytes = 0, elements = 1;
+    const moe_tensor *t = luaL_testudata(L, 2, LMOE_TENSOR) ? lmoe_checktensor(L, 2) : NULL;
+    if (t) {
+        item = (moe_stored_item){.type = type_for(t, floats), .rank = (size_t)t->ndim,
+                                 .shape = (const uint64_t *)t->shape};
+    } else {
+        if (!lua_istable(L, 2))
+            lmoe_raise(L, "%s: a tensor or a table expected, got %s", where, luaL_typename(L, 2));
+        lmoe_checkpoint_type(L, 2, where, &item);
+        lmoe_checkpoint_shape(L, 2, where, &item);
+    }
+    if (moe__stored_bytes(item.type, item.rank, item.shape, &bytes) != MOE_SIZE_OK)
+        lmoe_raise(L, "%s: too large, or no whole bytes", where);
+    for (size_t i = 0; i < item.rank; i++) elements *= item.shape[i];
+    lua_createtable(L, 0, 4);
+    lua_createtable(L, (int)item.rank, 0);
+    for (size_t i = 0; i < item.rank; i++) {
+        lua_pushinteger(L, (lua_Integer)item.shape[i]);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    lua_setfield(L, -2, "shape");
+    lua_pushstring(L, moe__stored_name(item.type));
+    lua_setfield(L, -2, "dtype");
     lua_pushinteger(L, (lua_Integer)bytes);
-    lua_pushinteger(L, (lua_Integer)(bytes * 8 / (size_t)moe__stored_bits(item.type)));
-    return 2;
+    lua_setfield(L, -2, "bytes");
+    lua_pushinteger(L, (lua_Integer)elements);
+    lua_setfield(L, -2, "elements");
+    return 1;
 }

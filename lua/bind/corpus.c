@@ -12,7 +12,7 @@
 
 #define CORPUS_TYPE "moelua.Corpus"
 
-/* ---- texts ---------------------------------------------------------------------------------- */
+/* ---- texts --------------------------------------------------------------------------------- */
 
 static void push_document(lua_State *L, const moe_document *d) {
     lua_createtable(L, 0, 4);
@@ -58,7 +58,7 @@ static int pack_bytes(lua_State *L) {
     return 1;
 }
 
-/* ---- Corpus: arguments ----------------------------------------------------------------------- */
+/* ---- Corpus: arguments ---------------------------------------------------------------------- */
 
 static const moe_corpus *check_corpus(lua_State *L, const char *what) {
     moe_corpus **box = luaL_testudata(L, 1, CORPUS_TYPE);
@@ -70,7 +70,8 @@ static const moe_corpus *check_corpus(lua_State *L, const char *what) {
 static int split_of(lua_State *L, const char *what, const char *name) {
     for (int s = 0; s < MOE_SPLITS; s++)
         if (strcmp(name, moe__split_name(s)) == 0) return s;
-    lmoe_raise(L, "%s: there is no split \"%s\"\nhint: train, validation and test exist", what, name);
+    lmoe_raise(L, "%s: there is no split \"%s\"\nhint: train, validation and test exist", what,
+               name);
     return -1;
 }
 
@@ -80,20 +81,25 @@ static int check_split(lua_State *L, int arg, const char *what) {
     return split_of(L, what, lua_tostring(L, arg));
 }
 
+/* Far beyond any file, and sums of a few of them still fit. */
+#define LARGEST ((lua_Integer)1 << 60)
+
 static int64_t whole(lua_State *L, int arg, const char *what, const char *name, int64_t least) {
     int is_whole;
     lua_Integer value = lua_tointegerx(L, arg, &is_whole);
     if (!is_whole || value < least)
         lmoe_raise(L, "%s: %s must be a whole number from %I on: got %s", what, name,
                    (LUAI_UACINT)least, luaL_tolstring(L, arg, NULL));
+    if (value > LARGEST)
+        lmoe_raise(L, "%s: %s is too large: %I", what, name, (LUAI_UACINT)value);
     return value;
 }
 
-static int64_t whole_field(lua_State *L, const char *name, int64_t least, int64_t otherwise) {
-    if (lua_getfield(L, 2, name) != LUA_TNIL || otherwise < least)
-        otherwise = whole(L, lua_gettop(L), "batch", name, least);
+static int64_t whole_field(lua_State *L, const char *name, int64_t least) {
+    lua_getfield(L, 2, name);
+    int64_t value = whole(L, lua_gettop(L), "batch", name, least);
     lua_pop(L, 1);
-    return otherwise;
+    return value;
 }
 
 /* Limits have no use for more windows than fit; none at all is written as nil. */
@@ -101,7 +107,7 @@ static int64_t opt_limit(lua_State *L, int arg, const char *what) {
     return lua_isnoneornil(L, arg) ? -1 : whole(L, arg, what, "limit", 1);
 }
 
-/* ---- Corpus: methods -------------------------------------------------------------------------- */
+/* ---- Corpus: methods ------------------------------------------------------------------------- */
 
 /* tokens(split) and documents(split): how many; without a split, of all three. */
 static int corpus_tokens(lua_State *L) {
@@ -156,14 +162,13 @@ static int32_t *push_ids(lua_State *L, int64_t rows, int64_t columns) {
 static moe_draw check_draw(lua_State *L) {
     if (!lua_istable(L, 2))
         lmoe_raise(L, "batch: a table of options expected, got %s", luaL_typename(L, 2));
-    const char *stream = lmoe_strfield(L, 2, "stream", "data");
     return (moe_draw){
         .split = split_of(L, "batch", lmoe_strfield(L, 2, "split", "train")),
-        .batch = whole_field(L, "batch", 1, 0),
-        .context = whole_field(L, "context", 1, 0),
-        .seed = (uint64_t)whole_field(L, "seed", INT64_MIN, 1),
-        .stream = moe__stream(stream),
-        .first = whole_field(L, "draw", 0, 0),
+        .batch = whole_field(L, "batch", 1),
+        .context = whole_field(L, "context", 1),
+        .seed = (uint64_t)lmoe_intfield(L, 2, "seed", 1),
+        .stream = moe__stream(lmoe_strfield(L, 2, "stream", "data")),
+        .first = lmoe_intfield(L, 2, "draw", 0) ? whole_field(L, "draw", 0) : 0,
     };
 }
 
@@ -244,7 +249,7 @@ static int corpus_shared_lines(lua_State *L) {
     return 2;
 }
 
-/* ---- opening ---------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static int corpus_release(lua_State *L) {
     moe_corpus **box = luaL_testudata(L, 1, CORPUS_TYPE);

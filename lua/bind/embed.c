@@ -317,8 +317,24 @@ static int load_text(lua_State *L) {
     return lua_gettop(L);
 }
 
-/* Takes away what touches files, processes and C code. Runs after moelua's modules are loaded:
- * they keep what they need in locals. */
+static int refuse(lua_State *L) {
+    return lmoe_raise(L, "this interpreter has no access to files (MOELUA_NO_IO)");
+}
+
+/* Leaves the clocks and the like of the table on top, moelua's own system functions. */
+static void close_system(lua_State *L) {
+    static const char *const harmless[] = {"clock", "time", "sleep", "cpus", "hash", NULL};
+    for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
+        const char *name = lua_tostring(L, -2);
+        const char *const *keep = harmless;
+        while (*keep && strcmp(*keep, name) != 0) keep++;
+        if (*keep) continue;
+        lua_pushcfunction(L, refuse);
+        lua_setfield(L, -4, name);
+    }
+}
+
+/* Takes away what touches files, processes and C code. Runs when moelua is open already. */
 static void close_doors(lua_State *L) {
     static const char *const os_names[] = {"execute", "exit", "getenv", "remove", "rename",
                                            "setlocale", "tmpname", NULL};
@@ -328,7 +344,6 @@ static void close_doors(lua_State *L) {
                                               "getmetatable", "setlocal", "getuservalue",
                                               "setuservalue", "gethook", NULL};
     static const char *const global_names[] = {"io", "dofile", "loadfile", NULL};
-    static const char *const system_names[] = {"system", NULL};
     static const char *const loaded_names[] = {"io", "lfs", NULL};
     remove_fields(L, LUA_OSLIBNAME, os_names);
     remove_fields(L, LUA_LOADLIBNAME, package_names);
@@ -336,10 +351,12 @@ static void close_doors(lua_State *L) {
     remove_fields(L, LUA_GNAME, global_names);
     lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
     remove_names(L, loaded_names);
-    if (lua_getfield(L, -1, "moelua.core") == LUA_TTABLE) remove_names(L, system_names);
+    lua_getfield(L, -1, "moelua.core");
+    lua_getfield(L, -1, "system");
+    close_system(L);
     lua_pushglobaltable(L);
     replace(L, "load", load_text);
-    lua_pop(L, 3);
+    lua_pop(L, 4);
 }
 
 /* Finds which of the searchers of require are Lua's own for files: all but the first. */

@@ -161,7 +161,6 @@ static void read_list(lua_State *L, const signature *sig, const param *p, int ar
         lua_geti(L, arg, i);                /* the table keeps it alive */
         moe_tensor *t = lmoe_totensor(L, -1);
         if (!t) wrong(L, sig, p, -1, "a list of tensors");
-        check_dtype(L, sig, p, t);
         c->in[c->nin++] = t;
         lua_pop(L, 1);
     }

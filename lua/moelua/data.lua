@@ -94,6 +94,9 @@ end
 ---@return string? message
 ---@return string? code
 function Corpus:check(context, splits)
+  if math.type(context) ~= "integer" then
+    raise("check: context must be an integer: got %s", tostring(context))
+  end
   for _, split in ipairs(splits or SPLITS) do
     local tokens = self.handle:tokens(split)
     if tokens < context + 1 then
@@ -120,7 +123,7 @@ end
 --- Lets go of the token file at once.
 function Corpus:release()
   self.handle:release()
-  self.file:close()
+  if io.type(self.file) == "file" then self.file:close() end
 end
 
 Corpus.__close = Corpus.release
@@ -219,10 +222,10 @@ end
 -- The file goes as soon as it is open, so that nothing is left behind however the process ends.
 local function open_temporary(metadata, make)
   local path = os.tmpname()
+  local _ <close> = setmetatable({}, { __close = function() os.remove(path) end })
   local ok, message, code = make(path)
   local corpus
   if ok then corpus, message, code = data.open(path, metadata.name) end
-  os.remove(path)
   if not corpus then return nil, message, code end
   corpus.path = nil
   return corpus

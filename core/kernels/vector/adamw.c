@@ -1,8 +1,6 @@
 /* adamw.c -- one AdamW step over a run of parameters: every array is read and written once. */
 #include "kernels/vector/vec.h"
 
-moe_adamw_fn KERNEL(adamw);
-
 #if MOE_REAL_IS_DOUBLE
 #define ROOT __builtin_sqrt
 #else

@@ -1,10 +1,6 @@
 /* binary.c -- arithmetic of two rows, and sums over them. */
 #include "kernels/vector/vec.h"
 
-#define X(type, member) type KERNEL(member);
-MOE_KERNEL_TABLE(X)
-#undef X
-
 /* The operand with stride 0 is a number, spread over a vector once. */
 #define MAP2(name, op)                                                                             \
     INLINE void name##_loop(int64_t n, const moe_real *a, int sa, const moe_real *b, int sb,       \

@@ -3,10 +3,6 @@
 
 #include "kernels/vector/vec.h"
 
-#define X(type, member) type KERNEL(member);
-MOE_KERNEL_TABLE(X)
-#undef X
-
 #if MOE_REAL_IS_DOUBLE
 #define LIBM(name) name
 #else

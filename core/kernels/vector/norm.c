@@ -3,9 +3,6 @@
 
 #include "kernels/vector/vec.h"
 
-moe_rms_norm_fn KERNEL(rms_norm);
-moe_rms_norm_grad_fn KERNEL(rms_norm_grad);
-
 /* y = x r w with r = 1 / sqrt(mean(x^2) + eps) */
 moe_real KERNEL(rms_norm)(int64_t n, moe_real eps, const moe_real *x, const moe_real *w,
                           moe_real *y) {

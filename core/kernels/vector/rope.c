@@ -2,8 +2,6 @@
  * pairs are (i, i + half). */
 #include "kernels/vector/vec.h"
 
-moe_rope_fn KERNEL(rope);
-
 /* x and y do not overlap, and neither do the halves of y. */
 INLINE void rotate(int64_t half, const moe_real *restrict cosine, const moe_real *restrict sine,
                    moe_real sign, const moe_real *restrict x, moe_real *restrict low,

@@ -4,10 +4,6 @@
 
 #include "kernels/vector/vec.h"
 
-#define X(type, member) type KERNEL(member);
-MOE_KERNEL_TABLE(X)
-#undef X
-
 #define INFINITE ((moe_real)__builtin_inf())
 
 static moe_real real_log(moe_real x) { return (moe_real)log((double)x); }

@@ -1,9 +1,6 @@
 /* swiglu.c -- silu(gate) * up (Shazeer 2020). */
 #include "kernels/vector/vec.h"
 
-moe_swiglu_fn KERNEL(swiglu);
-moe_swiglu_grad_fn KERNEL(swiglu_grad);
-
 void KERNEL(swiglu)(int64_t n, const moe_real *gate, const moe_real *up, moe_real *y) {
     int64_t i = 0;
     for (; i + VL <= n; i += VL) {

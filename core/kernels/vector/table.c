@@ -1,10 +1,6 @@
 /* table.c -- the functions of one variant, gathered. */
 #include "kernels/vector/vec.h"
 
-#define X(type, member) type KERNEL(member);
-MOE_KERNEL_TABLE(X)
-#undef X
-
 #define TEXT_OF(isa) #isa
 #define TEXT(isa) TEXT_OF(isa)
 extern const moe_kernels KERNEL(kernels);

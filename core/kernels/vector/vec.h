@@ -1,7 +1,7 @@
-/* vec.h -- 64 bytes of numbers at a time, in the compiler's own vector type.
+/* vec.h -- one register of numbers at a time, in the compiler's own vector type.
  *
- * The same source is compiled for every instruction set: a vector is one register with AVX-512,
- * two with AVX2, four with SSE2. Only operators that IEEE 754 rounds correctly are used, so the
+ * The same source is compiled for every instruction set; only the width of a vector differs: 64
+ * bytes with AVX-512, 32 with AVX2, else 16 (wider ones would be compared piece by piece). Only operators that IEEE 754 rounds correctly are used, so the
  * double build checks exactly this code. Sums run in VL lanes that are combined in a fixed order.
  */
 #ifndef MOE_KERNELS_VEC_H
@@ -22,10 +22,22 @@ typedef int64_t moe_bits;
 #else
 typedef int32_t moe_bits;
 #endif
-#define VL ((int)(64 / sizeof(moe_real)))
-typedef moe_real vec __attribute__((vector_size(64)));
-typedef moe_bits veci __attribute__((vector_size(64)));       /* also the type of comparisons */
-typedef moe_real vec_unaligned __attribute__((vector_size(64), aligned(sizeof(moe_real)), may_alias));
+#if defined(__AVX512F__)
+#define VBYTES 64
+#elif defined(__AVX2__)
+#define VBYTES 32
+#else
+#define VBYTES 16
+#endif
+#define VL ((int)(VBYTES / sizeof(moe_real)))
+typedef moe_real vec __attribute__((vector_size(VBYTES)));
+typedef moe_bits veci __attribute__((vector_size(VBYTES)));   /* also the type of comparisons */
+typedef moe_real vec_unaligned
+    __attribute__((vector_size(VBYTES), aligned(sizeof(moe_real)), may_alias));
+
+#define X(type, member) type KERNEL(member);
+MOE_KERNEL_TABLE(X)
+#undef X
 
 #define INLINE static inline __attribute__((always_inline, unused))
 

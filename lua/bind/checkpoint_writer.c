@@ -1,0 +1,158 @@
+/* checkpoint_writer.c -- core.checkpoint.create: a file that is written tensor by tensor.
+ *
+ *   local writer = assert(create(path, { a = { dtype = "BF16", shape = {2, 3} }, ... }, metadata))
+ *   for _, name in ipairs(writer:names()) do assert(writer:put(name, make(name))) end
+ *   assert(writer:close())
+ *
+ * The plan fixes the header, so that only one tensor at a time has to exist. The file appears when
+ * it is closed; a writer that is collected or goes out of scope before leaves nothing behind.
+ */
+#include <string.h>
+
+#include "checkpoint.h"
+#include "system.h"
+
+#define WRITER_TYPE "moelua.CheckpointWriter"
+
+/* User value 1 is the list of names in file order; 2 and 3 keep what the items point at. */
+typedef struct writer {
+    moe_safetensors_writer *file;       /* NULL when closed or failed */
+    moe_stored_item *items;
+    size_t count, next;
+} writer;
+
+/* Arguments of create, and what it puts above them. */
+enum { PATH = 1, PLAN, METADATA, WRITER, ITEMS, ANCHORS };
+
+static void plan_items(lua_State *L, writer *w) {
+    for (lua_pushnil(L); w->next < w->count && lua_next(L, PLAN); w->next++) {
+        moe_stored_item *item = &w->items[w->next];
+        *item = (moe_stored_item){0};
+        if (lua_type(L, -2) != LUA_TSTRING)
+            lmoe_raise(L, "create: the name of a tensor must be a string, not %s",
+                       luaL_tolstring(L, -2, NULL));
+        item->name.data = lua_tolstring(L, -2, &item->name.size);
+        const char *where = lua_pushfstring(L, "create: tensor `%s`", item->name.data);
+        int table = lua_gettop(L) - 1;
+        if (!lua_istable(L, table))
+            lmoe_raise(L, "%s: a table expected, got %s", where, luaL_typename(L, table));
+        lmoe_checkpoint_type(L, table, where, item);
+        lmoe_checkpoint_shape(L, table, where, item);
+        lua_rawseti(L, ANCHORS, 2 * (lua_Integer)w->next + 1);
+        lua_settop(L, table - 1);
+        lua_pushvalue(L, -1);
+        lua_rawseti(L, ANCHORS, 2 * (lua_Integer)w->next + 2);
+    }
+    lua_settop(L, ANCHORS);
+    w->count = w->next;
+    w->next = 0;
+}
+
+static void keep_names(lua_State *L, const writer *w) {
+    lua_createtable(L, (int)w->count, 0);
+    for (size_t i = 0; i < w->count; i++) {
+        lua_pushlstring(L, w->items[i].name.data, w->items[i].name.size);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    lua_setiuservalue(L, WRITER, 1);
+}
+
+int lmoe_checkpoint_create(lua_State *L) {
+    const char *path = lmoe_check_path(L, PATH, "create");
+    lua_settop(L, METADATA);
+    if (!lua_istable(L, PLAN))
+        lmoe_raise(L, "create: the plan must be a table, not %s", luaL_typename(L, PLAN));
+    writer *w = lua_newuserdatauv(L, sizeof *w, 3);
+    *w = (writer){.count = lmoe_checkpoint_entries(L, PLAN)};
+    luaL_setmetatable(L, WRITER_TYPE);
+    w->items = lua_newuserdatauv(L, (w->count + 1) * sizeof *w->items, 0);
+    lua_createtable(L, 2 * (int)w->count, 0);
+    lua_pushvalue(L, ITEMS);
+    lua_setiuservalue(L, WRITER, 2);
+    lua_pushvalue(L, ANCHORS);
+    lua_setiuservalue(L, WRITER, 3);
+    plan_items(L, w);
+    size_t n;
+    moe_stored_pair *pairs = lmoe_checkpoint_pairs(L, METADATA, "create", &n);
+    moe_status status = moe__safetensors_begin(lmoe_ctx(L), path, w->items, w->count, pairs, n,
+                                               &w->file);
+    if (status != MOE_OK) return lmoe_checkpoint_fail(L, status);
+    keep_names(L, w);
+    lua_settop(L, WRITER);
+    return 1;
+}
+
+static void abandon(writer *w) {
+    moe_safetensors_writer *file = w->file;
+    w->file = NULL;
+    moe__safetensors_abandon(file);
+}
+
+static writer *check_writer(lua_State *L, const char *function) {
+    writer *w = luaL_testudata(L, 1, WRITER_TYPE);
+    if (!w)
+        lmoe_raise(L, "%s: a writer is expected, got %s\nhint: call it as writer:%s(...)", function,
+                   luaL_typename(L, 1), function);
+    if (!w->file) lmoe_raise(L, "%s: the writer was closed", function);
+    return w;
+}
+
+static int names(lua_State *L) {
+    check_writer(L, "names");
+    lua_getiuservalue(L, 1, 1);
+    return 1;
+}
+
+/* writer:put(name, tensor or string of bytes): the names come in the order of names(). */
+static int put(lua_State *L) {
+    writer *w = check_writer(L, "put");
+    moe_slice name;
+    name.data = lmoe_check_text(L, 2, "put", "name", &name.size);
+    if (w->next == w->count)
+        return lmoe_raise(L, "put: all tensors are written, `%s` is too much", name.data);
+    moe_stored_item item = w->items[w->next];
+    if (moe__slice_compare(name, item.name) != 0)
+        return lmoe_raise(L, "put: tensors come in the order of names(): `%s` is next, not `%s`",
+                          item.name.data, name.data);
+    if (lua_type(L, 3) == LUA_TSTRING)
+        item.data.data = lua_tolstring(L, 3, &item.data.size);
+    else
+        item.tensor = lmoe_checktensor(L, 3);
+    moe_status status = moe__safetensors_put(w->file, &item);
+    if (status == MOE_OK) {
+        w->next++;
+        return lmoe_succeed(L);
+    }
+    abandon(w);
+    return lmoe_checkpoint_fail(L, status);
+}
+
+static int close_writer(lua_State *L) {
+    writer *w = check_writer(L, "close");
+    if (w->next < w->count)
+        return lmoe_raise(L, "close: tensor `%s` was not written", w->items[w->next].name.data);
+    moe_safetensors_writer *file = w->file;
+    w->file = NULL;
+    moe_status status = moe__safetensors_commit(file);
+    return status == MOE_OK ? lmoe_succeed(L) : lmoe_checkpoint_fail(L, status);
+}
+
+static int release(lua_State *L) {
+    writer *w = luaL_testudata(L, 1, WRITER_TYPE);
+    if (w) abandon(w);
+    return 0;
+}
+
+void lmoe_checkpoint_writer_type(lua_State *L) {
+    static const luaL_Reg methods[] = {
+        {"names", names}, {"put", put}, {"close", close_writer}, {NULL, NULL},
+    };
+    static const luaL_Reg events[] = {{"__gc", release}, {"__close", release}, {NULL, NULL}};
+    luaL_newmetatable(L, WRITER_TYPE);
+    luaL_setfuncs(L, events, 0);
+    luaL_newlib(L, methods);
+    lua_setfield(L, -2, "__index");
+    lua_pushliteral(L, WRITER_TYPE);
+    lua_setfield(L, -2, "__metatable");
+    lua_pop(L, 1);
+}

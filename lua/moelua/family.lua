@@ -1,0 +1,270 @@
+-- family.lua: models as Hugging Face directories. A dense model is written as Llama, a top-k mixture
+-- in every layer as Mixtral, any other pattern in the same layout with "model_type": "moelua".
+
+local core = require("moelua.core")
+local checkpoint = require("moelua.checkpoint")
+local model = require("moelua.model")
+local tokenizer = require("moelua.tokenizer")
+local json, system, raise = core.json, core.system, core.raise
+
+local family = {}
+
+-- ---- names ------------------------------------------------------------------------------------------
+
+local top_names = {
+  embedding = "model.embed_tokens.weight", norm = "model.norm.weight", head = "lm_head.weight",
+}
+local layer_names = {
+  ["attention_norm"] = "input_layernorm", ["ffn_norm"] = "post_attention_layernorm",
+  ["attention.q"] = "self_attn.q_proj", ["attention.k"] = "self_attn.k_proj",
+  ["attention.v"] = "self_attn.v_proj", ["attention.o"] = "self_attn.o_proj",
+  ["ffn.w1"] = "mlp.gate_proj", ["ffn.w3"] = "mlp.up_proj", ["ffn.w2"] = "mlp.down_proj",
+  ["ffn.router"] = "block_sparse_moe.gate",
+}
+
+--- The name in a checkpoint of one of our parameters. For a stack of experts, the name of expert
+-- `e` (from 0).
+function family.file_name(name, e)
+  if top_names[name] then return top_names[name] end
+  local layer, rest = name:match("^layers%.(%d+)%.(.*)$")
+  local matrix = rest:match("^ffn%.experts%.(w%d)$")
+  if matrix then
+    return ("model.layers.%s.block_sparse_moe.experts.%d.%s.weight"):format(layer, e, matrix)
+  end
+  return ("model.layers.%s.%s.weight"):format(layer, layer_names[rest])
+end
+
+local function is_stack(name) return name:match("%.ffn%.experts%.w%d$") ~= nil end
+
+-- Calls visit(file name, tensor) for every tensor of the checkpoint; stacks are taken apart.
+local function each_tensor(m, visit)
+  for _, entry in ipairs(m:parameters()) do
+    local name, tensor = entry[1], entry[2]
+    if is_stack(name) then
+      for e = 1, tensor:size(1) do
+        visit(family.file_name(name, e - 1), tensor:detach():select(1, e))
+      end
+    else
+      visit(family.file_name(name), tensor:detach())
+    end
+  end
+end
+
+-- ---- configurations -----------------------------------------------------------------------------------
+
+-- What Mixtral can say: the same mixture in every layer, gates over the selected experts.
+local function is_mixtral(config)
+  local first = config.ffn[1]
+  for _, ffn in ipairs(config.ffn) do
+    if ffn.kind ~= "moe" or ffn.hidden ~= first.hidden or ffn.experts ~= first.experts or
+      ffn.router.k ~= first.router.k or ffn.router.gate ~= "selected" then return false end
+  end
+  return true
+end
+
+local function is_llama(config)
+  for _, ffn in ipairs(config.ffn) do
+    if ffn.kind ~= "dense" or ffn.hidden ~= config.ffn[1].hidden then return false end
+  end
+  return true
+end
+
+-- Every field is written: the defaults of the families differ.
+local function common_fields(config)
+  return {
+    vocab_size = config.vocab, hidden_size = config.dim, num_hidden_layers = config.layers,
+    intermediate_size = config.ffn[1].hidden, num_attention_heads = config.heads,
+    num_key_value_heads = config.kv_heads, head_dim = config.head_dim, hidden_act = "silu",
+    max_position_embeddings = config.context, initializer_range = config.std,
+    rms_norm_eps = config.norm_eps, rope_theta = config.rope_theta, rope_scaling = json.null,
+    tie_word_embeddings = config.tied, attention_dropout = 0.0, use_cache = true,
+    bos_token_id = json.null, eos_token_id = json.null, torch_dtype = "float32",
+    moelua = { seed = config.seed },
+  }
+end
+
+local function router_settings(ffn)
+  return { balance = ffn.router.balance, z_loss = ffn.router.z_loss }
+end
+
+--- config.json of a model, as a table.
+function family.to_json(config)
+  local out = common_fields(config)
+  if is_llama(config) then
+    out.model_type, out.architectures = "llama", { "LlamaForCausalLM" }
+    out.attention_bias, out.mlp_bias = false, false
+  elseif is_mixtral(config) then
+    local ffn = config.ffn[1]
+    out.model_type, out.architectures = "mixtral", { "MixtralForCausalLM" }
+    out.num_local_experts, out.num_experts_per_tok = ffn.experts, ffn.router.k
+    out.router_aux_loss_coef = ffn.router.balance and ffn.router.balance.coef or 0.0
+    out.router_jitter_noise, out.output_router_logits = 0.0, false
+    out.sliding_window = json.null
+    out.moelua.router = router_settings(ffn)
+  else
+    out.model_type, out.architectures = "moelua", { "MoeluaForCausalLM" }
+    out.ffn = config.ffn
+  end
+  return out
+end
+
+local function given(value)
+  if value ~= json.null then return value end
+end
+
+-- What we would compute differently is refused, not ignored.
+local function unsupported(hf)
+  local scaling = given(hf.rope_scaling) or given(hf.rope_parameters)
+  local kind = scaling and (scaling.rope_type or scaling.type)
+  if kind and kind ~= "default" then return ("rope_scaling of type '%s'"):format(kind) end
+  if hf.attention_bias or hf.mlp_bias then return "biases in attention or feed-forward layers" end
+  if given(hf.hidden_act) and hf.hidden_act ~= "silu" then
+    return ("hidden_act '%s'"):format(hf.hidden_act)
+  end
+  local window = given(hf.sliding_window)
+  if window and window < (hf.max_position_embeddings or math.huge) then
+    return ("sliding_window %s"):format(window)
+  end
+end
+
+local function read_ffn(hf)
+  if hf.model_type == "moelua" then return hf.ffn end
+  if hf.model_type ~= "mixtral" then return { kind = "dense", hidden = hf.intermediate_size } end
+  local own = given(hf.moelua) and given(hf.moelua.router) or {}
+  local balance = given(own.balance) or
+    (hf.router_aux_loss_coef or 0) > 0 and { form = "switch", coef = hf.router_aux_loss_coef } or nil
+  return { kind = "moe", hidden = hf.intermediate_size, experts = hf.num_local_experts or 8,
+    router = { k = hf.num_experts_per_tok or 2, balance = balance, z_loss = own.z_loss } }
+end
+
+local known = { llama = true, mistral = true, mixtral = true, moelua = true }
+
+--- Our configuration from a config.json that was read; nil, message, code when we cannot.
+function family.from_json(hf)
+  if not known[hf.model_type] then
+    return nil, ("model_type '%s' is not supported\nhint: llama, mistral, mixtral and moelua are")
+      :format(tostring(hf.model_type)), "unsupported"
+  end
+  local obstacle = unsupported(hf)
+  if obstacle then return nil, obstacle .. " is not supported", "unsupported" end
+  local mixtral = hf.model_type == "mixtral"
+  local rope = given(hf.rope_parameters) or {}
+  local ok, config = pcall(model.check_config, {
+    dim = hf.hidden_size, layers = hf.num_hidden_layers, heads = hf.num_attention_heads,
+    kv_heads = given(hf.num_key_value_heads) or (mixtral and 8 or nil),
+    head_dim = given(hf.head_dim), vocab = hf.vocab_size or 32000,
+    context = hf.max_position_embeddings or 2048,
+    rope_theta = given(hf.rope_theta) or rope.rope_theta or (mixtral and 1e6 or 10000),
+    norm_eps = hf.rms_norm_eps or (mixtral and 1e-5 or 1e-6),
+    tied = hf.tie_word_embeddings == true, std = given(hf.initializer_range),
+    seed = given(hf.moelua) and hf.moelua.seed, ffn = read_ffn(hf),
+  })
+  if not ok then return nil, "config.json: " .. config, "format" end
+  return config
+end
+
+-- ---- saving -------------------------------------------------------------------------------------------
+
+--- Writes config.json, the weights and the tokenizer's files into `folder`. opts: dtype ("f32",
+-- "bf16", "f16"), max_shard_size (bytes). Returns true, or nil, message, code.
+function family.save(m, folder, opts)
+  opts = opts or {}
+  local tensors = {}
+  each_tensor(m, function(name, tensor) tensors[name] = tensor end)
+  local ok, message, code = checkpoint.save(folder, tensors, { format = "pt" }, opts)
+  if not ok then return nil, message, code end
+  local out = family.to_json(m.config)
+  if opts.dtype then out.torch_dtype = ({ bf16 = "bfloat16", f16 = "float16" })[opts.dtype] or
+    "float32" end
+  if m.tokenizer then
+    ok, message, code = m.tokenizer:save(folder)
+    if not ok then return nil, message, code end
+  end
+  ok, message, code = system.write(folder .. "/config.json", json.encode(out, { indent = 2 }) .. "\n")
+  if not ok then return nil, message, code end
+  m.path = folder
+  return true
+end
+
+-- ---- loading ------------------------------------------------------------------------------------------
+
+local function same_shape(a, b)
+  if #a ~= #b then return false end
+  for i = 1, #a do if a[i] ~= b[i] then return false end end
+  return true
+end
+
+local function shape_text(shape) return "[" .. table.concat(shape, " x ") .. "]" end
+
+-- The complaint about the first tensor that is missing, misshapen or not ours; nil when all fit.
+local function complain(m, file)
+  local wanted, message = {}, nil
+  each_tensor(m, function(name, tensor)
+    wanted[name] = true
+    local info = file:info(name)
+    if message then return end
+    if not info then
+      message = ("tensor '%s' is missing"):format(name)
+    elseif not same_shape(info.shape, tensor:shape()) then
+      message = ("tensor '%s' has shape %s, expected %s"):format(name, shape_text(info.shape),
+        shape_text(tensor:shape()))
+    end
+  end)
+  for _, name in ipairs(file:names()) do
+    local harmless = name:match("rotary_emb%.inv_freq$") or
+      name == "lm_head.weight" and m.config.tied
+    if not wanted[name] and not harmless and not message then
+      message = ("tensor '%s' has no place in this model"):format(name)
+    end
+  end
+  return message
+end
+
+local function fill(m, file)
+  local ok, message
+  each_tensor(m, function(name, tensor)
+    if message then return end
+    local scope = core.scope()
+    ok, message = file:tensor(name)
+    if ok then
+      tensor:copy_(ok)
+      message = nil
+    end
+    scope:close()
+  end)
+  return message
+end
+
+local function read_config(folder)
+  local text, message, code = system.read(folder .. "/config.json")
+  if not text then return nil, message, code end
+  local hf
+  hf, message, code = json.decode(text)
+  if not hf then return nil, ("%s/config.json: %s"):format(folder, message), code end
+  local config
+  config, message, code = family.from_json(hf)
+  if not config then return nil, ("%s: %s"):format(folder, message), code end
+  return config
+end
+
+--- A model from a Hugging Face directory; nil, message, code when there is none or it does not fit.
+-- Weights are converted to f32. model.tokenizer is set when the directory has one that we read.
+function family.load(folder)
+  if type(folder) ~= "string" then raise("load: a path is needed, not %s", type(folder)) end
+  local config, message, code = read_config(folder)
+  if not config then return nil, message, code end
+  local file
+  file, message, code = checkpoint.open(folder)
+  if not file then return nil, message, code end
+  local m = model.Model(config)
+  message = complain(m, file) or fill(m, file)
+  file:close()
+  if message then return nil, ("%s: %s"):format(folder, message), "format" end
+  m.path = folder
+  if system.exists(folder .. "/tokenizer.json") then
+    m.tokenizer = tokenizer.open(folder .. "/tokenizer.json")
+  end
+  return m
+end
+
+return family

@@ -1,0 +1,76 @@
+-- generate.lua: text from a model, one token at a time, with a key-value cache.
+
+local core = require("moelua.core")
+local options = require("moelua.options")
+local raise = core.raise
+
+local generate = {}
+
+local declared = {
+  max_tokens = { "integer", 64 },
+  temperature = { "number", 0.8 },      -- 0 = always the most likely token
+  top_k = { "integer", 0 },             -- 0 = all
+  top_p = { "number", 1.0 },
+  seed = { "integer", 1 },
+  stop = "string",                      -- ends before this text
+}
+
+--- An empty cache for sequences of up to `room` tokens: per layer k, v [B x room x KV x D].
+function generate.new_cache(config, batch, room)
+  local cache = {}
+  for i = 1, config.layers do
+    cache[i] = { used = 0,
+      k = core.zeros(batch, room, config.kv_heads, config.head_dim),
+      v = core.zeros(batch, room, config.kv_heads, config.head_dim) }
+  end
+  return cache
+end
+
+-- The last `room` tokens of the prompt go in; what comes out is bounded by the context.
+local function prepare(model, ids, opts)
+  if #ids == 0 then raise("generate: the prompt is empty") end
+  local context = model.config.context
+  local wanted = opts.max_tokens
+  if wanted < 1 then raise("generate: max_tokens must be at least 1, not %d", wanted) end
+  local kept = math.min(#ids, math.max(1, context - wanted))
+  return table.move(ids, #ids - kept + 1, #ids, 1, {}), math.min(wanted, context - kept)
+end
+
+--- Ids after the given ones. Generation ends at the context length.
+function generate.ids(model, ids, given)
+  local opts = options.check("generate", given, declared)
+  if opts.temperature < 0 then
+    raise("generate: temperature must not be negative: %g", opts.temperature)
+  end
+  if not (opts.top_p > 0 and opts.top_p <= 1) then
+    raise("generate: top_p must be above 0 and at most 1, not %g", opts.top_p)
+  end
+  local prompt, count = prepare(model, ids, opts)
+  local cache = generate.new_cache(model.config, 1, #prompt + count)
+  local out, feed = {}, prompt
+  core.no_grad(function()
+    for i = 1, count do
+      local scope = core.scope()
+      local logits = model:logits(feed, cache)
+      out[i] = core.sample(logits:select(1, -1), { temperature = opts.temperature,
+        top_k = opts.top_k, top_p = opts.top_p, seed = opts.seed, index = i })
+      feed = { out[i] }
+      scope:close()
+    end
+  end)
+  return out
+end
+
+--- Text after the prompt.
+function generate.text(model, prompt, given)
+  local tokenizer = model.tokenizer
+  if not tokenizer then
+    raise("generate: the model has no tokenizer\nhint: model.tokenizer = moe.tokenizer.bytes()")
+  end
+  local text = tokenizer:decode(generate.ids(model, tokenizer:encode(prompt), given))
+  local stop = given and given.stop
+  local at = stop and text:find(stop, 1, true)
+  return at and text:sub(1, at - 1) or text
+end
+
+return generate

@@ -1,0 +1,157 @@
+-- Checkpoints in folders: one file, or shards and their index.
+local core = require("moelua.core")
+local checkpoint = require("moelua.checkpoint")
+local helper = require("spec.helper")
+local made = require("spec.checkpoint_files")
+
+local json, system = core.json, core.system
+local fresh_path, listed, write = made.fresh_path, made.listed, made.write
+
+describe("a folder", function()
+  local function tensors_of(n)
+    local tensors = {}
+    for i = 1, n do tensors["t" .. i] = core.full(i, 10) end
+    return tensors
+  end
+
+  -- A folder with three shards of two tensors, and the parts of its index.
+  local function sharded()
+    local path = fresh_path("")
+    assert(checkpoint.save(path, tensors_of(6), nil, { max_shard_size = 80 }))
+    return path, path .. "/model.safetensors.index.json"
+  end
+
+  local function rewrite(path, change)
+    local index = json.decode(assert(system.read(path)))
+    change(index, index.weight_map)
+    write(json.encode(index), path)
+  end
+
+  local function refused(path, text, code)
+    local file, message, got = checkpoint.open(path)
+    assert.is_nil(file)
+    assert.equal(code or "format", got)
+    assert.truthy(message:find(text, 1, true), message)
+  end
+
+  it("holds one file when that is enough", function()
+    local path = fresh_path("")
+    assert(checkpoint.save(path .. "/deep/er", { a = core.ones(2) }, { k = "v" }))
+    assert.same({ "model.safetensors" }, listed(path .. "/deep/er"))
+    local file = assert(checkpoint.open(path .. "/deep/er"))
+    assert.same({ "a" }, file:names())
+    assert.same({ format = "pt", k = "v" }, file:metadata())
+  end)
+
+  it("holds shards and an index when it is not", function()
+    local path, index = sharded()
+    assert.same({ "model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors",
+      "model-00003-of-00003.safetensors", "model.safetensors.index.json" }, listed(path))
+    assert.equal([[
+{
+  "metadata": {
+    "total_parameters": 60,
+    "total_size": 240
+  },
+  "weight_map": {
+    "t1": "model-00001-of-00003.safetensors",
+    "t2": "model-00001-of-00003.safetensors",
+    "t3": "model-00002-of-00003.safetensors",
+    "t4": "model-00002-of-00003.safetensors",
+    "t5": "model-00003-of-00003.safetensors",
+    "t6": "model-00003-of-00003.safetensors"
+  }
+}
+]], system.read(index))
+    local file = assert(checkpoint.open(path))
+    assert.same({ "t1", "t2", "t3", "t4", "t5", "t6" }, file:names())
+    for i = 1, 6 do helper.close(file:tensor("t" .. i):sum(), 10 * i) end
+    assert.same({ dtype = "F32", shape = { 10 }, bytes = 40 }, file:info("t4"))
+    assert.equal(40, #file:raw("t4"))
+    assert.same({ format = "pt" }, file:metadata())
+    assert.equal("Checkpoint " .. path .. " (6 tensors in 3 files)", tostring(file))
+    local got, message, code = file:tensor("tt3")
+    assert.is_nil(got)
+    assert.equal("missing", code)
+    assert.equal("tensor: " .. path .. ": no tensor `tt3`\nhint: did you mean 't3'?", message)
+    file:close()
+    local _, raised = pcall(file.names, file)
+    assert.truthy(raised:find("names: the checkpoint was closed", 1, true))
+  end)
+
+  it("gives a large tensor a shard of its own", function()
+    local path = fresh_path("")
+    local tensors = { a = core.ones(1), b = core.ones(100), c = core.ones(1), d = core.ones(1) }
+    assert(checkpoint.save(path, tensors, nil, { max_shard_size = 8, dtype = "f16" }))
+    local map = json.decode(system.read(path .. "/model.safetensors.index.json")).weight_map
+    assert.same({ a = "model-00001-of-00003.safetensors", b = "model-00002-of-00003.safetensors",
+      c = "model-00003-of-00003.safetensors", d = "model-00003-of-00003.safetensors" }, map)
+    assert.equal(206, json.decode(system.read(path .. "/model.safetensors.index.json"))
+      .metadata.total_size)
+  end)
+
+  it("forgets the checkpoint that was there before, and nothing else", function()
+    local path = sharded()
+    write("{}", path .. "/config.json")
+    assert(checkpoint.save(path, tensors_of(1)))
+    assert.same({ "config.json", "model.safetensors" }, listed(path))
+    assert(checkpoint.save(path, tensors_of(2), nil, { max_shard_size = 40 }))
+    assert.same({ "config.json", "model-00001-of-00002.safetensors",
+      "model-00002-of-00002.safetensors", "model.safetensors.index.json" }, listed(path))
+    assert.same({ "t1", "t2" }, assert(checkpoint.open(path)):names())
+  end)
+
+  it("keeps the old shards when a new one fails", function()
+    local path = sharded()
+    local before = listed(path)
+    local bad = tensors_of(4)
+    bad.z = { dtype = "U8", shape = { 2 }, data = "x" }
+    assert.is_false((pcall(checkpoint.save, path, bad, nil, { max_shard_size = 40 })))
+    assert.same(before, listed(path))
+    assert.equal(6, #assert(checkpoint.open(path)):names())
+  end)
+
+  it("is refused when the index and the files differ", function()
+    local path, index = sharded()
+    rewrite(index, function(_, map) map.t7 = "model-00003-of-00003.safetensors" end)
+    refused(path, "model-00003-of-00003.safetensors lacks tensor `t7`")
+    rewrite(index, function(_, map) map.t7, map.t6 = nil, nil end)
+    refused(path,
+      "model-00003-of-00003.safetensors holds tensor `t6`, which the index does not list")
+    rewrite(index, function(_, map) map.t6 = "model-00001-of-00003.safetensors" end)
+    refused(path, "tensor `t6`")
+    rewrite(index, function(_, map) map.t6 = "model-00004-of-00003.safetensors" end)
+    refused(path, "model-00004-of-00003.safetensors", "missing")
+  end)
+
+  it("is refused when a shard is damaged or gone", function()
+    local path = sharded()
+    write("", path .. "/model-00002-of-00003.safetensors")
+    refused(path, "(HeaderTooSmall)")
+    os.remove(path .. "/model-00002-of-00003.safetensors")
+    refused(path, "model-00002-of-00003.safetensors", "missing")
+  end)
+
+  it("is refused when the index is none or leads elsewhere", function()
+    local path, index = sharded()
+    for _, name in ipairs { "../x.safetensors", "/etc/passwd", "a\\b", "..", ".", "", "a\0b" } do
+      rewrite(index, function(_, map) map.t1 = name end)
+      refused(path, "tensor `t1` is said to be in ")
+    end
+    rewrite(index, function(_, map) map.t1 = 1 end)
+    refused(path, "tensor `t1` is said to be in number, which is no file name")
+    write("{", index)
+    refused(path, index)
+    for _, text in ipairs { "{}", '{"metadata":{}}', '{"weight_map":{}}', "[]",
+      '{"metadata":1,"weight_map":{}}', '{"metadata":{},"weight_map":1}' } do
+      write(text, index)
+      refused(path, "an index needs the objects `metadata` and `weight_map`")
+    end
+  end)
+
+  it("is opened though the total size is wrong", function()
+    local path, index = sharded()
+    rewrite(index, function(parts) parts.metadata.total_size = 1 end)
+    assert.equal(6, #assert(checkpoint.open(path)):names())
+  end)
+end)

@@ -1,0 +1,70 @@
+local moe = require("moelua")
+local close = require("spec.helper").close
+local support = require("spec.ops.support")
+
+describe("rope", function()
+  --- The definition, element by element.
+  local function expected(x, theta, offset)
+    local out = {}
+    for b, batch in ipairs(x:totable()) do
+      out[b] = {}
+      for t, position in ipairs(batch) do
+        out[b][t] = {}
+        for h, head in ipairs(position) do
+          local half, y = #head // 2, {}
+          for i = 1, half do
+            local angle = (t - 1 + offset) * theta ^ (-(i - 1) / half)
+            local c, s = math.cos(angle), math.sin(angle)
+            y[i] = head[i] * c - head[i + half] * s
+            y[i + half] = head[i + half] * c + head[i] * s
+          end
+          out[b][t][h] = y
+        end
+      end
+    end
+    return out
+  end
+
+  it("turns the pairs (i, i + D/2) by position", function()
+    for _, d in ipairs({ 2, 6, 32, 34 }) do
+      local x = moe.randn(2, 7, 3, d)
+      close(moe.rope(x), expected(x, 10000, 0), 2e-6)
+      close(moe.rope(x, 500, 11), expected(x, 500, 11), 2e-6)
+    end
+  end)
+
+  it("keeps its digits far away from the start", function()
+    local x = moe.randn(1, 2, 1, 8)
+    close(moe.rope(x, 1e6, 1000000), expected(x, 1e6, 1000000), 2e-6)
+  end)
+
+  it("continues where a cached part ended", function()
+    local x = moe.randn(1, 9, 2, 4)
+    local whole = moe.rope(x)
+    close(moe.rope(x:narrow(2, 6, 4), 10000, 5), whole:narrow(2, 6, 4):contiguous(), 1e-6)
+  end)
+
+  it("leaves position 0 alone, keeps lengths and takes nothing", function()
+    local x = moe.randn(1, 1, 2, 4)
+    close(moe.rope(x), x, 0)
+    local long = moe.randn(1, 50, 1, 2)
+    close(moe.rope(long):pow(2):sum(-1), long:pow(2):sum(-1), 1e-5)
+    assert.same({ 0, 3, 1, 2 }, moe.rope(moe.zeros(0, 3, 1, 2)):shape())
+  end)
+
+  it("turns the gradient back", function()
+    local weight = moe.randn(1, 5, 2, 6)
+    local dx = support.grads(weight:totable(), moe.rope, moe.zeros(1, 5, 2, 6):totable())
+    close(moe.rope(dx), weight, 1e-6)
+  end)
+
+  it("refuses what it cannot turn", function()
+    local function says(text, ...)
+      support.rejects("rope: " .. text, moe.rope, ...)
+    end
+    says("x must have 4 dimensions, not [2 x 3 x 4]", moe.ones(2, 3, 4))
+    says("the size of a head must be even: [1 x 2 x 3 x 5]", moe.ones(1, 2, 3, 5))
+    says("theta must be positive: 0", moe.ones(1, 1, 1, 2), 0)
+    says("offset must not be negative: -1", moe.ones(1, 1, 1, 2), 10000, -1)
+  end)
+end)
