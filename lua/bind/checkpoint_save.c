@@ -189,10 +189,11 @@ int lmoe_checkpoint_save(lua_State *L) {
     return lmoe_succeed(L);
 }
 
-/* describe(name, value, dtype): how save would write the value: { dtype, shape, bytes, elements }.
- * The value is a tensor or a table with dtype and shape. */
+/* describe(name, value, dtype): how save would write the value, a tensor or a table with dtype and
+ * shape: { dtype, shape, bytes, elements, width }. A file begins with the widest. */
 int lmoe_checkpoint_describe(lua_State *L) {
     const char *name = lmoe_check_text(L, 1, "describe", "name", NULL);
+    lua_settop(L, 3);
     const char *where = lua_pushfstring(L, "checkpoint: tensor `%s`", name);
     moe_stored floats = float_type(L, 3, "describe");
     moe_stored_item item = {0};
@@ -210,7 +211,7 @@ int lmoe_checkpoint_describe(lua_State *L) {
     if (moe__stored_bytes(item.type, item.rank, item.shape, &bytes) != MOE_SIZE_OK)
         lmoe_raise(L, "%s: too large, or no whole bytes", where);
     for (size_t i = 0; i < item.rank; i++) elements *= item.shape[i];
-    lua_createtable(L, 0, 4);
+    lua_createtable(L, 0, 5);
     lua_createtable(L, (int)item.rank, 0);
     for (size_t i = 0; i < item.rank; i++) {
         lua_pushinteger(L, (lua_Integer)item.shape[i]);
@@ -223,5 +224,7 @@ int lmoe_checkpoint_describe(lua_State *L) {
     lua_setfield(L, -2, "bytes");
     lua_pushinteger(L, (lua_Integer)elements);
     lua_setfield(L, -2, "elements");
+    lua_pushinteger(L, (lua_Integer)item.type);
+    lua_setfield(L, -2, "width");
     return 1;
 }

@@ -145,7 +145,8 @@ static int release(lua_State *L) {
 
 void lmoe_checkpoint_writer_type(lua_State *L) {
     static const luaL_Reg methods[] = {
-        {"names", names}, {"put", put}, {"close", close_writer}, {NULL, NULL},
+        {"names", names}, {"put", put}, {"close", close_writer}, {"abandon", release},
+        {NULL, NULL},
     };
     static const luaL_Reg events[] = {{"__gc", release}, {"__close", release}, {NULL, NULL}};
     luaL_newmetatable(L, WRITER_TYPE);

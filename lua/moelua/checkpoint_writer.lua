@@ -55,10 +55,10 @@ local function split(list, limit)
   return parts
 end
 
--- What the header of a part will say.
+-- What the header of a part will say: entries have dtype and shape among their fields.
 local function plan_of(part)
   local plan = {}
-  for _, entry in ipairs(part) do plan[entry.name] = { dtype = entry.dtype, shape = entry.shape } end
+  for _, entry in ipairs(part) do plan[entry.name] = entry end
   return plan
 end
 
@@ -106,10 +106,133 @@ end
 
 -- Writing ---------------------------------------------------------------------------------
 
-local function abandon(self)
-  if self.file then getmetatable(self.file) end
-  self.file, self.parts = nil, nil
+--- Forgets everything that was written. Closing does so too unless all tensors are there.
+function Writer:abandon()
+  if self.file then self.file:abandon() end
   if self.staging then system.remove_tree(self.staging) end
+  self.parts, self.file, self.staging = nil, nil, nil
+end
+
+Writer.__close = Writer.abandon
+Writer.__gc = Writer.abandon
+
+local function check_open(self, where)
+  if getmetatable(self) ~= Writer then
+    raise("%s: a writer is expected, got %s\nhint: call it as writer:%s(...)", where, type(self),
+      where)
+  end
+  if not self.parts then raise("%s: the writer was closed", where) end
+end
+
+--- The names in the order in which the tensors have to be put.
+function Writer:names()
+  check_open(self, "names")
+  local list = {}
+  for _, part in ipairs(self.parts) do
+    for _, entry in ipairs(part) do list[#list + 1] = entry.name end
+  end
+  return list
+end
+
+-- Opens the file of the part that is next.
+local function open_part(self)
+  local message, code
+  local path = (self.staging or self.path) .. "/" .. self.files[self.part]
+  self.file, message, code = files.create(path, plan_of(self.parts[self.part]), self.metadata)
+  self.left = #self.parts[self.part]
+  return self.file, message, code
+end
+
+-- Gives up after a failure and passes it on.
+local function failed(self, message, code)
+  self:abandon()
+  return nil, message, code
+end
+
+-- Finishes the file at hand when all of it is there.
+local function finish_part(self)
+  if self.left > 0 then return true end
+  local file = self.file
+  self.file, self.part = nil, self.part + 1
+  return file:close()
+end
+
+--- Writes the next tensor: a Tensor, or the bytes as a string.
+---@return boolean? done
+---@return string? message
+---@return string? code
+function Writer:put(name, value)
+  check_open(self, "put")
+  if self.part > #self.parts or #self.parts[self.part] == 0 then
+    raise("put: all tensors are written, `%s` is too much", tostring(name))
+  end
+  local done, message, code
+  if not self.file then
+    done, message, code = open_part(self)
+    if not done then return failed(self, message, code) end
+  end
+  done, message, code = self.file:put(name, value)
+  if not done then return failed(self, message, code) end
+  self.left = self.left - 1
+  done, message, code = finish_part(self)
+  if not done then return failed(self, message, code) end
+  return true
+end
+
+--- Makes the checkpoint appear; all tensors have to be there.
+---@return boolean? done
+---@return string? message
+---@return string? code
+function Writer:close()
+  check_open(self, "close")
+  local done, message, code
+  if #self.parts[1] == 0 then         -- nothing to put: the file is a header alone
+    done, message, code = open_part(self)
+    done = done and finish_part(self)
+    if not done then return failed(self, message, code) end
+  end
+  if self.part <= #self.parts then
+    local part = self.parts[self.part]
+    local next_one = part[#part - (self.file and self.left or #part) + 1]
+    raise("close: tensor `%s` was not written", next_one.name)
+  end
+  if self.staging then
+    done, message, code = publish_shards(self)
+  else
+    done, message, code = remove_stale(self.path, { [writer.SINGLE] = true })
+  end
+  self:abandon()
+  return done, message, code
+end
+
+local function wider(a, b)
+  if a.width ~= b.width then return a.width > b.width end
+  return a.name < b.name
+end
+
+--- Plans a checkpoint in a folder, which is made when it is not there.
+---@param path string the folder
+---@param plan table name -> { dtype = "BF16", shape = {2, 3} }
+---@param metadata table strings by strings
+---@param limit integer? bytes of data in a file
+---@return table? writer
+---@return string? message
+---@return string? code
+function writer.open(path, plan, metadata, limit)
+  local parts = split(measured(plan), limit or writer.SHARD_SIZE)
+  local self = setmetatable({ path = path, metadata = metadata, parts = parts, part = 1,
+    files = { writer.SINGLE } }, Writer)
+  for i, part in ipairs(parts) do
+    table.sort(part, wider)
+    if #parts > 1 then self.files[i] = ("model-%05d-of-%05d.safetensors"):format(i, #parts) end
+  end
+  if #parts > 1 then
+    self.staging = path .. "/" .. STAGING
+    system.remove_tree(self.staging)
+  end
+  local done, message, code = system.make_folder(self.staging or path)
+  if not done then return failed(self, message, code) end
+  return self
 end
 
 return writer

@@ -22,6 +22,8 @@ moe.train = require("moelua.train")
 moe.evaluate = require("moelua.evaluate")
 moe.flops = require("moelua.flops")
 moe.help = require("moelua.help")
+moe.domains = require("moelua.domains")
+moe.study = require("moelua.study")
 
 local family, generate, mix = require("moelua.family"), require("moelua.generate"),
   require("moelua.mix")

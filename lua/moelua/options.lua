@@ -139,6 +139,17 @@ function options.check(where, given, declared)
   return result
 end
 
+--- A new table with the fields of both; those of `more` win.
+---@param base table
+---@param more table
+---@return table
+function options.merge(base, more)
+  local result = {}
+  for k, v in pairs(base) do result[k] = v end
+  for k, v in pairs(more) do result[k] = v end
+  return result
+end
+
 --- Reads the command line of a recipe, see arguments.lua: the module itself is callable.
 return setmetatable(options, {
   __call = function(_, declaration)

@@ -38,7 +38,7 @@ with_pkg_config() {
     local flags
     flags=$(PKG_CONFIG_PATH=$work/prefix/lib/pkgconfig pkg-config --cflags --libs moelua) || return 1
     # shellcheck disable=SC2086
-    cc -std=c11 -Wall -Wextra -Werror $MOELUA_EMBED_CFLAGS -o host "$root"/examples/embed/*.c $flags &&
+    cc -Wall -Wextra -Werror $MOELUA_EMBED_CFLAGS -o host "$root"/examples/embed/*.c $flags &&
         example_runs ./host
 }
 
@@ -69,7 +69,7 @@ try "install" install_and_move
 try "recipes are installed" has_recipes
 try "the installed program runs" prefix/bin/moelua -e 'assert(require("moelua").zeros(2, 3):size(2) == 3)'
 if [ -z "$sanitize" ] && command -v lua5.4 > /dev/null; then
-    try "require in a stock Lua" env LUA_CPATH_5_4="$work/prefix/lib/lua/5.4/?.so" \
+    try "require in a stock Lua" env LUA_CPATH_5_4="$work/prefix/lib/lua/5.4/?.so;;" \
         lua5.4 -e 'assert(require("moelua").zeros(2, 3):size(2) == 3)'
 fi
 if compgen -G "$root/examples/embed/*.c" > /dev/null; then

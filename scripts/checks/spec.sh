@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# spec.sh EXECUTABLE [--gradients] [--filter=PATTERN] [spec file...]: the busted suite with our own
-# executable as the interpreter.
+# spec.sh EXECUTABLE [--gradients] [--filter=PATTERN] [--filter-out=PATTERN] [spec file...]:
+# the busted suite with our own executable as the interpreter.
 #
 # Every file runs in a process of its own: one that crashes or hangs costs one failure, and the
 # rest still runs. A file that runs no test, or whose process ends badly after good tests (as with
@@ -16,7 +16,7 @@ options=()
 while [ $# -gt 0 ]; do
     case $1 in
         --gradients) gradients=yes ;;
-        --filter=*) options+=("$1") ;;
+        --filter=* | --filter-out=*) options+=("$1") ;;
         *) break ;;
     esac
     shift

@@ -1,0 +1,200 @@
+-- study.lua: what a recipe compares: arms, claims, one table, results.json and report.html.
+--
+--   local study = moe.study.open(opt, { title = ..., about = ..., domains = corpora })
+--   study:train("seed", model, { data = ..., steps = ... })     -- a stage: runs/NAME/seed
+--   study:arm("seed", model, cost)                              -- a row of the table
+--   study:claim("btx beats the seed", holds, detail)
+--   study:finish()
+--
+-- results.json: {"recipe", "seed", "arms": [{"name", "tokens", "flops", "seconds", "metric": {domain:
+-- bits per byte}, "mean"}], "claims": [{"name", "holds", "detail"}]}.
+
+local core = require("moelua.core")
+local class = require("moelua.class")
+local data = require("moelua.data")
+local evaluate = require("moelua.evaluate")
+local report = require("moelua.report")
+local run = require("moelua.run")
+local text_table = require("moelua.text_table")
+local train = require("moelua.train")
+local system, json, check = core.system, core.json, run.check
+
+local study = {}
+
+local Study = class("Study")
+
+function Study:init(opt, parts)
+  self.opt, self.parts = opt, parts
+  self.split, self.windows = opt.split or "test", opt.eval_windows
+  self.domains, self.names = parts.domains, {}
+  for name in pairs(parts.domains) do self.names[#self.names + 1] = name end
+  table.sort(self.names)
+  self.arms, self.claims, self.curves, self.heat, self.notes = {}, {}, {}, {}, {}
+end
+
+--- Narration goes to stderr, and not at all with --quiet.
+function Study:say(fmt, ...)
+  if not self.opt.quiet then io.stderr:write(fmt:format(...), "\n") end
+end
+
+--- Trains a stage in its own run folder; finished stages are not trained again. Returns its cost
+-- { tokens, flops, seconds, curve }.
+function Study:train(name, model, options)
+  options.out, options.name = self.opt.out .. "/" .. name, name
+  options.quiet, options.seed = self.opt.quiet, options.seed or self.opt.seed
+  local cost = train(model, options)
+  self:curve(name, cost.curve)
+  return cost
+end
+
+--- A loss curve for the report; `after` shifts it to the right by so many tokens.
+function Study:curve(name, points, after)
+  local shifted = {}
+  for i, p in ipairs(points) do shifted[i] = { p[1] + (after or 0), p[2] } end
+  self.curves[#self.curves + 1] = { name = name, points = shifted }
+end
+
+--- Costs added up, with FLOPs and seconds of everything that a model needed.
+function study.sum(...)
+  local total = { tokens = 0, flops = 0, seconds = 0 }
+  for _, cost in ipairs({ ... }) do
+    for k in pairs(total) do total[k] = total[k] + cost[k] end
+  end
+  return total
+end
+
+--- Evaluates a model on the split of the final table and adds it as a row. `cost` is what it took
+-- to make it, from the first step on. Returns the evaluation.
+function Study:arm(name, model, cost)
+  self:say("evaluating %s", name)
+  local result = evaluate(model, self.domains, { split = self.split, windows = self.windows })
+  self.arms[#self.arms + 1] = { name = name, tokens = cost.tokens, flops = cost.flops,
+    seconds = cost.seconds, metric = result.metric, mean = result.mean }
+  result.arm = self.arms[#self.arms]
+  return result
+end
+
+--- The routing of an evaluated mixture for the report's heat map.
+function Study:routing(result, experts)
+  self.experts = experts
+  for _, name in ipairs(self.names) do
+    self.heat[#self.heat + 1] = { domain = name, rows = result.routing[name] }
+  end
+end
+
+--- A claim that the run was to show: holds is true, false, or nil for not resolved.
+function Study:claim(name, holds, fmt, ...)
+  if holds == nil then holds = json.null end
+  self.claims[#self.claims + 1] = { name = name, holds = holds, detail = fmt:format(...) }
+end
+
+function Study:find(name)
+  for _, arm in ipairs(self.arms) do
+    if arm.name == name then return arm end
+  end
+  core.raise("study: there is no arm '%s'", name)
+end
+
+--- Claims that arm `name` has a lower mean than each of the others.
+function Study:better(name, others)
+  local arm = self:find(name)
+  for _, other in ipairs(others) do
+    local rival = self:find(other)
+    self:claim(("%s beats %s on the mean"):format(name, other), arm.mean < rival.mean,
+      "%.3f against %.3f bits per byte", arm.mean, rival.mean)
+  end
+end
+
+--- Claims that the arm of each domain's expert is the best single model on its domain.
+function Study:best_on_own_domain(expert_of)
+  for _, domain in ipairs(self.names) do
+    local own, best = self:find(expert_of(domain)), nil
+    for _, other in ipairs(self.names) do
+      local rival = self:find(expert_of(other))
+      if other ~= domain and (not best or rival.metric[domain] < best.metric[domain]) then
+        best = rival
+      end
+    end
+    local seed = self.arms[1]
+    if not best or seed.metric[domain] < best.metric[domain] then best = seed end
+    self:claim(("%s is the best single model on %s"):format(own.name, domain),
+      own.metric[domain] < best.metric[domain], "%.3f against %.3f of %s", own.metric[domain],
+      best.metric[domain], best.name)
+  end
+end
+
+-- ---- the end ------------------------------------------------------------------------------------------
+
+function Study:table()
+  local columns = { "model" }
+  for _, name in ipairs(self.names) do
+    columns[#columns + 1] = { name = name, unit = "bits/byte" }
+  end
+  columns[#columns + 1] = { name = "mean", unit = "bits/byte" }
+  columns[#columns + 1] = { name = "tokens", format = "si", best = false }
+  columns[#columns + 1] = { name = "FLOPs", format = "si", best = false }
+  local rows = {}
+  for i, arm in ipairs(self.arms) do
+    rows[i] = { arm.name }
+    for j, name in ipairs(self.names) do rows[i][j + 1] = arm.metric[name] end
+    table.move({ arm.mean, arm.tokens, arm.flops }, 1, 3, #self.names + 2, rows[i])
+  end
+  return text_table.format(columns, rows, { best = "min" })
+end
+
+-- How much of the test text the models may have seen: near-duplicates across the splits.
+function Study:overlap()
+  if self.split ~= "test" then return end
+  local parts = {}
+  for _, name in ipairs(self.names) do
+    parts[#parts + 1] = ("%s %.1f %%"):format(name, 100 * data.shared_lines(self.domains[name]))
+  end
+  self.notes[#self.notes + 1] = "Test lines that also occur in train: " ..
+    table.concat(parts, ", ") .. "."
+end
+
+local function command_line()
+  local words = { "moelua" }
+  for i = 0, #(arg or {}) do words[#words + 1] = arg[i] end
+  return table.concat(words, " ")
+end
+
+function Study:write(results)
+  local out = self.opt.out
+  check(system.write(out .. "/results.json", json.encode(results, { indent = 2 }) .. "\n"))
+  local config = {}
+  for k, v in pairs(self.opt) do
+    if type(v) ~= "table" then config[k] = v end
+  end
+  check(system.write(out .. "/report.html", report.html(results, {
+    title = self.parts.title, about = self.parts.about, domains = self.names,
+    curves = self.curves, heat = self.heat, experts = self.experts, config = config,
+    versions = { { "moelua", core.version }, { "kernels", core.kernels } },
+    command = command_line(), notes = self.notes,
+    axes = { x = "training tokens", y = "training loss, bits per byte" } })))
+end
+
+local mark = { [true] = "yes", [false] = "no " }
+
+--- Writes results.json and report.html, prints the table and the claims.
+function Study:finish()
+  self:overlap()
+  local results = { recipe = self.opt.name or self.parts.recipe, seed = self.opt.seed,
+    arms = self.arms, claims = json.array(self.claims) }
+  self:write(results)
+  print(("held-out text (%s split), bits per byte; FLOPs and tokens from the first step on")
+    :format(self.split))
+  print(self:table())
+  for _, claim in ipairs(self.claims) do
+    print(("%s  %s: %s"):format(mark[claim.holds] or "?  ", claim.name, claim.detail))
+  end
+  for _, note in ipairs(self.notes) do print(note) end
+  print(("results: %s/results.json, report: %s/report.html"):format(self.opt.out, self.opt.out))
+end
+
+function study.open(opt, parts)
+  check(system.make_folder(opt.out))
+  return Study(opt, parts)
+end
+
+return study

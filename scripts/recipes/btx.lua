@@ -1,0 +1,96 @@
+-- btx.lua: Branch-Train-MiX (Sukhbaatar et al. 2024, arXiv 2403.07816) on real text.
+--
+--   1. Branch: copy a seed model once per domain.
+--   2. Train each copy on its domain: no communication.
+--   3. Mix: the feed-forward layers become the experts of a mixture, the seed's too; everything
+--      else is averaged; a router per layer is new.
+--   4. Finetune the mixture on all domains together, with a balance loss.
+--
+-- Beside it stand the seed, the experts, their plain weight average, and a dense model that gets
+-- the same compute after the seed on all domains together.
+
+local moe = require("moelua")
+
+local opt = moe.options {
+  name = "btx",
+  about = "Branch-Train-MiX: train domain experts from one seed, mix them into one MoE, finetune.",
+  options = {
+    { "domain", {}, "name=path of a file or folder; replaces the three standard domains",
+      repeatable = true },
+    { "max_bytes", 8000000, "text used of each domain" },
+    { "dim", 128, "model width" },
+    { "layers", 4, "layers" },
+    { "heads", 4, "attention heads" },
+    { "hidden", 352, "width of the feed-forward layers" },
+    { "context", 128, "tokens of a sequence" },
+    { "batch", 32, "sequences of a step" },
+    { "seed_steps", 400, "steps of the seed model" },
+    { "expert_steps", 200, "steps of each expert" },
+    { "mix_steps", 100, "finetuning steps of the mixture" },
+    { "k", 2, "experts a token goes to" },
+    { "balance", 0.01, "coefficient of the load-balancing loss" },
+    { "lr", 4e-3, "peak learning rate of the seed model" },
+    { "btx_lr", 2e-3, "of the experts and of the finetuning" },
+    { "dense_lr", 2e-3, "of the dense comparison" },
+    { "workers", nil, "branches trained at the same time", type = "integer" },
+    { "eval_windows", 512, "windows of each domain in the final table" },
+    { "split", "test", "what the final table reads", choices = { "test", "validation" } },
+  },
+  presets = {
+    smoke = { seed_steps = 60, expert_steps = 30, mix_steps = 20, eval_windows = 64,
+      max_bytes = 2000000 },
+    tiny = { seed_steps = 10, expert_steps = 5, mix_steps = 5, eval_windows = 8, dim = 32,
+      layers = 2, heads = 2, hidden = 64, context = 64, batch = 8, max_bytes = 200000 },
+  },
+}
+
+local domains = moe.domains.open(opt.domain, opt.out .. "/data", opt.max_bytes, opt.context)
+local study = moe.study.open(opt, { recipe = "btx", title = "Branch-Train-MiX", domains = domains,
+  about = "Copies of one seed model were trained on one domain each, without communication; their " ..
+    "feed-forward layers, and the seed's, became the experts of a mixture, which was finetuned " ..
+    "on all domains together. The dense model had the same compute after the seed." })
+local training = { batch = opt.batch, lr = opt.btx_lr }
+local function with(more) return moe.options.merge(training, more) end
+
+-- The seed model, on all domains together.
+local seed = moe.model.new { dim = opt.dim, layers = opt.layers, heads = opt.heads,
+  hidden = opt.hidden, vocab = 256, context = opt.context, seed = opt.seed }
+seed.tokenizer = moe.tokenizer.bytes()
+local seed_cost = study:train("seed", seed, with { data = domains, steps = opt.seed_steps, lr = opt.lr })
+study:arm("seed", seed, seed_cost)
+
+-- Branch and train.
+local experts = moe.branch(seed, domains, with { steps = opt.expert_steps, seed = opt.seed,
+  out = opt.out .. "/branches", workers = opt.workers, quiet = opt.quiet })
+local models, costs = { seed }, { seed_cost }
+for i, name in ipairs(study.names) do
+  models[i + 1], costs[i + 1] = experts[name], experts[name].summary
+  study:curve("expert " .. name, costs[i + 1].curve, seed_cost.tokens)
+  study:arm("expert " .. name, experts[name], moe.study.sum(seed_cost, costs[i + 1]))
+end
+local branched = moe.study.sum(table.unpack(costs))
+study:arm("weight average", moe.average(models), branched)
+
+-- Mix, and finetune.
+local mixed = moe.mix(models, { seed = opt.seed,
+  router = { k = opt.k, gate = "selected", balance = { form = "btx", coef = opt.balance } } })
+study:arm("btx, just mixed", mixed, branched)
+local mix_cost = study:train("mix", mixed, with { data = domains, steps = opt.mix_steps })
+local btx = study:arm("btx", mixed, moe.study.sum(branched, mix_cost))
+study:routing(btx, { "seed", table.unpack(study.names) })
+assert(mixed:save(opt.out .. "/model"))
+
+-- A dense model with the same compute after the seed, in one uninterrupted schedule.
+local dense = assert(moe.load(seed.path))
+local per_step = seed_cost.flops / opt.seed_steps
+local dense_steps = math.floor((branched.flops - seed_cost.flops + mix_cost.flops) / per_step + 0.5)
+local dense_cost = study:train("dense", dense,
+  with { data = domains, steps = dense_steps, lr = opt.dense_lr })
+study:arm("dense, same compute", dense, moe.study.sum(seed_cost, dense_cost))
+
+local function expert(name) return "expert " .. name end
+study:best_on_own_domain(expert)
+local others = { "seed", "weight average", "btx, just mixed", "dense, same compute" }
+for _, name in ipairs(study.names) do table.insert(others, 2, expert(name)) end
+study:better("btx", others)
+study:finish()
