@@ -86,12 +86,18 @@ end
 
 -- ---- workers ------------------------------------------------------------------------------------------
 
--- The last complete line of a log that is being written.
+-- The last step in a log that is being written. Logs grow long: only the end is read.
 local function last_entry(folder)
-  local log = run.read_log(folder)
-  for i = #log, 1, -1 do
-    if log[i].loss then return log[i] end
+  local file = io.open(folder .. "/log.jsonl")
+  if not file then return nil end
+  file:seek("set", math.max(0, file:seek("end") - 8192))
+  local found
+  for line in file:read("a"):gmatch("([^\n]*)\n") do
+    local entry = json.decode(line)
+    if entry and entry.loss then found = entry end
   end
+  file:close()
+  return found
 end
 
 local function tail(path)
@@ -109,9 +115,9 @@ end
 
 -- Looks after one running worker; true when its branch is finished.
 local function tend(job, host, rows)
+  local status = job.process:wait(0)
   local entry = last_entry(job.folder)
   if entry then rows:update(job.name, entry.step, { loss = entry.loss, tokens = entry.tokens }) end
-  local status = job.process:wait(0)
   if not status then return false end
   if status.exited == 0 and run.finished(job.folder) then return true end
   if job.attempts >= ATTEMPTS then
@@ -142,10 +148,7 @@ local function tend_all(waiting, workers, host, rows)
         start(running[#running], host)
       end
       for i = #running, 1, -1 do
-        if tend(running[i], host, rows) then
-          rows:done(running[i].name)
-          table.remove(running, i)
-        end
+        if tend(running[i], host, rows) then table.remove(running, i) end
       end
       system.sleep(POLL)
     end
@@ -185,7 +188,9 @@ local function run_workers(waiting, own, training, host)
     names[i], job.threads = job.name, math.max(1, cpus // math.min(workers, #waiting))
   end
   names.total, names.quiet = training.steps, own.quiet
-  tend_all(waiting, workers, host, progress.rows(names))
+  local rows <close> = progress.rows(names)
+  tend_all(waiting, workers, host, rows)
+  rows:done()
 end
 
 --- experts = moe.branch(seed, { name = corpus, ... }, { steps = 400, out = "runs/x/branches" })

@@ -27,7 +27,7 @@ end
 -- C source, formal mathematics, and dictionary prose.
 local standard = {
   code = headers,
-  mathematics = one_file("metamath-databases", "/set%.mm$"),
+  math = one_file("metamath-databases", "/set%.mm$"),
   prose = one_file("dict-gcide", "%.dict%.dz$"),
 }
 

@@ -76,7 +76,7 @@ local function common_fields(config)
     intermediate_size = config.ffn[1].hidden, num_attention_heads = config.heads,
     num_key_value_heads = config.kv_heads, head_dim = config.head_dim, hidden_act = "silu",
     max_position_embeddings = config.context, initializer_range = config.std,
-    rms_norm_eps = config.norm_eps, rope_theta = config.rope_theta, rope_scaling = json.null,
+    rms_norm_eps = config.norm_eps, rope_theta = config.rope_theta + 0.0, rope_scaling = json.null,
     tie_word_embeddings = config.tied, attention_dropout = 0.0, use_cache = true,
     bos_token_id = json.null, eos_token_id = json.null, torch_dtype = "float32",
     moelua = { seed = config.seed },

@@ -60,7 +60,6 @@ function run.open(folder, config, opts)
     check(nil, message, code)
   end
   agree(folder, config)
-  check(system.make_folder(folder .. "/state"))
   return setmetatable({ folder = folder, lock = lock }, Run)
 end
 
@@ -98,6 +97,7 @@ end
 
 local function state_files(folder)
   local list = {}
+  if not system.exists(folder .. "/state") then return list end
   for name in lfs.dir(folder .. "/state") do
     if name:match("^step%-%d+%.safetensors$") then list[#list + 1] = name end
   end
@@ -107,6 +107,7 @@ end
 
 --- Saves tensors by name and a table of plain data; keeps the last two states.
 function Run:save_state(step, tensors, facts)
+  check(system.make_folder(self.folder .. "/state"))
   local name = ("%s/state/step-%08d.safetensors"):format(self.folder, step)
   check(core.checkpoint.save(name, tensors, { facts = json.encode(facts) }))
   local files = state_files(self.folder)

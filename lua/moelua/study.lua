@@ -1,6 +1,6 @@
 -- study.lua: what a recipe compares: arms, claims, one table, results.json and report.html.
 --
---   local study = moe.study.open(opt, { title = ..., about = ..., domains = corpora })
+--   local study = moe.study.open(opt, { title = ..., about = ... })   -- opens the run folder
 --   study:train("seed", model, { data = ..., steps = ... })     -- a stage: runs/NAME/seed
 --   study:arm("seed", model, cost)                              -- a row of the table
 --   study:claim("btx beats the seed", holds, detail)
@@ -12,6 +12,7 @@
 local core = require("moelua.core")
 local class = require("moelua.class")
 local data = require("moelua.data")
+local domains = require("moelua.domains")
 local evaluate = require("moelua.evaluate")
 local report = require("moelua.report")
 local run = require("moelua.run")
@@ -23,11 +24,25 @@ local study = {}
 
 local Study = class("Study")
 
+-- Options that change nothing about the result.
+local incidental = { out = true, fresh = true, quiet = true, workers = true, arguments = true }
+
+-- The options as config.json of the run folder.
+local function request(opt)
+  local config = {}
+  for k, v in pairs(opt) do
+    if not incidental[k] then config[k] = v end
+  end
+  return config
+end
+
 function Study:init(opt, parts)
   self.opt, self.parts = opt, parts
   self.split, self.windows = opt.split or "test", opt.eval_windows
-  self.domains, self.names = parts.domains, {}
-  for name in pairs(parts.domains) do self.names[#self.names + 1] = name end
+  self.run = run.open(opt.out, request(opt), { fresh = opt.fresh })
+  self.domains = domains.open(opt.domain or {}, opt.out .. "/data", opt.max_bytes, opt.context)
+  self.names = {}
+  for name in pairs(self.domains) do self.names[#self.names + 1] = name end
   table.sort(self.names)
   self.arms, self.claims, self.curves, self.heat, self.notes = {}, {}, {}, {}, {}
 end
@@ -37,20 +52,20 @@ function Study:say(fmt, ...)
   if not self.opt.quiet then io.stderr:write(fmt:format(...), "\n") end
 end
 
---- Trains a stage in its own run folder; finished stages are not trained again. Returns its cost
--- { tokens, flops, seconds, curve }.
-function Study:train(name, model, options)
+--- Trains a stage in its own run folder; finished stages are not trained again. Its curve begins
+-- where the cost `before` ended. Returns its own cost { tokens, flops, seconds, curve }.
+function Study:train(name, model, options, before)
   options.out, options.name = self.opt.out .. "/" .. name, name
   options.quiet, options.seed = self.opt.quiet, options.seed or self.opt.seed
   local cost = train(model, options)
-  self:curve(name, cost.curve)
+  self:curve(name, cost.curve, before)
   return cost
 end
 
---- A loss curve for the report; `after` shifts it to the right by so many tokens.
-function Study:curve(name, points, after)
-  local shifted = {}
-  for i, p in ipairs(points) do shifted[i] = { p[1] + (after or 0), p[2] } end
+--- A loss curve for the report, to the right of what was spent before.
+function Study:curve(name, points, before)
+  local shifted, tokens = {}, before and before.tokens or 0
+  for i, p in ipairs(points) do shifted[i] = { p[1] + tokens, p[2] } end
   self.curves[#self.curves + 1] = { name = name, points = shifted }
 end
 
@@ -162,13 +177,9 @@ end
 function Study:write(results)
   local out = self.opt.out
   check(system.write(out .. "/results.json", json.encode(results, { indent = 2 }) .. "\n"))
-  local config = {}
-  for k, v in pairs(self.opt) do
-    if type(v) ~= "table" then config[k] = v end
-  end
   check(system.write(out .. "/report.html", report.html(results, {
     title = self.parts.title, about = self.parts.about, domains = self.names,
-    curves = self.curves, heat = self.heat, experts = self.experts, config = config,
+    curves = self.curves, heat = self.heat, experts = self.experts, config = request(self.opt),
     versions = { { "moelua", core.version }, { "kernels", core.kernels } },
     command = command_line(), notes = self.notes,
     axes = { x = "training tokens", y = "training loss, bits per byte" } })))
@@ -189,12 +200,11 @@ function Study:finish()
     print(("%s  %s: %s"):format(mark[claim.holds] or "?  ", claim.name, claim.detail))
   end
   for _, note in ipairs(self.notes) do print(note) end
+  self.run:close()
   print(("results: %s/results.json, report: %s/report.html"):format(self.opt.out, self.opt.out))
 end
 
-function study.open(opt, parts)
-  check(system.make_folder(opt.out))
-  return Study(opt, parts)
-end
+--- Opens the run folder opt.out and the domains. parts: recipe, title, about.
+function study.open(opt, parts) return Study(opt, parts) end
 
 return study

@@ -44,11 +44,11 @@ local opt = moe.options {
   },
 }
 
-local domains = moe.domains.open(opt.domain, opt.out .. "/data", opt.max_bytes, opt.context)
-local study = moe.study.open(opt, { recipe = "btx", title = "Branch-Train-MiX", domains = domains,
+local study = moe.study.open(opt, { recipe = "btx", title = "Branch-Train-MiX",
   about = "Copies of one seed model were trained on one domain each, without communication; their " ..
     "feed-forward layers, and the seed's, became the experts of a mixture, which was finetuned " ..
     "on all domains together. The dense model had the same compute after the seed." })
+local domains = study.domains
 local training = { batch = opt.batch, lr = opt.btx_lr }
 local function with(more) return moe.options.merge(training, more) end
 
@@ -65,7 +65,7 @@ local experts = moe.branch(seed, domains, with { steps = opt.expert_steps, seed 
 local models, costs = { seed }, { seed_cost }
 for i, name in ipairs(study.names) do
   models[i + 1], costs[i + 1] = experts[name], experts[name].summary
-  study:curve("expert " .. name, costs[i + 1].curve, seed_cost.tokens)
+  study:curve("expert " .. name, costs[i + 1].curve, seed_cost)
   study:arm("expert " .. name, experts[name], moe.study.sum(seed_cost, costs[i + 1]))
 end
 local branched = moe.study.sum(table.unpack(costs))
@@ -75,7 +75,7 @@ study:arm("weight average", moe.average(models), branched)
 local mixed = moe.mix(models, { seed = opt.seed,
   router = { k = opt.k, gate = "selected", balance = { form = "btx", coef = opt.balance } } })
 study:arm("btx, just mixed", mixed, branched)
-local mix_cost = study:train("mix", mixed, with { data = domains, steps = opt.mix_steps })
+local mix_cost = study:train("mix", mixed, with { data = domains, steps = opt.mix_steps }, branched)
 local btx = study:arm("btx", mixed, moe.study.sum(branched, mix_cost))
 study:routing(btx, { "seed", table.unpack(study.names) })
 assert(mixed:save(opt.out .. "/model"))
@@ -85,7 +85,7 @@ local dense = assert(moe.load(seed.path))
 local per_step = seed_cost.flops / opt.seed_steps
 local dense_steps = math.floor((branched.flops - seed_cost.flops + mix_cost.flops) / per_step + 0.5)
 local dense_cost = study:train("dense", dense,
-  with { data = domains, steps = dense_steps, lr = opt.dense_lr })
+  with { data = domains, steps = dense_steps, lr = opt.dense_lr }, seed_cost)
 study:arm("dense, same compute", dense, moe.study.sum(seed_cost, dense_cost))
 
 local function expert(name) return "expert " .. name end
