@@ -15,6 +15,9 @@ end
 
 local helper = {}
 
+--- Factor for the time limits of specs: above 1 under sanitizers and other slow company.
+helper.patience = tonumber(os.getenv("MOELUA_PATIENCE")) or 1
+
 --- Numbers of a tensor, a nested table or a single number, as one flat list.
 local function flatten(value, into)
   if type(value) == "userdata" then

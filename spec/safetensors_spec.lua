@@ -6,6 +6,9 @@ local files, json, system = core.checkpoint, core.json, core.system
 local compose, entry, fresh_path, open_bytes, saved, u8, write
   = made.compose, made.entry, made.fresh_path, made.open_bytes, made.saved, made.u8, made.write
 
+-- Under a collector that never rests each allocation costs a full collection.
+local stressed = os.getenv("MOELUA_GCSTRESS") ~= nil
+
 local function unhex(text)
   return (text:gsub("%x%x", function(byte) return string.char(tonumber(byte, 16)) end))
 end
@@ -172,15 +175,15 @@ describe("the header reader", function()
   end)
 
   it("takes time in proportion to the header", function()
-    local parts = {}
-    for i = 1, 100000 do
+    local parts, n = {}, stressed and 100 or 100000
+    for i = 1, n do
       parts[i] = ('"t%d":%s'):format(i * 7919 % 100003, entry("U8", "[]", i - 1, i))
     end
     local header = "{" .. table.concat(parts, ",") .. "}"
     local started = system.clock()
-    local file = assert(open_bytes(compose(header, ("x"):rep(100000))))
+    local file = assert(open_bytes(compose(header, ("x"):rep(n))))
     assert.is_true(system.clock() - started < 5)
-    assert.equal(100000, #file:names())
+    assert.equal(n, #file:names())
   end)
 
   it("bounds dimensions and metadata", function()
@@ -193,9 +196,7 @@ describe("the header reader", function()
     assert.truthy(message:find("tensor `a` has 64 dimensions, more than 8\nhint: raw()", 1, true))
     assert.truthy(message_for('{"a":' .. entry("U8", shape(65), 0, 1) .. "}", "z")
       :find("more than 64 dimensions", 1, true))
-    local pairs_of = {}
-    for i = 1, 65537 do pairs_of[i] = ('"%d":""'):format(i) end
-    assert.truthy(message_for('{"__metadata__":{' .. table.concat(pairs_of, ",") .. "}}")
+    assert.truthy(message_for('{"__metadata__":{' .. ('"k":"",'):rep(65537) .. "}}")
       :find("too many entries of metadata", 1, true))
   end)
 
@@ -236,7 +237,7 @@ describe("the header reader", function()
       assert.truthy(message:match("%(%w+%)$"))
     end
     for i = 1, #whole do
-      for _, flip in ipairs { 0x01, 0x20, 0x80 } do
+      for _, flip in ipairs(stressed and { 0x20 } or { 0x01, 0x20, 0x80 }) do
         write(whole:sub(1, i - 1) .. string.char(whole:byte(i) ~ flip) .. whole:sub(i + 1), target)
         local file = files.open(target)
         for _, name in ipairs(file and file:names() or {}) do

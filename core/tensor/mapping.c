@@ -15,11 +15,11 @@ static moe_status cannot(moe_ctx *ctx, const char *path, int error) {
 
 moe_status moe__map_file(moe_ctx *ctx, const char *path, moe_mapping **out) {
     *out = NULL;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);     /* a pipe would block for ever */
     if (fd < 0) return cannot(ctx, path, errno);
     struct stat info;
-    if (fstat(fd, &info) != 0 || S_ISDIR(info.st_mode)) {
-        int error = S_ISDIR(info.st_mode) ? EISDIR : errno;
+    if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
+        int error = S_ISDIR(info.st_mode) ? EISDIR : EINVAL;
         close(fd);
         return cannot(ctx, path, error);
     }

@@ -85,13 +85,16 @@ Block.parts = { "attention_norm", "attention", "ffn_norm", "ffn" }
 function Block:init(config, number)
   local name = ("layers.%d."):format(number)
   local ffn = config.ffn[number + 1]
+  -- Each block adds to the residual twice: its share of the variance (Radford et al. 2019).
+  local residual_std = config.std / math.sqrt(2 * config.layers)
   self.attention_norm = nn.RmsNorm(config.dim, config.norm_eps)
   self.attention = nn.Attention({ dim = config.dim, heads = config.heads,
     kv_heads = config.kv_heads, head_dim = config.head_dim, rope_theta = config.rope_theta,
-    seed = config.seed, std = config.std, name = name .. "attention." })
+    seed = config.seed, std = config.std, residual_std = residual_std,
+    name = name .. "attention." })
   self.ffn_norm = nn.RmsNorm(config.dim, config.norm_eps)
   local init = { dim = config.dim, hidden = ffn.hidden, seed = config.seed, std = config.std,
-    name = name .. "ffn." }
+    residual_std = residual_std, name = name .. "ffn." }
   if ffn.kind == "moe" then init.experts, init.router = ffn.experts, ffn.router end
   self.ffn = ffn.kind == "moe" and nn.MoE(init) or nn.FeedForward(init)
 end

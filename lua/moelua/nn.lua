@@ -15,9 +15,9 @@ local need = { "integer", required = true }
 local function weight(init, name, ...)
   local shape = { ... }
   shape[#shape + 1] = {
-    std = init.std or 0.02,
+    std = init.std,
     seed = init.seed,
-    stream = init.seed and ("init." .. (init.name or "") .. name) or nil,
+    stream = init.seed and ("init." .. init.name .. name) or nil,
   }
   return core.randn(table.unpack(shape)):requires_grad()
 end
@@ -25,12 +25,16 @@ end
 -- Options of a layer: its own, and how its parameters are initialised (see `weight`).
 local function check(where, given, declared)
   declared.seed, declared.std, declared.name = "integer", { "number", 0.02 }, { "string", "" }
-  return options.check(where, given, declared)
+  declared.residual_std = "number"      -- of matrices that write to the residual; default: std
+  local opts = options.check(where, given, declared)
+  opts.residual = { seed = opts.seed, name = opts.name, std = opts.residual_std or opts.std }
+  return opts
 end
 
 -- Where the parameters of the part `name` draw from.
 local function inside(init, name)
-  return { seed = init.seed, std = init.std, name = (init.name or "") .. name .. "." }
+  return { seed = init.seed, std = init.std, residual_std = init.residual_std,
+    name = init.name .. name .. "." }
 end
 
 local function layer_class(name)
@@ -45,7 +49,9 @@ local function layer_class(name)
       if self[field] then list[#list + 1] = { prefix .. field, self[field] } end
     end
     for _, field in ipairs(self.parts or {}) do
-      table.move(self[field]:parameters(prefix .. field .. "."), 1, 1000000, #list + 1, list)
+      for _, entry in ipairs(self[field]:parameters(prefix .. field .. ".")) do
+        list[#list + 1] = entry
+      end
     end
     return list
   end
@@ -105,7 +111,7 @@ function Attention:init(opts)
   self.q = weight(opts, "q", wide, opts.dim)
   self.k = weight(opts, "k", narrow, opts.dim)
   self.v = weight(opts, "v", narrow, opts.dim)
-  self.o = weight(opts, "o", opts.dim, wide)
+  self.o = weight(opts.residual, "o", opts.dim, wide)
 end
 
 -- Appends keys and values to the cache and returns all there are.
@@ -137,7 +143,7 @@ function FeedForward:init(opts)
   opts = check("nn.FeedForward", opts, { dim = need, hidden = need })
   self.w1 = weight(opts, "w1", opts.hidden, opts.dim)
   self.w3 = weight(opts, "w3", opts.hidden, opts.dim)
-  self.w2 = weight(opts, "w2", opts.dim, opts.hidden)
+  self.w2 = weight(opts.residual, "w2", opts.dim, opts.hidden)
 end
 
 function FeedForward:forward(x)
@@ -154,7 +160,7 @@ function Experts:init(opts)
   local E = opts.experts
   self.w1 = weight(opts, "w1", E, opts.hidden, opts.dim)
   self.w3 = weight(opts, "w3", E, opts.hidden, opts.dim)
-  self.w2 = weight(opts, "w2", E, opts.dim, opts.hidden)
+  self.w2 = weight(opts.residual, "w2", E, opts.dim, opts.hidden)
 end
 
 -- x [T x dim], gates and experts [T x k] -> [T x dim]
@@ -181,7 +187,7 @@ function MoE:init(opts)
     init = inside(opts, "router") })
   local init = inside(opts, "experts")
   self.experts = Experts({ experts = opts.experts, dim = opts.dim, hidden = opts.hidden,
-    seed = init.seed, std = init.std, name = init.name })
+    seed = init.seed, std = init.std, residual_std = init.residual_std, name = init.name })
 end
 
 function MoE:forward(x, how)

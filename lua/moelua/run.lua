@@ -19,15 +19,32 @@ local function check(ok, message, code)
 end
 run.check = check
 
-local function differing_key(a, b)
-  local keys = {}
-  for k in pairs(a) do keys[k] = true end
-  for k in pairs(b) do keys[k] = true end
-  local list = {}
-  for k in pairs(keys) do list[#list + 1] = k end
-  table.sort(list)
-  for _, k in ipairs(list) do
-    if json.encode({ a[k] }) ~= json.encode({ b[k] }) then return k, a[k], b[k] end
+local function all_keys(a, b)
+  local seen, list = {}, {}
+  for _, t in ipairs({ a, b }) do
+    for k in pairs(t) do
+      if not seen[k] then list[#list + 1] = k end
+      seen[k] = true
+    end
+  end
+  table.sort(list, function(x, y) return tostring(x) < tostring(y) end)
+  return list
+end
+
+local function as_text(value)
+  return value == nil and "not given" or json.encode({ value }):sub(2, -2)
+end
+
+-- The first option that differs, as model.dim, and both values as text; nil when all agree.
+local function difference(a, b, prefix)
+  for _, k in ipairs(all_keys(a, b)) do
+    local was, is = a[k], b[k]
+    if type(was) == "table" and type(is) == "table" then
+      local name, x, y = difference(was, is, prefix .. k .. ".")
+      if name then return name, x, y end
+    elseif was ~= is then
+      return prefix .. k, as_text(was), as_text(is)
+    end
   end
 end
 
@@ -39,18 +56,37 @@ local function agree(folder, config)
     return
   end
   local before = check(json.decode(check(system.read(path))))
-  local key, was, is = differing_key(before, json.decode(json.encode(config)))
+  local key, was, is = difference(before, json.decode(json.encode(config)), "")
   if key then
     raise("%s was made with other options: %s was %s, now %s\n" ..
-      "hint: --fresh starts over, --out names another folder", folder, key,
-      json.encode({ was }):sub(2, -2), json.encode({ is }):sub(2, -2))
+      "hint: --fresh starts over, --out names another folder", folder, key, was, is)
   end
 end
 
---- Opens the folder of a run, made if need be. `config` is plain data: everything that the result
--- depends on. opts.fresh empties the folder first. Raises when another process works in it.
-function run.open(folder, config, opts)
-  if opts and opts.fresh and system.exists(folder) then check(system.remove_tree(folder)) end
+local function is_empty(folder)
+  for name in lfs.dir(folder) do
+    if name ~= "." and name ~= ".." then return false end
+  end
+  return true
+end
+
+-- Empties a folder but for its lock, which is ours by now.
+local function clear(folder)
+  for name in lfs.dir(folder) do
+    if name ~= "." and name ~= ".." and name ~= "lock" then
+      check(system.remove_tree(folder .. "/" .. name))
+    end
+  end
+end
+
+--- The lock of a folder, made if need be; opts.fresh empties the folder, unless it holds something
+-- that is no run. Raises when another process works in it.
+function run.lock(folder, opts)
+  local fresh = opts and opts.fresh and system.exists(folder)
+  if fresh and not is_empty(folder) and not system.exists(folder .. "/lock") then
+    raise("%s is not the folder of a run: it will not be emptied\n" ..
+      "hint: --out names another folder", folder)
+  end
   check(system.make_folder(folder))
   local lock, message, code = system.lock(folder .. "/lock")
   if not lock then
@@ -59,7 +95,19 @@ function run.open(folder, config, opts)
     end
     check(nil, message, code)
   end
-  agree(folder, config)
+  if fresh then clear(folder) end
+  return lock
+end
+
+--- Opens the folder of a run, made if need be. `config` is plain data: everything that the result
+-- depends on. opts.fresh empties the folder first. Raises when another process works in it.
+function run.open(folder, config, opts)
+  local lock = run.lock(folder, opts)
+  local ok, message = pcall(agree, folder, config)
+  if not ok then
+    lock:release()
+    error(message, 0)
+  end
   return setmetatable({ folder = folder, lock = lock }, Run)
 end
 

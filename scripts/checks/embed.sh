@@ -39,7 +39,7 @@ with_pkg_config() {
     flags=$(PKG_CONFIG_PATH=$work/prefix/lib/pkgconfig pkg-config --cflags --libs moelua) || return 1
     # shellcheck disable=SC2086
     cc -Wall -Wextra -Werror $MOELUA_EMBED_CFLAGS -o host "$root"/examples/embed/*.c $flags &&
-        example_runs ./host
+        LD_LIBRARY_PATH=$work/prefix/lib example_runs ./host
 }
 
 with_cmake() {
