@@ -50,7 +50,7 @@ static void block_size(const moe_gemm *g, int64_t *rows, int64_t *columns) {
 
 typedef struct batch {
     const moe_gemm *list;
-    int64_t count;
+    int64_t count, each;        /* each: blocks of every product if they all have equally many */
 } batch;
 
 static int64_t blocks_of(const moe_gemm *g) {
@@ -77,6 +77,10 @@ static void run_block(const moe_gemm *g, int64_t block) {
 static void batch_task(void *arg, int64_t task, int worker) {
     const batch *b = arg;
     (void)worker;
+    if (b->each) {
+        run_block(&b->list[task / b->each], task % b->each);
+        return;
+    }
     for (int64_t i = 0; i < b->count; i++) {
         int64_t blocks = blocks_of(&b->list[i]);
         if (task < blocks) {
@@ -88,9 +92,13 @@ static void batch_task(void *arg, int64_t task, int worker) {
 }
 
 void moe__gemm_batch(moe_ctx *ctx, int64_t count, const moe_gemm *list) {
-    batch b = {.list = list, .count = count};
+    batch b = {.list = list, .count = count, .each = count ? blocks_of(&list[0]) : 0};
     int64_t tasks = 0;
-    for (int64_t i = 0; i < count; i++) tasks += blocks_of(&list[i]);
+    for (int64_t i = 0; i < count; i++) {
+        int64_t blocks = blocks_of(&list[i]);
+        if (blocks != b.each) b.each = 0;
+        tasks += blocks;
+    }
     moe__parallel(ctx, tasks, batch_task, &b);
 }
 

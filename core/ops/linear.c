@@ -18,8 +18,14 @@ static moe_status infer(moe_call *c) {
     return MOE_OK;
 }
 
+static int64_t rows_of(const moe_tensor *x) {
+    int64_t m = 1;
+    for (int d = 0; d < x->ndim - 1; d++) m *= x->shape[d];
+    return m;
+}
+
 static moe_status forward(moe_call *c) {
-    int64_t n = c->in[1]->shape[0], k = c->in[1]->shape[1], m = n ? c->out[0]->count / n : 0;
+    int64_t n = c->in[1]->shape[0], k = c->in[1]->shape[1], m = rows_of(c->in[0]);
     moe_real *y = moe__real(c->out[0]);
     const moe_real *bias = c->in[2] ? moe__real(c->in[2]) : NULL;
     for (int64_t i = 0; bias && i < m; i++) memcpy(y + i * n, bias, sizeof *y * (size_t)n);
@@ -32,7 +38,7 @@ static moe_status forward(moe_call *c) {
 
 /* dx = dy W, dW = dy^T x, dbias = sum of the rows of dy */
 static moe_status backward(moe_call *c) {
-    int64_t n = c->in[1]->shape[0], k = c->in[1]->shape[1], m = n ? c->out[0]->count / n : 0;
+    int64_t n = c->in[1]->shape[0], k = c->in[1]->shape[1], m = rows_of(c->in[0]);
     const moe_real *dy = moe__real(c->dout[0]);
     moe_gemm list[2];
     int count = 0;
@@ -46,6 +52,10 @@ static moe_status backward(moe_call *c) {
         list[count++] = (moe_gemm){.ta = true, .m = n, .n = k, .k = m, .alpha = 1, .a = dy,
                                    .lda = n, .b = moe__real(c->in[0]), .ldb = k, .beta = beta,
                                    .c = dw, .ldc = k};
+    if (dx && dx == dw) {               /* x is its own weight: one sum after the other */
+        moe__gemm_parallel(c->ctx, &list[0]);
+        list[0] = list[--count];
+    }
     moe__gemm_batch(c->ctx, count, list);
     moe_real *dbias = moe__grad(c, 2);
     for (int64_t i = 0; dbias && i < m; i++) c->ctx->kernels->accumulate(n, dy + i * n, dbias);

@@ -40,6 +40,9 @@ static moe_status infer(moe_call *c) {
     if (experts->ndim != 2 || memcmp(experts->shape, gates->shape, 2 * sizeof *gates->shape) != 0)
         return MOE_REJECT(c, MOE_ESHAPE, "gates and experts differ: %s and %s", MOE_SHAPE(gates),
                           MOE_SHAPE(experts));
+    if (gates->shape[1] < 1)
+        return MOE_REJECT(c, MOE_ESHAPE, "every token needs at least one expert: gates are %s",
+                          MOE_SHAPE(gates));
     if (gates->shape[0] != x->shape[0])
         return MOE_REJECT(c, MOE_ESHAPE, "one row of gates per token is needed: %s and x %s",
                           MOE_SHAPE(gates), MOE_SHAPE(x));
@@ -50,11 +53,8 @@ static moe_status infer(moe_call *c) {
         !shaped(w2, w1->shape[0], w1->shape[2], w1->shape[1]))
         return MOE_REJECT(c, MOE_ESHAPE, "w1 [E x I x d], w3 [E x I x d] and w2 [E x d x I] do not "
                           "fit: %s, %s and %s", MOE_SHAPE(w1), MOE_SHAPE(w3), MOE_SHAPE(w2));
-    moe_status s = moe__ids_below(c, experts, w1->shape[0], -1, "experts");
+    moe_status s = moe__ids_below(c, experts, w1->shape[0], INT64_MIN, "experts");
     if (s) return s;
-    for (int64_t i = 0; i < experts->count; i++)
-        if (moe__int(experts)[i] < 0)
-            return MOE_REJECT(c, MOE_EARG, "experts has -1 at position %lld", (long long)(i + 1));
     sizes z = measure(c);
     int64_t hidden[2] = {z.R, z.I}, bounds = z.E + 1;
     moe__out_like(c, 0, x);

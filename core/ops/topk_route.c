@@ -4,6 +4,7 @@
  *                  cut to the selected and divided by their sum.
  * gate "all":      softmax over all logits, not renormalised (Switch, DeepSeekMoE).
  * gate "sigmoid":  sigmoid per expert, divided by the sum over the selected (DeepSeek-V3).
+ *                  When all of these have underflowed to 0, the gates are equal.
  * Equal logits: the lowest expert wins. The selection itself has no gradient.
  */
 #include <math.h>
@@ -26,10 +27,13 @@ static moe_status infer(moe_call *c) {
     if (l->shape[1] > MAX_EXPERTS)
         return MOE_REJECT(c, MOE_EARG, "at most %d experts, not %lld", MAX_EXPERTS,
                           (long long)l->shape[1]);
-    for (int64_t i = 0; i < l->count; i++)
-        if (isnan(moe__real(l)[i]))
-            return MOE_REJECT(c, MOE_EARG, "the logit of token %lld for expert %lld is NaN",
-                              (long long)(i / l->shape[1] + 1), (long long)(i % l->shape[1] + 1));
+    for (int64_t i = 0; i < l->count; i++) {        /* -inf is fine: it rules an expert out */
+        moe_real x = moe__real(l)[i];
+        if (isnan(x) || (isinf(x) && x > 0))
+            return MOE_REJECT(c, MOE_EARG, "the logit of token %lld for expert %lld is %s",
+                              (long long)(i / l->shape[1] + 1), (long long)(i % l->shape[1] + 1),
+                              isnan(x) ? "NaN" : "infinite");
+    }
     int64_t shape[2] = {l->shape[0], k};
     moe__out(c, 0, MOE_F32, 2, shape);
     moe__out(c, 1, MOE_I32, 2, shape);
@@ -64,7 +68,7 @@ static void set_gates(const moe_call *c, const moe_real *l, const int32_t *best,
     moe_real sum = 0;
     for (int64_t i = 0; i < k; i++) sum += gate[i] = score[best[i]];
     if (c->arg[1].i == SIGMOID)
-        for (int64_t i = 0; i < k; i++) gate[i] /= sum;
+        for (int64_t i = 0; i < k; i++) gate[i] = sum > 0 ? gate[i] / sum : 1 / (moe_real)k;
 }
 
 static void forward_rows(void *arg, int64_t begin, int64_t end) {
@@ -107,7 +111,7 @@ static void backward_row(const moe_call *c, int64_t t, moe_real *dl) {
             dl[e] += g[i] * (a[i] - mean);
         else if (c->arg[1].i == ALL)
             dl[e] += score[e] * a[i];
-        else
+        else if (sum > 0)
             dl[e] += score[e] * (1 - score[e]) * (a[i] - mean) / sum;
     }
 }

@@ -103,7 +103,10 @@ static void sum_range(void *arg, int64_t begin, int64_t end) {
 moe_status moe__grad_pass(moe_call *c, int i, moe_tensor *g) {
     moe_tensor **slot = place(&c->node->edge[i]);
     if (!slot) return MOE_OK;
-    if (!*slot && moe_tensor_contiguous(g)) {           /* the same bytes under the input's shape */
+    /* The same bytes under the input's shape, unless it is a leaf and others have them too: the
+     * gradients of leaves are scaled in place. */
+    bool shares = c->node->edge[i].node || g->storage->refs == 1;
+    if (!*slot && shares && moe_tensor_contiguous(g)) {
         moe_desc desc = {.dtype = MOE_F32, .ndim = c->in[i]->ndim, .offset = g->offset};
         memcpy(desc.shape, c->in[i]->shape, sizeof desc.shape);
         moe_status s = moe__tensor_view(g, &desc, slot);
@@ -234,6 +237,7 @@ moe_status moe__backward(moe_tensor *loss) {
             if (!s) s = pass(list.node[i]);
             retire(list.node[i]);
         }
+        if (!s && moe_interrupted(ctx)) s = moe__fail(ctx, MOE_EINTR, "interrupted!");
         for (size_t i = 0; i < list.n; i++) moe__node_release(list.node[i]);
     }
     moe__free(ctx, list.node, list.room * sizeof *list.node);

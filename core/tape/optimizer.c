@@ -40,12 +40,14 @@ moe_status moe__adamw_step(moe_tensor *w, moe_tensor *m, moe_tensor *v,
     if (!usable(w, w) || !usable(m, w) || !usable(v, w))
         return moe__fail(ctx, MOE_ESHAPE, "adamw: parameter and moments differ: %s, %s and %s",
                          MOE_SHAPE(w), MOE_SHAPE(m), MOE_SHAPE(v));
-    if (w->storage->mapping)
-        return moe__fail(ctx, MOE_EARG, "adamw: the parameter %s is mapped from a file\n"
-                         "hint: train a copy: x:clone()", MOE_SHAPE(w));
+    if (w->storage->mapping || m->storage->mapping || v->storage->mapping)
+        return moe__fail(ctx, MOE_EARG, "adamw: %s %s is mapped from a file\n"
+                         "hint: train a copy: x:clone()",
+                         w->storage->mapping ? "the parameter" : "a moment", MOE_SHAPE(w));
     step s = {.kernels = ctx->kernels, .args = args, .g = moe__real(w->grad), .w = moe__real(w),
               .m = moe__real(m), .v = moe__real(v)};
     moe__parallel_range(ctx, w->count, GRAIN, step_range, &s);
     w->storage->version++;
+    if (moe_interrupted(ctx)) return moe__fail(ctx, MOE_EINTR, "interrupted!");
     return MOE_OK;
 }

@@ -157,7 +157,15 @@ moe_status moe__copy_into(moe_tensor *dst, const moe_tensor *src) {
     if (dst->dtype != src->dtype)
         return moe__fail(dst->ctx, MOE_ETYPE, "copy_: element types differ: %s and %s",
                          moe__dtype_name(dst->dtype), moe__dtype_name(src->dtype));
+    moe_tensor *apart = NULL;               /* parts of one storage may overlap */
+    if (dst->storage == src->storage) {
+        s = moe__tensor_like(src, &apart);
+        if (s) return s;
+        moe__copy_strided(src, apart);
+        src = apart;
+    }
     moe__copy_strided(src, dst);
+    moe_tensor_release(apart);
     dst->storage->version++;
     return MOE_OK;
 }

@@ -44,6 +44,10 @@ static moe_storage *new_storage(moe_ctx *ctx, size_t bytes) {
 moe_status moe__tensor_new(moe_ctx *ctx, const moe_desc *desc, moe_tensor **out) {
     *out = NULL;
     int64_t count = moe__count(desc->ndim, desc->shape);
+    for (int i = 0; i < desc->ndim; i++)
+        if (desc->shape[i] < 0)
+            return moe__fail(ctx, MOE_ESHAPE, "sizes must not be negative: %s",
+                             MOE_SHAPE_OF(desc->ndim, desc->shape));
     if (count < 0)
         return moe__fail(ctx, MOE_ESHAPE, "a tensor of shape %s is too large",
                          MOE_SHAPE_OF(desc->ndim, desc->shape));

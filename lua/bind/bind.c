@@ -12,6 +12,8 @@ lmoe_state *lmoe_getstate(lua_State *L) {
     lua_rawgetp(L, LUA_REGISTRYINDEX, &state_key);
     lmoe_state *s = lua_touserdata(L, -1);
     lua_pop(L, 1);
+    /* Finalizers of objects older than the module run after ours when the Lua state closes. */
+    if (!s || !s->ctx) luaL_error(L, "moelua is closed");
     return s;
 }
 
@@ -88,14 +90,17 @@ static int raise(lua_State *L) {
 
 /* ---- arguments ------------------------------------------------------------------------------ */
 
-int lmoe_checkshape(lua_State *L, int arg, const char *what, int64_t *shape) {
-    bool table = lua_istable(L, arg);
-    int top = lua_gettop(L), n = table ? (int)luaL_len(L, arg) : top - arg + 1;
+int lmoe_readshape(lua_State *L, int arg, int last, const char *what, int64_t *shape) {
+    bool table = arg <= last && lua_istable(L, arg);
+    if (table && last > arg)
+        lmoe_raise(L, "%s: nothing may follow the table of sizes, but there is %s", what,
+                   luaL_tolstring(L, arg + 1, NULL));
+    lua_Integer n = table ? (lua_Integer)lua_rawlen(L, arg) : last - arg + 1;
     if (n > MOE_MAX_DIMS)
-        lmoe_raise(L, "%s: at most %d dimensions, not %d", what, MOE_MAX_DIMS, n);
+        lmoe_raise(L, "%s: at most %d dimensions, not %I", what, MOE_MAX_DIMS, (LUAI_UACINT)n);
     for (int i = 0; i < n; i++) {
         if (table)
-            lua_geti(L, arg, i + 1);
+            lua_rawgeti(L, arg, i + 1);
         else
             lua_pushvalue(L, arg + i);
         int whole;
@@ -104,7 +109,32 @@ int lmoe_checkshape(lua_State *L, int arg, const char *what, int64_t *shape) {
             lmoe_raise(L, "%s: sizes must be integers, not %s", what, luaL_tolstring(L, -1, NULL));
         lua_pop(L, 1);
     }
+    return (int)n;
+}
+
+int lmoe_checkshape(lua_State *L, int arg, const char *what, int64_t *shape) {
+    int n = lmoe_readshape(L, arg, lua_gettop(L), what, shape);
+    for (int i = 0; i < n; i++)
+        if (shape[i] < 0)
+            lmoe_raise(L, "%s: sizes must not be negative: %s", what, MOE_SHAPE_OF(n, shape));
     return n;
+}
+
+/* Is `word` one of the words, which are separated by single blanks? */
+static bool has_word(const char *words, const char *word) {
+    size_t n = strlen(word);
+    for (const char *at = words; n && (at = strstr(at, word)) != NULL; at += n)
+        if ((at == words || at[-1] == ' ') && (at[n] == ' ' || at[n] == 0)) return true;
+    return false;
+}
+
+void lmoe_checkfields(lua_State *L, int arg, const char *what, const char *known) {
+    for (lua_pushnil(L); lua_next(L, arg); lua_pop(L, 1)) {
+        if (lua_type(L, -2) == LUA_TSTRING && has_word(known, lua_tostring(L, -2))) continue;
+        const char *list = luaL_gsub(L, known, " ", ", ");
+        lmoe_raise(L, "%s: unknown option %s\nhint: it takes %s", what,
+                   luaL_tolstring(L, -3, NULL), list);
+    }
 }
 
 lua_Integer lmoe_intfield(lua_State *L, int arg, const char *name, lua_Integer otherwise) {
@@ -149,32 +179,66 @@ struct lmoe_source {
 extern const struct lmoe_source lmoe_sources[];
 extern const size_t lmoe_nsources;
 
-/* Loads the module from the folder in the registry when there is one (while developing), under
- * the same chunk name as the embedded source. */
-static int load_source(lua_State *L, const struct lmoe_source *source) {
-    const char *chunk = lua_pushfstring(L, OWN_CHUNK "%s.lua", source->name);
-    if (lua_getfield(L, LUA_REGISTRYINDEX, LMOE_PATH_KEY) != LUA_TSTRING)
-        return luaL_loadbufferx(L, (const char *)source->data, source->size, chunk, "t");
-    const char *path = lua_pushfstring(L, "%s/moelua/%s.lua", lua_tostring(L, -1), source->name);
+/* Pushes the text of `path`, or returns false. */
+static bool push_file(lua_State *L, const char *path) {
+    int top = lua_gettop(L);
     lua_getglobal(L, "io");
     lua_getfield(L, -1, "open");
     lua_pushstring(L, path);
     lua_call(L, 1, 1);
-    if (lua_isnil(L, -1))
-        return luaL_loadbufferx(L, (const char *)source->data, source->size, chunk, "t");
-    lua_getfield(L, -1, "read");
-    lua_pushvalue(L, -2);
-    lua_pushliteral(L, "a");
-    lua_call(L, 2, 1);
+    if (!lua_isnil(L, -1)) {
+        lua_getfield(L, -1, "read");
+        lua_pushvalue(L, -2);
+        lua_pushliteral(L, "a");
+        lua_call(L, 2, 1);
+        lua_replace(L, top + 1);
+        lua_settop(L, top + 1);
+        if (lua_isstring(L, -1)) return true;
+    }
+    lua_settop(L, top);
+    return false;
+}
+
+/* Pushes the text of a module: from the folder in the registry when there is one (while
+ * developing), else as it was compiled in. */
+static void push_source(lua_State *L, const struct lmoe_source *s) {
+    if (lua_getfield(L, LUA_REGISTRYINDEX, LMOE_PATH_KEY) == LUA_TSTRING) {
+        lua_pushfstring(L, "%s/moelua/%s.lua", lua_tostring(L, -1), s->name);
+        lua_remove(L, -2);
+        if (push_file(L, lua_tostring(L, -1))) {
+            lua_remove(L, -2);
+            return;
+        }
+    }
+    lua_pop(L, 1);
+    lua_pushlstring(L, (const char *)s->data, s->size);
+}
+
+static int load_source(lua_State *L, const struct lmoe_source *s) {
     size_t size;
+    const char *chunk = lua_pushfstring(L, OWN_CHUNK "%s.lua", s->name);
+    push_source(L, s);
     const char *text = lua_tolstring(L, -1, &size);
     return luaL_loadbufferx(L, text, size, chunk, "t");
 }
 
+static const struct lmoe_source *find_source(const char *name) {
+    for (size_t i = 0; i < lmoe_nsources; i++)
+        if (strcmp(lmoe_sources[i].name, name) == 0) return &lmoe_sources[i];
+    return NULL;
+}
+
+/* source(name) -> the text of a module of ours, for help() and the editor stubs; nil for others. */
+static int source(lua_State *L) {
+    const struct lmoe_source *found = find_source(luaL_checkstring(L, 1));
+    if (!found) return 0;
+    push_source(L, found);
+    return 1;
+}
+
 /* package.preload's loader of one module; the source is the upvalue. */
 static int load_module(lua_State *L) {
-    const struct lmoe_source *source = lua_touserdata(L, lua_upvalueindex(1));
-    if (load_source(L, source) != LUA_OK) return lua_error(L);
+    if (load_source(L, lua_touserdata(L, lua_upvalueindex(1))) != LUA_OK) return lua_error(L);
     lua_pushvalue(L, 1);
     lua_call(L, 1, 1);
     return 1;
@@ -193,12 +257,6 @@ static void preload_sources(lua_State *L) {
     lua_pop(L, 1);
 }
 
-static const struct lmoe_source *init_source(void) {
-    for (size_t i = 0; i < lmoe_nsources; i++)
-        if (strcmp(lmoe_sources[i].name, "init") == 0) return &lmoe_sources[i];
-    return NULL;
-}
-
 /* ---- opening -------------------------------------------------------------------------------- */
 
 static int close_state(lua_State *L) {
@@ -206,6 +264,14 @@ static int close_state(lua_State *L) {
     moe_close(s->ctx);
     s->ctx = NULL;
     return 0;
+}
+
+/* One context per Lua state, also when a script forgets the module and requires it again. */
+static bool is_open(lua_State *L) {
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &state_key);
+    const lmoe_state *s = lua_touserdata(L, -1);
+    lua_pop(L, 1);
+    return s && s->ctx;
 }
 
 static void open_context(lua_State *L) {
@@ -259,6 +325,8 @@ static void push_core(lua_State *L) {
     }
     lua_pushcfunction(L, raise);
     lua_setfield(L, -2, "raise");
+    lua_pushcfunction(L, source);
+    lua_setfield(L, -2, "source");
     lua_pushliteral(L, MOELUA_VERSION);
     lua_setfield(L, -2, "version");
     lua_pushstring(L, moe_kernels_name(lmoe_ctx(L)));
@@ -271,13 +339,13 @@ static void push_core(lua_State *L) {
 
 MOE_API int luaopen_moelua(lua_State *L) {
     luaL_checkversion(L);
-    open_context(L);
+    if (!is_open(L)) open_context(L);
     preload_sources(L);
     luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
     push_core(L);
     lua_setfield(L, -2, "moelua.core");
     lua_pop(L, 1);
-    if (load_source(L, init_source()) != LUA_OK) return lua_error(L);
+    if (load_source(L, find_source("init")) != LUA_OK) return lua_error(L);
     lua_pushliteral(L, "moelua");
     lua_call(L, 1, 1);
     return 1;

@@ -23,6 +23,7 @@
 typedef struct lmoe_box {
     moe_tensor *tensor;             /* NULL when released */
     struct lmoe_box *next, **link;  /* link: what points to us; NULL outside scopes */
+    struct lmoe_scope *scope;       /* the one whose list we are in, NULL outside scopes */
 } lmoe_box;
 
 typedef struct lmoe_scope {
@@ -50,8 +51,16 @@ moe_ctx *lmoe_ctx(lua_State *L);
 moe_tensor *lmoe_checktensor(lua_State *L, int arg);
 /* NULL when the value is no tensor or a released one. */
 moe_tensor *lmoe_totensor(lua_State *L, int arg);
-/* Pushes an empty box; fill its tensor afterwards. Gives the collector its chance first. */
+/* Pushes an empty box; fill its tensor afterwards. Gives the collector its chance first: whatever
+ * pointer to a tensor was read before may be dangling after it, because finalizers are the
+ * script's code. So read arguments after making boxes. */
 lmoe_box *lmoe_newbox(lua_State *L);
+/* Puts a new tensor into a box. When memory is short it collects (see lmoe_newbox) and tries once
+ * more; raises when that does not help. */
+moe_tensor *lmoe_fillbox(lua_State *L, lmoe_box *box, moe_dtype dtype, int ndim,
+                         const int64_t *shape);
+/* Moves a box into the list of a scope, or out of all lists for NULL. */
+void lmoe_setscope(lmoe_box *box, lmoe_scope *scope);
 /* Pushes a new reference to `t`. Returns 1. */
 int lmoe_pushtensor(lua_State *L, moe_tensor *t);
 /* Charges what was allocated since `live_before` to Lua's collector. */
@@ -73,6 +82,10 @@ const char *lmoe_code(moe_status status);
 
 /* The list of integers at `arg` (a table) or from `arg` on (plain integers). Returns how many. */
 int lmoe_checkshape(lua_State *L, int arg, const char *what, int64_t *shape);
+/* The same when the arguments end at index `last`. Does not run the collector. */
+int lmoe_readshape(lua_State *L, int arg, int last, const char *what, int64_t *shape);
+/* Raises when the table at `arg` has a field that is not one of the words in `known`. */
+void lmoe_checkfields(lua_State *L, int arg, const char *what, const char *known);
 /* Reads an optional field of the options table at `arg`. */
 lua_Integer lmoe_intfield(lua_State *L, int arg, const char *name, lua_Integer otherwise);
 lua_Number lmoe_numfield(lua_State *L, int arg, const char *name, lua_Number otherwise);

@@ -25,17 +25,7 @@ static moe_tensor *new_tensor(lua_State *L, int arg, const char *what, moe_dtype
         }
     }
     int n = lmoe_checkshape(L, arg, what, shape);
-    lmoe_box *box = lmoe_newbox(L);
-    moe_ctx *ctx = lmoe_ctx(L);
-    size_t live = moe_memory(ctx).live;
-    moe_status s = moe_tensor_new(ctx, dtype, n, shape, &box->tensor);
-    if (s == MOE_ENOMEM) {
-        lmoe_collect(L);
-        s = moe_tensor_new(ctx, dtype, n, shape, &box->tensor);
-    }
-    lmoe_check(L, s);
-    lmoe_charge(L, live);
-    return box->tensor;
+    return lmoe_fillbox(L, lmoe_newbox(L), dtype, n, shape);
 }
 
 static int fill_with(lua_State *L, int arg, const char *what, double value) {
@@ -55,10 +45,10 @@ static int arange(lua_State *L) {
     if (lua_isnoneornil(L, 2)) first = 0;
     if (step == 0) lmoe_raise(L, "arange: the step must not be 0");
     double n = floor((last - first) / step + 1e-9) + 1;
+    if (isnan(n) || n > 1e15)
+        lmoe_raise(L, "arange: %f to %f in steps of %f is no sensible range", first, last, step);
     int64_t size = n > 0 ? (int64_t)n : 0;
-    lmoe_box *box = lmoe_newbox(L);
-    lmoe_check(L, moe_tensor_new(lmoe_ctx(L), MOE_F32, 1, &size, &box->tensor));
-    moe_real *x = moe_tensor_data(box->tensor);
+    moe_real *x = moe_tensor_data(lmoe_fillbox(L, lmoe_newbox(L), MOE_F32, 1, &size));
     for (int64_t i = 0; i < size; i++) x[i] = (moe_real)(first + (double)i * step);
     return 1;
 }
@@ -81,21 +71,28 @@ static void draw_range(void *arg, int64_t begin, int64_t end) {
         d->out[i] = (moe_real)((double)d->out[i] * d->scale + d->shift);
 }
 
-/* Without `stream` the numbers come from the context's own counter: each call continues. */
+/* Without `seed` and `stream` the numbers come from the context's own counter: each call
+ * continues. A seed alone stands for the first call after manual_seed(seed). */
 static int random_tensor(lua_State *L, const char *what, draw_fn *fn) {
     int options;
     moe_tensor *t = new_tensor(L, 1, what, MOE_F32, &options);
     moe_ctx *ctx = lmoe_ctx(L);
     draw d = {.fn = fn, .seed = ctx->seed, .out = moe_tensor_data(t), .scale = 1};
     const char *stream = NULL;
+    bool seeded = false;
     if (options) {
+        lmoe_checkfields(L, options, what, "std mean seed stream");
+        seeded = lua_getfield(L, options, "seed") != LUA_TNIL;
+        lua_pop(L, 1);
         stream = lmoe_strfield(L, options, "stream", NULL);
         d.seed = (uint64_t)lmoe_intfield(L, options, "seed", (lua_Integer)ctx->seed);
         d.scale = lmoe_numfield(L, options, "std", 1);
         d.shift = lmoe_numfield(L, options, "mean", 0);
     }
-    d.stream = stream ? moe__stream(stream) : moe__stream("moe.manual_seed") + ctx->draws++;
+    d.stream = moe__stream(stream ? stream : "moe.manual_seed");
+    if (!stream && !seeded) d.stream += ctx->draws++;
     moe__parallel_range(ctx, t->count, 1 << 14, draw_range, &d);
+    if (moe_interrupted(ctx)) lmoe_check(L, MOE_EINTR);
     return 1;
 }
 
@@ -118,6 +115,17 @@ static int uniform(lua_State *L) {
     return 1;
 }
 
+#ifdef MOELUA_TESTING
+/* philox(key, stream, block) -> the four 32-bit words of the block. */
+static int philox(lua_State *L) {
+    uint32_t word[4];
+    moe__philox((uint64_t)luaL_checkinteger(L, 1), (uint64_t)luaL_checkinteger(L, 2),
+                (uint64_t)luaL_checkinteger(L, 3), word);
+    for (int i = 0; i < 4; i++) lua_pushinteger(L, word[i]);
+    return 4;
+}
+#endif
+
 /* ---- from tables ---------------------------------------------------------------------------- */
 
 static int nested_shape(lua_State *L, int64_t *shape) {
@@ -125,8 +133,8 @@ static int nested_shape(lua_State *L, int64_t *shape) {
     lua_pushvalue(L, 1);
     while (lua_istable(L, -1)) {
         if (n == MOE_MAX_DIMS) lmoe_raise(L, "tensor: more than %d levels", MOE_MAX_DIMS);
-        shape[n++] = luaL_len(L, -1);
-        lua_geti(L, -1, 1);
+        shape[n++] = (int64_t)lua_rawlen(L, -1);
+        lua_rawgeti(L, -1, 1);
         lua_remove(L, -2);
     }
     lua_pop(L, 1);
@@ -141,7 +149,7 @@ static void read_nested(lua_State *L, moe_tensor *t, int d, int64_t *next) {
         if (!ok || lua_type(L, -1) != LUA_TNUMBER)
             lmoe_raise(L, "tensor: element %d is %s, not a number", (int)*next + 1,
                        luaL_typename(L, -1));
-        if (t->dtype == MOE_I32 && (value != floor(value) || fabs(value) > 2147483647.0))
+        if (t->dtype == MOE_I32 && (value != floor(value) || value < -0x1p31 || value >= 0x1p31))
             lmoe_raise(L, "tensor: element %d is %f, which is no i32", (int)*next + 1, value);
         if (t->dtype == MOE_I32)
             moe__int(t)[(*next)++] = (int32_t)value;
@@ -149,12 +157,15 @@ static void read_nested(lua_State *L, moe_tensor *t, int d, int64_t *next) {
             moe__real(t)[(*next)++] = (moe_real)value;
         return;
     }
-    if (!lua_istable(L, -1) || luaL_len(L, -1) != t->shape[d])
+    if (!lua_istable(L, -1))
+        lmoe_raise(L, "tensor: a row is %s, not a table of %d", luaL_typename(L, -1),
+                   (int)t->shape[d]);
+    if ((int64_t)lua_rawlen(L, -1) != t->shape[d])
         lmoe_raise(L, "tensor: rows of different lengths: %d and %d", (int)t->shape[d],
-                   lua_istable(L, -1) ? (int)luaL_len(L, -1) : 0);
+                   (int)lua_rawlen(L, -1));
     luaL_checkstack(L, 4, "tensor");
     for (int64_t i = 1; i <= t->shape[d]; i++) {
-        lua_geti(L, -1, i);
+        lua_rawgeti(L, -1, i);
         read_nested(L, t, d + 1, next);
         lua_pop(L, 1);
     }
@@ -167,11 +178,10 @@ static int tensor(lua_State *L) {
         lmoe_raise(L, "tensor: element type must be \"f32\" or \"i32\", not \"%s\"", type);
     int64_t shape[MOE_MAX_DIMS], next = 0;
     int n = nested_shape(L, shape);
-    lmoe_box *box = lmoe_newbox(L);
     moe_dtype dtype = strcmp(type, "i32") == 0 ? MOE_I32 : MOE_F32;
-    lmoe_check(L, moe_tensor_new(lmoe_ctx(L), dtype, n, shape, &box->tensor));
+    moe_tensor *t = lmoe_fillbox(L, lmoe_newbox(L), dtype, n, shape);
     lua_pushvalue(L, 1);
-    read_nested(L, box->tensor, 0, &next);
+    read_nested(L, t, 0, &next);
     lua_pop(L, 1);
     return 1;
 }
@@ -179,6 +189,10 @@ static int tensor(lua_State *L) {
 void lmoe_add_create(lua_State *L) {
     static const luaL_Reg functions[] = {
         {"zeros", zeros}, {"ones", ones}, {"full", full}, {"arange", arange}, {"randn", randn},
-        {"rand", rand_}, {"uniform", uniform}, {"tensor", tensor}, {NULL, NULL}};
+        {"rand", rand_}, {"uniform", uniform}, {"tensor", tensor},
+#ifdef MOELUA_TESTING
+        {"philox", philox},
+#endif
+        {NULL, NULL}};
     luaL_setfuncs(L, functions, 0);
 }

@@ -10,10 +10,7 @@
 static void close_one(lmoe_scope *scope) {
     while (scope->first) {
         lmoe_box *box = scope->first;
-        scope->first = box->next;
-        if (box->next) box->next->link = &scope->first;
-        box->next = NULL;
-        box->link = NULL;
+        lmoe_setscope(box, NULL);
         moe_tensor *t = box->tensor;
         box->tensor = NULL;
         moe_tensor_release(t);
@@ -46,32 +43,26 @@ static int scope_gc(lua_State *L) {
             *at = scope->outer;
             break;
         }
-    for (lmoe_box *box = scope->first, *next; box; box = next) {
-        next = box->next;
-        box->next = NULL;
-        box->link = NULL;
-    }
-    scope->first = NULL;
+    while (scope->first) lmoe_setscope(scope->first, NULL);
     scope->open = false;
     return 0;
+}
+
+/* Would closing `scope` release the box? Not if it was made further out. */
+static bool holds(const lmoe_state *s, const lmoe_scope *scope, const lmoe_box *box) {
+    for (const lmoe_scope *at = s->scope; at && at != scope; at = at->outer)
+        if (box->scope == at) return true;
+    return box->scope == scope;
 }
 
 /* scope:keep(x, ...) -> x, ...: these outlive the scope, in the one around it if there is one. */
 static int scope_keep(lua_State *L) {
     lmoe_scope *scope = luaL_checkudata(L, 1, SCOPE);
+    if (!scope->open) lmoe_raise(L, "scope:keep: the scope is closed");
     for (int i = 2; i <= lua_gettop(L); i++) {
         lmoe_checktensor(L, i);
         lmoe_box *box = lua_touserdata(L, i);
-        if (!box->link) continue;
-        *box->link = box->next;
-        if (box->next) box->next->link = box->link;
-        box->link = NULL;
-        box->next = NULL;
-        if (!scope->outer) continue;
-        box->next = scope->outer->first;
-        box->link = &scope->outer->first;
-        if (box->next) box->next->link = &box->next;
-        scope->outer->first = box;
+        if (holds(lmoe_getstate(L), scope, box)) lmoe_setscope(box, scope->outer);
     }
     return lua_gettop(L) - 1;
 }
@@ -87,15 +78,26 @@ static int scope_new(lua_State *L) {
     return 1;
 }
 
+static size_t bytes_field(lua_State *L, const char *name, size_t otherwise) {
+    lua_Integer bytes = lmoe_intfield(L, 1, name, (lua_Integer)otherwise);
+    if (bytes < 0) lmoe_raise(L, "memory: %s must not be negative: %I", name, (LUAI_UACINT)bytes);
+    return (size_t)bytes;
+}
+
 /* memory{limit=, floor=, growth=} sets; both forms return the figures, in bytes. */
 static int memory(lua_State *L) {
     lmoe_state *s = lmoe_getstate(L);
-    if (lua_istable(L, 1)) {
+    if (!lua_isnoneornil(L, 1)) {
+        luaL_checktype(L, 1, LUA_TTABLE);
+        lmoe_checkfields(L, 1, "memory", "limit floor growth");
         size_t limit = moe_memory(s->ctx).limit;
-        moe_set_memory_limit(s->ctx, (size_t)lmoe_intfield(L, 1, "limit", (lua_Integer)limit));
-        s->floor = (size_t)lmoe_intfield(L, 1, "floor", (lua_Integer)s->floor);
-        s->growth = lmoe_numfield(L, 1, "growth", s->growth);
-        if (!(s->growth > 1)) lmoe_raise(L, "memory: growth must be above 1, not %f", s->growth);
+        limit = bytes_field(L, "limit", limit);
+        size_t floor = bytes_field(L, "floor", s->floor);
+        double growth = lmoe_numfield(L, 1, "growth", s->growth);
+        if (!(growth > 1)) lmoe_raise(L, "memory: growth must be above 1, not %f", growth);
+        moe_set_memory_limit(s->ctx, limit);
+        s->floor = floor;
+        s->growth = growth;
     }
     moe_memory_info m = moe_memory(s->ctx);
     lua_createtable(L, 0, 5);

@@ -132,15 +132,13 @@ static void check_dtype(lua_State *L, const signature *sig, const param *p, cons
 /* A number given as an operand becomes a 0-dimensional tensor in its place on the stack. */
 static void number_to_tensor(lua_State *L, int arg) {
     lua_Number value = lua_tonumber(L, arg);
-    lmoe_box *box = lmoe_newbox(L);
-    lmoe_check(L, moe_tensor_new(lmoe_ctx(L), MOE_F32, 0, NULL, &box->tensor));
-    *(moe_real *)moe_tensor_data(box->tensor) = (moe_real)value;
+    moe_tensor *t = lmoe_fillbox(L, lmoe_newbox(L), MOE_F32, 0, NULL);
+    *(moe_real *)moe_tensor_data(t) = (moe_real)value;
     lua_replace(L, arg);
 }
 
 static moe_tensor *read_tensor(lua_State *L, const signature *sig, const param *p, int arg) {
     if (p->optional && lua_isnoneornil(L, arg)) return NULL;
-    if (p->kind == OPERAND && lua_type(L, arg) == LUA_TNUMBER) number_to_tensor(L, arg);
     moe_tensor *t = lmoe_totensor(L, arg);
     if (!t) {
         if (!luaL_testudata(L, arg, LMOE_TENSOR))
@@ -153,13 +151,17 @@ static moe_tensor *read_tensor(lua_State *L, const signature *sig, const param *
 
 static void read_list(lua_State *L, const signature *sig, const param *p, int arg, moe_call *c) {
     if (!lua_istable(L, arg)) wrong(L, sig, p, arg, "a list of tensors");
-    int n = (int)luaL_len(L, arg);
+    lua_Unsigned n = lua_rawlen(L, arg);
     if (n < 1 || n > MOE_MAX_IN)
-        lmoe_raise(L, "%s: %s must hold 1 to %d tensors, not %d", sig->op->name, p->name,
-                   MOE_MAX_IN, n);
-    for (int i = 1; i <= n; i++) {
-        lua_geti(L, arg, i);                /* the table keeps it alive */
+        lmoe_raise(L, "%s: %s must hold 1 to %d tensors, not %I", sig->op->name, p->name,
+                   MOE_MAX_IN, (LUAI_UACINT)n);
+    for (lua_Integer i = 1; i <= (lua_Integer)n; i++) {
+        lua_rawgeti(L, arg, i);             /* the table keeps it alive */
         moe_tensor *t = lmoe_totensor(L, -1);
+        if (!t && luaL_testudata(L, -1, LMOE_TENSOR))
+            lmoe_raise(L, "%s: tensor %I of %s was released\n"
+                       "hint: scope:keep(x) lets a tensor outlive its scope", sig->op->name,
+                       (LUAI_UACINT)i, p->name);
         if (!t) wrong(L, sig, p, -1, "a list of tensors");
         c->in[c->nin++] = t;
         lua_pop(L, 1);
@@ -213,13 +215,23 @@ static moe_arg read_scalar(lua_State *L, const signature *sig, const param *p, i
     return a;
 }
 
-static void read_arguments(lua_State *L, const signature *sig, moe_call *c) {
-    int given = lua_gettop(L), narg = 0;
+/* Checks how many there are, makes tensors of numbers, and returns the index of the last one. */
+static int settle_arguments(lua_State *L, const signature *sig) {
+    int given = lua_gettop(L);
     bool variadic = sig->nparams && sig->param[sig->nparams - 1].kind == SIZES;
     if (given > sig->nparams && !variadic)
         lmoe_raise(L, "%s: %d arguments, but it takes at most %d\nhint: %s(%s)", sig->op->name,
                    given, sig->nparams, sig->op->name, sig->op->sig);
-    if (!variadic) lua_settop(L, sig->nparams);
+    if (!variadic) lua_settop(L, given = sig->nparams);
+    for (int i = 1; i <= sig->nparams; i++)
+        if (sig->param[i - 1].kind == OPERAND && lua_type(L, i) == LUA_TNUMBER)
+            number_to_tensor(L, i);
+    return given;
+}
+
+/* Nothing here runs the collector: a finalizer might release a tensor that was read already. */
+static void read_arguments(lua_State *L, const signature *sig, int last, moe_call *c) {
+    int narg = 0;
     for (int i = 0; i < sig->nparams; i++) {
         const param *p = &sig->param[i];
         if (is_tensor(p->kind))
@@ -227,7 +239,7 @@ static void read_arguments(lua_State *L, const signature *sig, moe_call *c) {
         else if (p->kind == TENSORS)
             read_list(L, sig, p, i + 1, c);
         else if (p->kind == SIZES)
-            c->nsizes = lmoe_checkshape(L, i + 1, sig->op->name, c->sizes);
+            c->nsizes = lmoe_readshape(L, i + 1, last, sig->op->name, c->sizes);
         else
             c->arg[narg++] = read_scalar(L, sig, p, i + 1);
     }
@@ -237,16 +249,19 @@ static void read_arguments(lua_State *L, const signature *sig, moe_call *c) {
 
 static int call_op(lua_State *L) {
     const signature *sig = lua_touserdata(L, lua_upvalueindex(1));
-    moe_tensor *in[MOE_MAX_IN];
-    moe_call c = {.ctx = lmoe_ctx(L), .op = sig->op, .in = in};
-    read_arguments(L, sig, &c);
+    int last = settle_arguments(L, sig);
     luaL_checkstack(L, sig->nresults + 4, sig->op->name);
     lmoe_box *box[MOE_MAX_OUT];
     for (int k = 0; k < sig->nresults; k++) box[k] = lmoe_newbox(L);
+    moe_tensor *in[MOE_MAX_IN];
+    moe_call c = {.ctx = lmoe_ctx(L), .op = sig->op, .in = in};
+    read_arguments(L, sig, last, &c);
     size_t live = moe_memory(c.ctx).live;
     moe_status s = moe__apply(&c);
     if (s == MOE_ENOMEM) {              /* garbage may be what is in the way */
         lmoe_collect(L);
+        c = (moe_call){.ctx = lmoe_ctx(L), .op = sig->op, .in = in};
+        read_arguments(L, sig, last, &c);
         s = moe__apply(&c);
     }
     for (int k = 0; k < sig->nresults && !s; k++) box[k]->tensor = c.out[k];

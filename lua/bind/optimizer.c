@@ -7,8 +7,6 @@
 
 /* adamw_step(w, m, v, {step=, lr=, beta1=, beta2=, eps=, weight_decay=, clip=}) */
 static int adamw_step(lua_State *L) {
-    moe_tensor *w = lmoe_checktensor(L, 1), *m = lmoe_checktensor(L, 2);
-    moe_tensor *v = lmoe_checktensor(L, 3);
     luaL_checktype(L, 4, LUA_TTABLE);
     double step = lmoe_numfield(L, 4, "step", 1), beta1 = lmoe_numfield(L, 4, "beta1", 0.9);
     double beta2 = lmoe_numfield(L, 4, "beta2", 0.95);
@@ -20,7 +18,8 @@ static int adamw_step(lua_State *L) {
                         .clip = (moe_real)lmoe_numfield(L, 4, "clip", 1),
                         .c1 = (moe_real)(1 - pow(beta1, step)),
                         .c2 = (moe_real)(1 - pow(beta2, step))};
-    lmoe_check(L, moe__adamw_step(w, m, v, &a));
+    lmoe_check(L, moe__adamw_step(lmoe_checktensor(L, 1), lmoe_checktensor(L, 2),
+                                  lmoe_checktensor(L, 3), &a));
     return 0;
 }
 
@@ -51,7 +50,10 @@ static int clip_grad_norm(lua_State *L) {
     for (lua_Integer i = 1; i <= n; i++) {
         lua_geti(L, 1, i);
         moe_tensor *g = lmoe_checktensor(L, -1)->grad;
-        if (g) g->ctx->kernels->scale(g->count, (moe_real)(max / norm), moe__real(g), moe__real(g));
+        if (g) {
+            g->ctx->kernels->scale(g->count, (moe_real)(max / norm), moe__real(g), moe__real(g));
+            g->storage->version++;
+        }
         lua_pop(L, 1);
     }
     return 1;

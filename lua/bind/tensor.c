@@ -9,15 +9,12 @@
 
 /* ---- boxes ---------------------------------------------------------------------------------- */
 
-static void unlink_box(lmoe_box *box) {
-    if (!box->link) return;
-    *box->link = box->next;
+void lmoe_setscope(lmoe_box *box, lmoe_scope *scope) {
+    if (box->link) *box->link = box->next;
     if (box->next) box->next->link = box->link;
     box->link = NULL;
     box->next = NULL;
-}
-
-static void link_box(lmoe_box *box, lmoe_scope *scope) {
+    box->scope = scope;
     if (!scope) return;
     box->next = scope->first;
     box->link = &scope->first;
@@ -59,14 +56,34 @@ lmoe_box *lmoe_newbox(lua_State *L) {
     lmoe_box *box = lua_newuserdatauv(L, sizeof *box, 0);
     *box = (lmoe_box){0};
     luaL_setmetatable(L, LMOE_TENSOR);
-    link_box(box, s->scope);
+    lmoe_setscope(box, s->scope);
     return box;
 }
 
+moe_tensor *lmoe_fillbox(lua_State *L, lmoe_box *box, moe_dtype dtype, int ndim,
+                         const int64_t *shape) {
+    moe_ctx *ctx = lmoe_ctx(L);
+    size_t live = moe_memory(ctx).live;
+    moe_desc desc = {.ndim = ndim};     /* collecting may free what `shape` belongs to */
+    for (int i = 0; i < ndim; i++) desc.shape[i] = shape[i];
+    moe_status s = moe_tensor_new(ctx, dtype, ndim, desc.shape, &box->tensor);
+    if (s == MOE_ENOMEM) {
+        lmoe_collect(L);
+        live = moe_memory(ctx).live;
+        s = moe_tensor_new(ctx, dtype, ndim, desc.shape, &box->tensor);
+    }
+    lmoe_check(L, s);
+    lmoe_charge(L, live);
+    return box->tensor;
+}
+
 int lmoe_pushtensor(lua_State *L, moe_tensor *t) {
-    lmoe_box *box = lmoe_newbox(L);
-    moe_tensor_retain(t);
-    box->tensor = t;
+    moe_tensor_retain(t);               /* the collector may release everybody else's */
+    lmoe_state *s = lmoe_getstate(L);
+    lmoe_box *box = lua_newuserdatauv(L, sizeof *box, 0);
+    *box = (lmoe_box){.tensor = t};
+    luaL_setmetatable(L, LMOE_TENSOR);
+    lmoe_setscope(box, s->scope);
     return 1;
 }
 
@@ -93,12 +110,15 @@ moe_tensor *lmoe_checktensor(lua_State *L, int arg) {
     return box->tensor;
 }
 
-static int release(lua_State *L) {
-    lmoe_box *box = lua_touserdata(L, 1);
-    unlink_box(box);
+static void empty_box(lmoe_box *box) {
+    lmoe_setscope(box, NULL);
     moe_tensor *t = box->tensor;
     box->tensor = NULL;
     moe_tensor_release(t);
+}
+
+static int release(lua_State *L) {
+    empty_box(lua_touserdata(L, 1));
     return 0;
 }
 
@@ -110,8 +130,8 @@ static int free_tensor(lua_State *L) {
 /* ---- what it is ------------------------------------------------------------------------------ */
 
 static int shape(lua_State *L) {
+    lua_createtable(L, lmoe_checktensor(L, 1)->ndim, 0);
     const moe_tensor *t = lmoe_checktensor(L, 1);
-    lua_createtable(L, t->ndim, 0);
     for (int i = 0; i < t->ndim; i++) {
         lua_pushinteger(L, t->shape[i]);
         lua_seti(L, -2, i + 1);
@@ -170,6 +190,15 @@ static void push_element(lua_State *L, const moe_tensor *t, int64_t i) {
     lua_pushnumber(L, (lua_Number)value);
 }
 
+/* Leaves a private box on the stack, so that no finalizer can release the tensor under our hands
+ * while Lua allocates. */
+static lmoe_box *hold(lua_State *L, moe_tensor *t) {
+    lmoe_pushtensor(L, t);
+    lmoe_box *box = lua_touserdata(L, -1);
+    lmoe_setscope(box, NULL);
+    return box;
+}
+
 static int item(lua_State *L) {
     const moe_tensor *t = lmoe_checktensor(L, 1);
     if (t->count != 1)
@@ -193,7 +222,9 @@ static void push_nested(lua_State *L, const moe_tensor *t, int d, int64_t *next)
 
 static int totable(lua_State *L) {
     int64_t next = 0;
-    push_nested(L, lmoe_checktensor(L, 1), 0, &next);
+    lmoe_box *box = hold(L, lmoe_checktensor(L, 1));
+    push_nested(L, box->tensor, 0, &next);
+    empty_box(box);
     return 1;
 }
 
@@ -233,6 +264,7 @@ static int tostring(lua_State *L) {
         lua_pushliteral(L, "Tensor (released)");
         return 1;
     }
+    box = hold(L, box->tensor);
     const moe_tensor *t = box->tensor;
     luaL_Buffer b;
     luaL_buffinit(L, &b);
@@ -244,6 +276,7 @@ static int tostring(lua_State *L) {
     for (int64_t i = 0; i < rows && i < CORNER; i++) add_row(&b, t, i * columns, columns);
     if (rows > CORNER) luaL_addstring(&b, "\n  ...");
     luaL_pushresult(&b);
+    empty_box(box);
     return 1;
 }
 
@@ -291,9 +324,9 @@ static int backward(lua_State *L) {
 }
 
 static int detach(lua_State *L) {
-    moe_tensor *t = lmoe_checktensor(L, 1);
+    lmoe_checktensor(L, 1);
     lmoe_box *box = lmoe_newbox(L);
-    lmoe_check(L, moe__tensor_alias(t, true, &box->tensor));
+    lmoe_check(L, moe__tensor_alias(lmoe_checktensor(L, 1), true, &box->tensor));
     return 1;
 }
 
@@ -309,12 +342,11 @@ static moe_dtype check_dtype_name(lua_State *L, int arg, const char *what) {
 
 /* A contiguous copy outside the tape. */
 static int clone(lua_State *L) {
-    moe_tensor *t = lmoe_checktensor(L, 1);
+    lmoe_checktensor(L, 1);
     lmoe_box *box = lmoe_newbox(L);
-    size_t live = moe_memory(t->ctx).live;
-    lmoe_check(L, moe__tensor_like(t, &box->tensor));
-    moe__copy_strided(t, box->tensor);
-    lmoe_charge(L, live);
+    const moe_tensor *t = lmoe_checktensor(L, 1);
+    moe_tensor *copied = lmoe_fillbox(L, box, t->dtype, t->ndim, t->shape);
+    moe__copy_strided(lmoe_checktensor(L, 1), copied);
     return 1;
 }
 
@@ -329,11 +361,12 @@ static int to(lua_State *L) {
         lua_settop(L, 1);
         clone(L);
         lua_replace(L, 1);
-        t = lmoe_checktensor(L, 1);
     }
     lmoe_box *box = lmoe_newbox(L);
-    lmoe_check(L, moe_tensor_new(t->ctx, wanted, t->ndim, t->shape, &box->tensor));
-    moe__convert(t->dtype, moe_tensor_data(t), wanted, moe_tensor_data(box->tensor), t->count);
+    t = lmoe_checktensor(L, 1);
+    moe_tensor *made = lmoe_fillbox(L, box, wanted, t->ndim, t->shape);
+    t = lmoe_checktensor(L, 1);
+    moe__convert(t->dtype, moe_tensor_data(t), wanted, moe_tensor_data(made), t->count);
     return 1;
 }
 
@@ -344,7 +377,7 @@ static int fill(lua_State *L) {
     return 1;
 }
 
-static int copy(lua_State *L) {
+static int copy_from(lua_State *L) {
     moe_tensor *t = lmoe_checktensor(L, 1);
     lmoe_check(L, moe__copy_into(t, lmoe_checktensor(L, 2)));
     lua_settop(L, 1);
@@ -355,7 +388,7 @@ static int copy(lua_State *L) {
 
 static int operate(lua_State *L) {
     int n = lua_gettop(L);
-    lua_getmetatable(L, lmoe_totensor(L, 1) ? 1 : 2);
+    luaL_getmetatable(L, LMOE_TENSOR);
     lua_getfield(L, -1, "__index");
     lua_pushvalue(L, lua_upvalueindex(1));
     lua_gettable(L, -2);
@@ -385,7 +418,7 @@ void lmoe_open_tensor(lua_State *L) {
         {"is_contiguous", is_contiguous}, {"item", item}, {"totable", totable}, {"bytes", bytes},
         {"requires_grad", requires_grad}, {"tracks_grad", tracks_grad}, {"grad", grad},
         {"zero_grad", zero_grad}, {"backward", backward}, {"detach", detach}, {"clone", clone},
-        {"to", to}, {"fill_", fill}, {"copy_", copy}, {"free", free_tensor}, {NULL, NULL}};
+        {"to", to}, {"fill_", fill}, {"copy_", copy_from}, {"free", free_tensor}, {NULL, NULL}};
     luaL_newmetatable(L, LMOE_TENSOR);
     lmoe_getstate(L)->tensor_type = lua_topointer(L, -1);
     lua_pushcfunction(L, release);

@@ -8,10 +8,12 @@
 local core = require("moelua.core")
 local data = require("moelua.data")
 local family = require("moelua.family")
+local nn = require("moelua.nn")
 local options = require("moelua.options")
 local progress = require("moelua.progress")
 local run = require("moelua.run")
 local train = require("moelua.train")
+local train_options = require("moelua.train_options")
 local system, json, raise, check = core.system, core.json, core.raise, run.check
 
 local branch = {}
@@ -29,48 +31,65 @@ local declared = {
   fresh = { "boolean", false },
 }
 
+-- A worker would find a wrong option out as well, but only after it has been started.
+local function check_training(training)
+  local complete = { data = {} }
+  for k, v in pairs(training) do
+    if k == "data" then raise("branch: there is no option 'data': each domain has its own") end
+    complete[k] = v
+  end
+  train_options.check("branch", complete)
+end
+
 -- Everything that is no option of branch() goes to moe.train. Functions cannot cross.
 local function split_options(given)
   local own, training = {}, {}
-  for k, v in pairs(given or {}) do
+  for k, v in pairs(given or {}) do (declared[k] and own or training)[k] = v end
+  own = options.check("branch", own, declared)
+  for k, v in pairs(own.options) do training[k] = v end
+  for k, v in pairs(training) do
     if type(v) == "function" or type(v) == "userdata" then
       raise("branch: option '%s' is a %s, which cannot be handed to another process\n" ..
         "hint: put it into a module and name that in modules = {...}", k, type(v))
     end
-    (declared[k] and own or training)[k] = v
   end
-  own = options.check("branch", own, declared)
-  for k, v in pairs(own.options) do training[k] = v end
+  check_training(training)
   return own, training
 end
 
-local function sorted_names(t)
+-- The names of the domains, which become folders.
+local function sorted_names(domains)
   local names = {}
-  for name in pairs(t) do names[#names + 1] = name end
+  for name, corpus in pairs(domains) do
+    if type(name) ~= "string" or not name:match("^[^/._][^/]*$") then
+      raise("branch: a domain cannot be named '%s'\nhint: no /, and no . or _ in front", name)
+    end
+    if type(corpus) ~= "table" or not corpus.handle then
+      raise("branch: domain '%s' must be a corpus, not %s", name, type(corpus))
+    end
+    names[#names + 1] = name
+  end
+  if #names == 0 then raise("branch: no domains given") end
   table.sort(names)
   return names
 end
 
--- The token file of a corpus, where a worker finds it.
-local function token_file(corpus, folder)
-  if corpus.path then return corpus.path end
-  local path = folder .. "/data.safetensors"
-  check(corpus:save(path))
-  return path
-end
-
-local function write_job(folder, name, seed_path, corpus, training, modules)
-  check(system.make_folder(folder))
-  local job = { name = name, model = seed_path, data = { [name] = token_file(corpus, folder) },
-    options = training, modules = json.array(modules) }
+-- `start` tells the parameters of the seed and `identity` the text, which paths alone do not.
+local function write_job(folder, name, seed, corpus, training, modules)
+  local cached = corpus.path ~= nil
+  local path = cached and corpus.path or folder .. "/data.safetensors"
+  local job = { name = name, model = seed.path, start = seed.start, data = { [name] = path },
+    identity = run.identity(corpus), options = training, modules = json.array(modules) }
   local text = json.encode(job, { indent = 2 }) .. "\n"
-  local path = folder .. "/job.json"
-  local before = system.read(path)
-  if before and before ~= text then
+  local before = system.read(folder .. "/job.json")
+  if before == text then return end
+  if before then
     raise("%s was made with other options\nhint: --fresh starts over, --out names another folder",
       folder)
   end
-  check(system.write(path, text))
+  check(system.make_folder(folder))
+  if not cached then check(corpus:save(path)) end
+  check(system.write(folder .. "/job.json", text))
 end
 
 --- What a worker does: the job of `folder`, here in this process.
@@ -84,7 +103,7 @@ function branch.work(folder, quiet)
   return train(check(family.load(job.model)), opts)
 end
 
--- ---- workers ------------------------------------------------------------------------------------------
+-- ---- workers ----------------------------------------------------------------------------------
 
 -- The last step in a log that is being written. Logs grow long: only the end is read.
 local function last_entry(folder)
@@ -113,7 +132,13 @@ local function start(job, host)
     env = { MOELUA_THREADS = tostring(job.threads) } }))
 end
 
--- Looks after one running worker; true when its branch is finished.
+local function describe_failure(job, status)
+  return ("branch '%s' failed %d times; the last worker ended with %s:\n%s"):format(job.name,
+    ATTEMPTS, status.exited and "status " .. status.exited or "signal " .. status.signaled,
+    tail(job.folder .. "/worker.log"))
+end
+
+-- Looks after one running worker; true when it is over, with job.failure when it failed for good.
 local function tend(job, host, rows)
   local status = job.process:wait(0)
   local entry = last_entry(job.folder)
@@ -121,9 +146,8 @@ local function tend(job, host, rows)
   if not status then return false end
   if status.exited == 0 and run.finished(job.folder) then return true end
   if job.attempts >= ATTEMPTS then
-    raise("branch '%s' failed %d times; the last worker ended with %s:\n%s", job.name, ATTEMPTS,
-      status.exited and "status " .. status.exited or "signal " .. tostring(status.signaled),
-      tail(job.folder .. "/worker.log"))
+    job.failure = describe_failure(job, status)
+    return true
   end
   rows:note(("%s: worker ended early, starting it again from its last state"):format(job.name))
   start(job, host)
@@ -131,42 +155,51 @@ local function tend(job, host, rows)
 end
 
 local function stop_all(running)
+  for _, job in ipairs(running) do job.process:kill(15) end
   for _, job in ipairs(running) do
-    job.process:kill(15)
     job.process:wait(5)
     job.process:kill(9)
     job.process:wait()
   end
 end
 
-local function tend_all(waiting, workers, host, rows)
-  local running = {}
-  local ok, message = pcall(function()
-    while #waiting > 0 or #running > 0 do
-      while #waiting > 0 and #running < workers do
-        running[#running + 1] = table.remove(waiting, 1)
-        start(running[#running], host)
-      end
-      for i = #running, 1, -1 do
-        if tend(running[i], host, rows) then table.remove(running, i) end
-      end
-      system.sleep(POLL)
+-- Runs the jobs, at most `workers` at a time. One that fails for good does not stop the others.
+local function tend_all(waiting, workers, host, rows, running)
+  local failures = {}
+  while #waiting > 0 or #running > 0 do
+    while #waiting > 0 and #running < workers do
+      start(waiting[1], host)
+      running[#running + 1] = table.remove(waiting, 1)
     end
-  end)
-  if not ok then
-    stop_all(running)
-    error(message, 0)
+    for i = #running, 1, -1 do
+      if tend(running[i], host, rows) then
+        failures[#failures + 1] = running[i].failure
+        table.remove(running, i)
+      end
+    end
+    if #running > 0 then system.sleep(POLL) end
   end
+  rows:done()
+  table.sort(failures)
+  if #failures > 0 then raise("%s", table.concat(failures, "\n\n")) end
 end
 
--- ---- the call -----------------------------------------------------------------------------------------
+-- ---- the call ---------------------------------------------------------------------------------
 
--- Where workers find the seed model.
-local function seed_path(seed, folder)
-  if type(seed) == "string" then return seed end
-  if seed.path then return seed.path end
-  check(seed:save(folder .. "/seed"))
-  return seed.path
+-- Where workers find the seed model, and its parameters as a fingerprint. A model in memory is
+-- written as it is now: what it was once loaded from may differ. No domain can have this name.
+local function seed_of(seed, folder)
+  if type(seed) == "string" then
+    return { path = seed, start = nn.fingerprint(check(family.load(seed))) }
+  end
+  return { path = folder .. "/_seed", start = nn.fingerprint(seed), model = seed }
+end
+
+local function save_seed(seed)
+  if not seed.model then return end
+  local before = seed.model.path
+  check(seed.model:save(seed.path))
+  seed.model.path = before
 end
 
 local function unfinished(names, own)
@@ -188,9 +221,12 @@ local function run_workers(waiting, own, training, host)
     names[i], job.threads = job.name, math.max(1, cpus // math.min(workers, #waiting))
   end
   names.total, names.quiet = training.steps, own.quiet
-  local rows <close> = progress.rows(names)
-  tend_all(waiting, workers, host, rows)
-  rows:done()
+  local rows <close>, running = progress.rows(names), {}
+  local ok, message = pcall(tend_all, waiting, workers, host, rows, running)
+  if not ok then
+    stop_all(running)
+    error(message, 0)
+  end
 end
 
 --- experts = moe.branch(seed, { name = corpus, ... }, { steps = 400, out = "runs/x/branches" })
@@ -198,14 +234,14 @@ end
 -- a command line around (an embedding host) the branches run in this process, one after another.
 function branch.branch(seed, domains, given)
   local own, training = split_options(given)
-  if own.fresh and system.exists(own.out) then check(system.remove_tree(own.out)) end
-  check(system.make_folder(own.out))
-  local names, path = sorted_names(domains), seed_path(seed, own.out)
-  if #names == 0 then raise("branch: no domains given") end
+  local names = sorted_names(domains)
+  local _ <close> = run.lock(own.out, own)
+  local start_from = seed_of(seed, own.out)
   for _, name in ipairs(names) do
-    write_job(own.out .. "/" .. name, name, path, domains[name], training, own.modules)
+    write_job(own.out .. "/" .. name, name, start_from, domains[name], training, own.modules)
   end
   local waiting = unfinished(names, own)
+  if #waiting > 0 then save_seed(start_from) end
   local has_host, host = pcall(require, "moelua.host")
   if has_host and #waiting > 0 then
     run_workers(waiting, own, training, host)

@@ -27,7 +27,7 @@ local SPLITS = { "test", "validation", "train" }
 local Corpus = { __name = "moelua.Corpus" }
 Corpus.__index = Corpus
 
--- ---- reading a corpus ---------------------------------------------------------------------------
+-- ---- reading a corpus -------------------------------------------------------------------------
 
 --- How many tokens, or documents, a split has; without a split, the whole corpus.
 ---@param split? "train"|"validation"|"test"
@@ -150,7 +150,7 @@ function data.open(path, name)
     name = name or metadata.name or path }, Corpus)
 end
 
--- ---- looking at a corpus ------------------------------------------------------------------------
+-- ---- looking at a corpus ----------------------------------------------------------------------
 
 local function check_corpus(where, corpus)
   if getmetatable(corpus) ~= Corpus then
@@ -183,7 +183,7 @@ function data.shared_lines(corpus)
   return lines > 0 and shared / lines or 0.0, shared, lines
 end
 
--- ---- the cache ----------------------------------------------------------------------------------
+-- ---- the cache --------------------------------------------------------------------------------
 
 -- The corpus in the cache when it was made of the same sources in the same way; nil when it was
 -- not, or does not exist; false, message, code when something else stands there.
@@ -231,7 +231,7 @@ local function open_temporary(metadata, make)
   return corpus
 end
 
--- ---- corpus -------------------------------------------------------------------------------------
+-- ---- corpus -----------------------------------------------------------------------------------
 
 local corpus_options = {
   path = { "string|table", required = true }, match = "string",

@@ -14,7 +14,13 @@ local declared = {
 
 local function names_of(corpora)
   local names = {}
-  for name in pairs(corpora) do names[#names + 1] = name end
+  for name, corpus in pairs(corpora) do
+    if type(corpus) ~= "table" or not corpus.handle then
+      core.raise("evaluate: '%s' must be a corpus, not %s", name, type(corpus))
+    end
+    names[#names + 1] = name
+  end
+  if #names == 0 then core.raise("evaluate: no corpus given") end
   table.sort(names)
   return names
 end
@@ -71,12 +77,14 @@ end
 
 --- moe.evaluate(model, { name = corpus, ... }, { split = "test" }) ->
 --- { metric = { name = bits per token }, mean, tokens = { name = n }, routing = { name = rows } }
---- where rows[layer][expert] is the share of routed slots (false for dense layers).
+--- where rows[layer][expert] is the share of routed slots (false for dense layers). A corpus alone
+--- goes by its own name.
 return function(model, corpora, given)
   local opts = options.check("moe.evaluate", given, declared)
+  if opts.batch < 1 then core.raise("evaluate: batch must be at least 1, not %d", opts.batch) end
+  if corpora.handle then corpora = { [corpora.name or "data"] = corpora } end
   local result = { metric = {}, tokens = {}, routing = {}, split = opts.split }
   local sum, names = 0, names_of(corpora)
-  if #names == 0 then core.raise("evaluate: no corpus given") end
   for _, name in ipairs(names) do
     local nats, tokens, routing = measure(model, corpora[name], opts)
     result.metric[name], result.tokens[name] = nats / math.log(2), tokens

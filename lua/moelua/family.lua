@@ -1,5 +1,6 @@
--- family.lua: models as Hugging Face directories. A dense model is written as Llama, a top-k mixture
--- in every layer as Mixtral, any other pattern in the same layout with "model_type": "moelua".
+-- family.lua: models as Hugging Face directories. A dense model is written as Llama, a top-k
+-- mixture in every layer as Mixtral, any other pattern in the same layout with
+-- "model_type": "moelua".
 
 local core = require("moelua.core")
 local checkpoint = require("moelua.checkpoint")
@@ -9,7 +10,7 @@ local json, system, raise = core.json, core.system, core.raise
 
 local family = {}
 
--- ---- names ------------------------------------------------------------------------------------------
+-- ---- names ------------------------------------------------------------------------------------
 
 local top_names = {
   embedding = "model.embed_tokens.weight", norm = "model.norm.weight", head = "lm_head.weight",
@@ -50,14 +51,21 @@ local function each_tensor(m, visit)
   end
 end
 
--- ---- configurations -----------------------------------------------------------------------------------
+-- ---- configurations ---------------------------------------------------------------------------
+
+-- Settings of a router that only training needs.
+local function router_settings(ffn)
+  return { balance = ffn.router.balance, z_loss = ffn.router.z_loss }
+end
 
 -- What Mixtral can say: the same mixture in every layer, gates over the selected experts.
 local function is_mixtral(config)
   local first = config.ffn[1]
+  local settings = first.router and json.encode(router_settings(first))
   for _, ffn in ipairs(config.ffn) do
     if ffn.kind ~= "moe" or ffn.hidden ~= first.hidden or ffn.experts ~= first.experts or
-      ffn.router.k ~= first.router.k or ffn.router.gate ~= "selected" then return false end
+      ffn.router.k ~= first.router.k or ffn.router.gate ~= "selected" or
+      json.encode(router_settings(ffn)) ~= settings then return false end
   end
   return true
 end
@@ -83,10 +91,6 @@ local function common_fields(config)
   }
 end
 
-local function router_settings(ffn)
-  return { balance = ffn.router.balance, z_loss = ffn.router.z_loss }
-end
-
 --- config.json of a model, as a table.
 function family.to_json(config)
   local out = common_fields(config)
@@ -108,20 +112,28 @@ function family.to_json(config)
   return out
 end
 
-local function given(value)
-  if value ~= json.null then return value end
+-- A null means what a missing field means.
+local function without_nulls(value)
+  if type(value) ~= "table" then return value end
+  local out = {}
+  for k, v in pairs(value) do
+    if v ~= json.null then out[k] = without_nulls(v) end
+  end
+  return out
 end
 
 -- What we would compute differently is refused, not ignored.
 local function unsupported(hf)
-  local scaling = given(hf.rope_scaling) or given(hf.rope_parameters)
+  local scaling = hf.rope_scaling or hf.rope_parameters
   local kind = scaling and (scaling.rope_type or scaling.type)
   if kind and kind ~= "default" then return ("rope_scaling of type '%s'"):format(kind) end
-  if hf.attention_bias or hf.mlp_bias then return "biases in attention or feed-forward layers" end
-  if given(hf.hidden_act) and hf.hidden_act ~= "silu" then
+  for _, bias in ipairs({ "attention_bias", "mlp_bias" }) do
+    if hf[bias] then return bias end
+  end
+  if hf.hidden_act and hf.hidden_act ~= "silu" then
     return ("hidden_act '%s'"):format(hf.hidden_act)
   end
-  local window = given(hf.sliding_window)
+  local window = hf.sliding_window
   if window and window < (hf.max_position_embeddings or math.huge) then
     return ("sliding_window %s"):format(window)
   end
@@ -130,40 +142,51 @@ end
 local function read_ffn(hf)
   if hf.model_type == "moelua" then return hf.ffn end
   if hf.model_type ~= "mixtral" then return { kind = "dense", hidden = hf.intermediate_size } end
-  local own = given(hf.moelua) and given(hf.moelua.router) or {}
-  local balance = given(own.balance) or
-    (hf.router_aux_loss_coef or 0) > 0 and { form = "switch", coef = hf.router_aux_loss_coef } or nil
+  local own = hf.moelua and hf.moelua.router or {}
+  local coef = hf.router_aux_loss_coef or 0
+  local balance = own.balance or coef > 0 and { form = "switch", coef = coef } or nil
   return { kind = "moe", hidden = hf.intermediate_size, experts = hf.num_local_experts or 8,
     router = { k = hf.num_experts_per_tok or 2, balance = balance, z_loss = own.z_loss } }
 end
 
 local known = { llama = true, mistral = true, mixtral = true, moelua = true }
 
+-- Absent fields have the defaults of their family.
+local function convert(hf)
+  local mixtral = hf.model_type == "mixtral"
+  local obstacle = unsupported(hf)
+  if obstacle then return nil, obstacle .. " is not supported" end
+  return model.check_config({
+    dim = hf.hidden_size, layers = hf.num_hidden_layers, heads = hf.num_attention_heads,
+    kv_heads = hf.num_key_value_heads or (mixtral and 8 or nil),
+    head_dim = hf.head_dim, vocab = hf.vocab_size or 32000,
+    context = hf.max_position_embeddings or (mixtral and 131072 or 2048),
+    rope_theta = hf.rope_theta or hf.rope_parameters and hf.rope_parameters.rope_theta or
+      (mixtral and 1e6 or 10000),
+    norm_eps = hf.rms_norm_eps or (mixtral and 1e-5 or 1e-6),
+    tied = hf.tie_word_embeddings == true, std = hf.initializer_range,
+    seed = hf.moelua and hf.moelua.seed, ffn = read_ffn(hf),
+  })
+end
+
+-- The text of an error without the place in the script, which is not where the mistake is.
+local function plain(message) return (tostring(message):gsub("^[^\n]-:%d+: ", "")) end
+
 --- Our configuration from a config.json that was read; nil, message, code when we cannot.
 function family.from_json(hf)
+  if type(hf) ~= "table" then return nil, "config.json: no JSON object", "format" end
+  hf = without_nulls(hf)
   if not known[hf.model_type] then
     return nil, ("model_type '%s' is not supported\nhint: llama, mistral, mixtral and moelua are")
       :format(tostring(hf.model_type)), "unsupported"
   end
-  local obstacle = unsupported(hf)
-  if obstacle then return nil, obstacle .. " is not supported", "unsupported" end
-  local mixtral = hf.model_type == "mixtral"
-  local rope = given(hf.rope_parameters) or {}
-  local ok, config = pcall(model.check_config, {
-    dim = hf.hidden_size, layers = hf.num_hidden_layers, heads = hf.num_attention_heads,
-    kv_heads = given(hf.num_key_value_heads) or (mixtral and 8 or nil),
-    head_dim = given(hf.head_dim), vocab = hf.vocab_size or 32000,
-    context = hf.max_position_embeddings or 2048,
-    rope_theta = given(hf.rope_theta) or rope.rope_theta or (mixtral and 1e6 or 10000),
-    norm_eps = hf.rms_norm_eps or (mixtral and 1e-5 or 1e-6),
-    tied = hf.tie_word_embeddings == true, std = given(hf.initializer_range),
-    seed = given(hf.moelua) and hf.moelua.seed, ffn = read_ffn(hf),
-  })
-  if not ok then return nil, "config.json: " .. config, "format" end
+  local ok, config, obstacle = pcall(convert, hf)
+  if not ok then return nil, "config.json: " .. plain(config), "format" end
+  if not config then return nil, obstacle, "unsupported" end
   return config
 end
 
--- ---- saving -------------------------------------------------------------------------------------------
+-- ---- saving -----------------------------------------------------------------------------------
 
 --- Writes config.json, the weights and the tokenizer's files into `folder`. opts: dtype ("f32",
 -- "bf16", "f16"), max_shard_size (bytes). Returns true, or nil, message, code.
@@ -180,13 +203,14 @@ function family.save(m, folder, opts)
     ok, message, code = m.tokenizer:save(folder)
     if not ok then return nil, message, code end
   end
-  ok, message, code = system.write(folder .. "/config.json", json.encode(out, { indent = 2 }) .. "\n")
+  local text = json.encode(out, { indent = 2 }) .. "\n"
+  ok, message, code = system.write(folder .. "/config.json", text)
   if not ok then return nil, message, code end
   m.path = folder
   return true
 end
 
--- ---- loading ------------------------------------------------------------------------------------------
+-- ---- loading ----------------------------------------------------------------------------------
 
 local function same_shape(a, b)
   if #a ~= #b then return false end
@@ -195,6 +219,8 @@ local function same_shape(a, b)
 end
 
 local function shape_text(shape) return "[" .. table.concat(shape, " x ") .. "]" end
+
+local weight_types = { F64 = true, F32 = true, F16 = true, BF16 = true }
 
 -- The complaint about the first tensor that is missing, misshapen or not ours; nil when all fit.
 local function complain(m, file)
@@ -208,6 +234,8 @@ local function complain(m, file)
     elseif not same_shape(info.shape, tensor:shape()) then
       message = ("tensor '%s' has shape %s, expected %s"):format(name, shape_text(info.shape),
         shape_text(tensor:shape()))
+    elseif not weight_types[info.dtype] then
+      message = ("tensor '%s' holds %s, which no weight can be"):format(name, info.dtype)
     end
   end)
   for _, name in ipairs(file:names()) do
@@ -256,7 +284,11 @@ function family.load(folder)
   local file
   file, message, code = checkpoint.open(folder)
   if not file then return nil, message, code end
-  local m = model.Model(config)
+  local ok, m = pcall(model.Model, config)
+  if not ok then
+    message = plain(m)
+    return nil, ("%s: %s"):format(folder, message), message:find("memory") and "memory" or "format"
+  end
   message = complain(m, file) or fill(m, file)
   file:close()
   if message then return nil, ("%s: %s"):format(folder, message), "format" end

@@ -26,13 +26,15 @@ function generate.new_cache(config, batch, room)
   return cache
 end
 
--- The last `room` tokens of the prompt go in; what comes out is bounded by the context.
+-- A prompt that fits goes in whole, and the context bounds what comes out. A longer one loses its
+-- beginning, so that the tokens asked for find room, in at most half of the context.
 local function prepare(model, ids, opts)
   if #ids == 0 then raise("generate: the prompt is empty") end
   local context = model.config.context
   local wanted = opts.max_tokens
   if wanted < 1 then raise("generate: max_tokens must be at least 1, not %d", wanted) end
-  local kept = math.min(#ids, math.max(1, context - wanted))
+  local kept = #ids
+  if kept >= context then kept = math.max(1, context - math.min(wanted, context // 2)) end
   return table.move(ids, #ids - kept + 1, #ids, 1, {}), math.min(wanted, context - kept)
 end
 

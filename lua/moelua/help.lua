@@ -1,6 +1,8 @@
--- help.lua: moe.help(x): what a function is for, from the records of the ops.
+-- help.lua: moe.help(x): what a function is for, from the records of the functions in C and the doc
+-- comments of the Lua modules.
 
 local core = require("moelua.core")
+local manual = require("moelua.manual")
 local options = require("moelua.options")
 
 local INTRODUCTION = [[
@@ -9,37 +11,121 @@ moelua: a workbench for mixture-of-experts language models.
   local moe = require("moelua")
   local x = moe.randn(4, 8)              tensors; x:matmul(w), x:softmax(-1), x + y
   local m = moe.model.new{ ... }         a model; moe.load("folder") reads one
-  help("softmax")  help(moe.softmax)     about an operation
-  help("ops")                            all of them]]
+  help("softmax")  help(moe.train)       about a function
+  help("ops")  help("nn")                all operations, all there is in moe.nn]]
 
-local function sorted_ops()
+local function sorted_keys(t)
   local names = {}
-  for name in pairs(core.ops) do names[#names + 1] = name end
+  for name in pairs(t) do
+    if type(name) == "string" and not name:find("^__") then names[#names + 1] = name end
+  end
   table.sort(names)
   return names
 end
 
 local function describe(name)
-  local op = core.ops[name]
-  return ("%s(%s)\n%s"):format(name, op.sig, op.doc)
+  local record = manual.record(name)
+  return ("%s(%s)\n%s"):format(name, record.sig, record.doc)
 end
 
-local function list_ops()
+-- Prose as it is; parameters and results as indented lines.
+local function readable(comment)
   local lines = {}
-  for i, name in ipairs(sorted_ops()) do
-    lines[i] = ("%-20s %s"):format(name, core.ops[name].doc:match("^[^.:]*"))
+  for _, line in ipairs(comment) do
+    line = line:gsub("^@param%s+", "  "):gsub("^@return%s+", "  returns "):gsub("^@", "  ")
+    lines[#lines + 1] = line
   end
   return table.concat(lines, "\n")
 end
 
---- The help text for a topic: an op's name, the function itself, "ops", or nothing.
+local function describe_lua(name, f)
+  local known = manual.lua_function(f)
+  if not known then return name end
+  local text = readable(known.comment)
+  return ("%s(%s)%s"):format(name, table.concat(known.params, ", "),
+    text ~= "" and "\n" .. text or "")
+end
+
+local function first_sentence(text) return (text .. " "):match("^(.-)[.:]%s") or text end
+
+local function list_ops()
+  local lines = {}
+  for i, name in ipairs(sorted_keys(core.ops)) do
+    lines[i] = ("%-20s %s"):format(name, first_sentence(core.ops[name].doc))
+  end
+  return table.concat(lines, "\n")
+end
+
+-- A module or class: its own comment, and what it holds.
+local function describe_table(name, t)
+  local lines = {}
+  if manual.is_class(t) then
+    lines[1] = describe_lua(name, t.init)
+    local about = readable(manual.class_comment(t))
+    if about ~= "" then lines[2] = about end
+  end
+  for _, key in ipairs(sorted_keys(t)) do
+    local known = type(t[key]) == "function" and key ~= "init" and manual.lua_function(t[key])
+    local comment = known and known.comment
+      or manual.is_class(t[key]) and manual.class_comment(t[key])
+    if comment then
+      lines[#lines + 1] = ("  %-20s %s"):format(key, first_sentence(comment[1] or ""))
+    end
+  end
+  return #lines > 0 and table.concat(lines, "\n") or name
+end
+
+local function describe_value(name, value)
+  if type(value) == "function" then return describe_lua(name, value) end
+  if type(value) == "table" then return describe_table(name, value) end
+  return ("%s = %s"):format(name, tostring(value))
+end
+
+-- "nn.Linear" -> the value in moe, or nil.
+local function find(path)
+  local value = require("moelua")
+  for key in path:gsub("^moe%.", ""):gmatch("[^.:]+") do
+    if type(value) ~= "table" then return nil end
+    value = rawget(value, key)
+  end
+  return value
+end
+
+-- The path under which moe holds the value, looking one level deep.
+local function path_of(value)
+  local moe = require("moelua")
+  for _, name in ipairs(sorted_keys(moe)) do
+    if moe[name] == value then return name end
+  end
+  for _, name in ipairs(sorted_keys(moe)) do
+    for key, inner in pairs(type(moe[name]) == "table" and moe[name] or {}) do
+      if inner == value then return ("%s.%s"):format(name, tostring(key)) end
+    end
+  end
+end
+
+local function by_name(name)
+  if name == "ops" then return list_ops() end
+  if manual.record(name) then return describe(name) end
+  local value = find(name)
+  if value ~= nil then return describe_value(name, value) end
+  local names = manual.names()
+  table.move(sorted_keys(require("moelua")), 1, 1000, #names + 1, names)
+  local near = options.nearest(name, names)
+  return ("no help for '%s'\nhint: %s"):format(name,
+    near and ("did you mean '%s'?"):format(near) or "help(\"ops\") lists all operations")
+end
+
+--- The help text for a topic: the name of a function, class or module ("softmax", "nn.Linear"), the
+--- thing itself, "ops" for a list, or nothing for a first overview.
 return function(topic)
   if topic == nil then return INTRODUCTION end
-  if topic == "ops" then return list_ops() end
-  if type(topic) == "string" and core.ops[topic] then return describe(topic) end
-  for _, name in ipairs(sorted_ops()) do
-    if core[name] == topic then return describe(name) end
+  if type(topic) == "string" then return by_name(topic) end
+  local path = (type(topic) == "function" or type(topic) == "table") and path_of(topic)
+  if path and manual.record(path) then return describe(path) end
+  if path then return describe_value(path, topic) end
+  if type(topic) == "function" and manual.lua_function(topic) then
+    return describe_lua("function", topic)
   end
-  if type(topic) ~= "string" then return tostring(topic) end
-  return ("no help for '%s'%s"):format(topic, options.hint(topic, sorted_ops()))
+  return tostring(topic)
 end

@@ -5,7 +5,7 @@ local core = require("moelua.core")
 local moe = {}
 -- Tensor functions, ops and constants; the C parts behind modules of ours stay inside.
 local inner = { json = true, system = true, checkpoint = true, text = true, raise = true,
-  sample = true, uniform = true, adamw_step = true }
+  sample = true, uniform = true, adamw_step = true, source = true }
 for name, value in pairs(core) do
   if not inner[name] then moe[name] = value end
 end

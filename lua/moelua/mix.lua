@@ -10,10 +10,20 @@ local raise = core.raise
 
 local mix = {}
 
-local function resolve(models)
+local ROUTER_STD = 0.02
+
+local function resolve(what, models)
+  if type(models) ~= "table" then
+    raise("%s: a list of models is needed, not %s", what, type(models))
+  end
   local list = {}
   for i, m in ipairs(models) do list[i] = type(m) == "string" and run.check(family.load(m)) or m end
-  if #list == 0 then raise("mix: no models given") end
+  if #list == 0 then raise("%s: no models given", what) end
+  for i, m in ipairs(list) do
+    if getmetatable(m) ~= model.Model then
+      raise("%s: number %d of the list is no model, but a %s", what, i, type(m))
+    end
+  end
   return list
 end
 
@@ -23,30 +33,43 @@ local function by_name(m)
   return map
 end
 
--- All models must have been the same model once: equal names and shapes.
+local SAME_SEED = "\nhint: all models must be trained from the same seed"
+
+local function describe(entry)
+  return entry and ("%s [%s]"):format(entry[1], table.concat(entry[2]:shape(), " x ")) or "nothing"
+end
+
+-- All models must have been the same model once: what shapes do not show, and names and shapes.
 local function check_alike(what, models)
-  local first = models[1]:parameters()
+  local first = models[1]
+  local expected = first:parameters()
   for i = 2, #models do
     local other = models[i]:parameters()
-    for j, entry in ipairs(first) do
-      local theirs = other[j]
-      local a = table.concat(entry[2]:shape(), " x ")
-      local b = theirs and table.concat(theirs[2]:shape(), " x ")
-      if not theirs or theirs[1] ~= entry[1] or a ~= b then
-        raise("%s: model %d does not fit model 1: %s [%s] against %s [%s]\n" ..
-          "hint: all models must be trained from the same seed", what, i, entry[1], a,
-          theirs and theirs[1] or "nothing", b or "")
+    for j = 1, math.max(#expected, #other) do
+      local a, b = describe(expected[j]), describe(other[j])
+      if a ~= b then
+        raise("%s: model %d does not fit model 1: %s against %s" .. SAME_SEED, what, i, b, a)
+      end
+    end
+    for _, key in ipairs({ "heads", "kv_heads", "head_dim", "rope_theta", "norm_eps" }) do
+      local a, b = first.config[key], models[i].config[key]
+      if a ~= b then
+        raise("%s: model %d does not fit model 1: %s %s against %s" .. SAME_SEED, what, i, key, b,
+          a)
       end
     end
   end
 end
 
--- The mean of tensors, summed in f32 in the order given.
-local function mean(tensors)
-  local sum = tensors[1]:detach()
-  for i = 2, #tensors do sum = sum + tensors[i]:detach() end
-  return sum / #tensors
+-- The sum of tensors first .. last in f32, by halves: then a power of two of equal tensors sums
+-- without rounding, and their mean is the tensor itself.
+local function sum(tensors, first, last)
+  if first == last then return tensors[first]:detach() end
+  local middle = (first + last) // 2
+  return sum(tensors, first, middle) + sum(tensors, middle + 1, last)
 end
+
+local function mean(tensors) return sum(tensors, 1, #tensors) / #tensors end
 
 local function column(maps, name)
   local list = {}
@@ -66,7 +89,7 @@ end
 
 --- The uniform average of models with a common seed, in f32.
 function mix.average(models)
-  models = resolve(models)
+  models = resolve("average", models)
   check_alike("average", models)
   local out = model.Model(copy_config(models[1].config))
   local maps = {}
@@ -81,12 +104,14 @@ function mix.average(models)
 end
 
 -- The configuration of the mixture: each dense layer becomes one of as many experts as models.
+-- `std` is that of the routers, the only parameters which are drawn.
 local function mixture_config(config, count, router_options, seed)
   local out = copy_config(config)
-  out.seed, out.ffn = seed, {}
+  out.seed, out.std, out.ffn = seed, ROUTER_STD, {}
   for i, ffn in ipairs(config.ffn) do
     if ffn.kind ~= "dense" then
-      raise("mix: layer %d is a mixture already\nhint: Branch-Train-MiX starts from dense models", i)
+      raise("mix: layer %d is a mixture already\n" ..
+        "hint: Branch-Train-MiX starts from dense models", i)
     end
     out.ffn[i] = { kind = "moe", hidden = ffn.hidden, experts = count, router = router_options }
   end
@@ -95,14 +120,15 @@ end
 
 --- Branch-Train-MiX: every feed-forward layer of every model becomes an expert, everything else is
 -- the plain mean over all models, in f32. Routers are the only new parameters: N(0, 0.02^2).
--- The seed model is passed like the others: it becomes the generalist expert and counts in the mean.
+-- The seed model is passed like the others: it becomes the generalist expert and counts in the
+-- mean.
 -- opts: router (see router.lua; default top-2 over the selected, BTX's balance loss 0.01), seed.
 function mix.mix(models, opts)
   opts = options.check("mix", opts, { router = "table", seed = { "integer", 1 } })
-  models = resolve(models)
+  models = resolve("mix", models)
   check_alike("mix", models)
   local routing = router.options(opts.router or { k = math.min(2, #models),
-    balance = { form = "btx", coef = 0.01 } })
+    balance = { form = "btx", coef = 0.01 } }, #models)
   local out = model.Model(mixture_config(models[1].config, #models, routing, opts.seed))
   local maps = {}
   for i, m in ipairs(models) do maps[i] = by_name(m) end

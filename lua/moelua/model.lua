@@ -27,6 +27,15 @@ local declared_ffn = {
   router = "table",
 }
 
+local function at_least_1(options_table, names)
+  for _, name in ipairs(names) do
+    local value = options_table[name]
+    if value and value < 1 then
+      raise("moe.model.new: %s must be at least 1, not %d", name, value)
+    end
+  end
+end
+
 -- One layer's feed-forward options, complete.
 local function ffn_options(given, config)
   local ffn = options.check("ffn", given, declared_ffn)
@@ -35,9 +44,10 @@ local function ffn_options(given, config)
     raise("moe.model.new: the width of the feed-forward layers is missing\nhint: hidden = %d",
       4 * config.dim)
   end
+  at_least_1(ffn, { "hidden", "experts" })
   if ffn.kind == "moe" then
     if not ffn.experts then raise("moe.model.new: a moe layer needs experts = N") end
-    ffn.router = router.options(ffn.router)
+    ffn.router = router.options(ffn.router, ffn.experts)
   elseif ffn.experts or ffn.router then
     raise("moe.model.new: a dense layer has no experts and no router\nhint: kind = \"moe\"")
   end
@@ -56,11 +66,7 @@ end
 
 local function check_config(given)
   local config = options.check("moe.model.new", given, declared)
-  for _, name in ipairs({ "dim", "layers", "heads", "vocab", "context" }) do
-    if config[name] < 1 then
-      raise("moe.model.new: %s must be at least 1, not %d", name, config[name])
-    end
-  end
+  at_least_1(config, { "dim", "layers", "heads", "vocab", "context", "kv_heads", "head_dim" })
   config.kv_heads = config.kv_heads or config.heads
   if config.heads % config.kv_heads ~= 0 then
     raise("moe.model.new: %d heads cannot share %d kv_heads", config.heads, config.kv_heads)

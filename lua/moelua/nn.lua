@@ -170,8 +170,8 @@ end
 
 --- A mixture layer: y, info = layer(x) with x [.. x dim].
 -- info: loss (a tensor to add to the training loss, or nil), load (share of routed slots per
--- expert), entropy (mean entropy of softmax(logits), nats), dropped (share of slots; dropless: 0),
--- z (mean squared log-sum-exp). `stats = false` leaves the figures out.
+-- expert), entropy (mean entropy of softmax(logits), nats), dropped (share of slots; dropless: 0).
+-- `stats = false` leaves the figures out.
 local MoE = layer_class("MoE")
 nn.MoE = MoE
 MoE.parts = { "router", "experts" }
@@ -202,6 +202,15 @@ function nn.tensors(layer)
   local list = {}
   for i, entry in ipairs(layer:parameters()) do list[i] = entry[2] end
   return list
+end
+
+--- 16 hex digits that change when a parameter does.
+function nn.fingerprint(layer)
+  local parts = {}
+  for i, entry in ipairs(layer:parameters()) do
+    parts[i] = entry[1] .. " " .. core.system.hash(entry[2]:bytes())
+  end
+  return core.system.hash(table.concat(parts, "\n"))
 end
 
 return nn

@@ -6,6 +6,7 @@ local class = require("moelua.class")
 local options = require("moelua.options")
 
 local router = {}
+local raise = core.raise
 
 local Router = class("Router")
 router.Router = Router
@@ -19,23 +20,22 @@ local declared = {
 }
 local declared_balance = { form = { { "btx", "switch" }, "btx" }, coef = { "number", 0.01 } }
 
---- The options of a router, complete and checked.
-function router.options(given)
+--- The options of a router of `experts` experts (nil: not known yet), complete and checked.
+function router.options(given, experts)
   local opts = options.check("router", given, declared)
   if opts.balance then opts.balance = options.check("router.balance", opts.balance,
     declared_balance) end
+  if opts.k < 1 or experts and opts.k > experts then
+    raise("router: k must be 1 to the number of experts: %d of %s", opts.k, experts or "any number")
+  end
   return opts
 end
 
 function router.new(given, where) return Router(given, where) end
 
 function Router:init(given, where)
-  self.opts = router.options(given)
+  self.opts = router.options(given, where.experts)
   self.count = where.experts
-  if self.opts.k < 1 or self.opts.k > where.experts then
-    core.raise("router: k must be 1 to the number of experts: %d of %d", self.opts.k,
-      where.experts)
-  end
   local init = where.init or {}
   self.weight = core.randn(where.experts, where.dim, { std = init.std or 0.02, seed = init.seed,
     stream = init.seed and ("init." .. (init.name or "") .. "weight") or nil }):requires_grad()

@@ -19,6 +19,14 @@ local function check(ok, message, code)
 end
 run.check = check
 
+--- What tells a corpus from others: where its documents come from and how they were read.
+function run.identity(corpus)
+  local made = corpus:metadata()
+  if not made.sources then return { tokens = corpus:tokens("train") } end
+  return { sources = made.sources, options = made.options, tokenizer = made.tokenizer,
+    tokens = corpus:tokens("train") }
+end
+
 local function all_keys(a, b)
   local seen, list = {}, {}
   for _, t in ipairs({ a, b }) do
@@ -91,7 +99,8 @@ function run.lock(folder, opts)
   local lock, message, code = system.lock(folder .. "/lock")
   if not lock then
     if code == "busy" then
-      message = folder .. " is in use by another process\nhint: wait for it, or --out another folder"
+      message = folder .. " is in use by another process\n" ..
+        "hint: wait for it, or --out another folder"
     end
     check(nil, message, code)
   end
@@ -117,8 +126,12 @@ function Run:close()
   self.lock = nil
 end
 
+Run.__close = Run.close
+
 --- Appends one object to the log.
-function Run:log(entry) check(system.append(self.folder .. "/log.jsonl", json.encode(entry) .. "\n")) end
+function Run:log(entry)
+  check(system.append(self.folder .. "/log.jsonl", json.encode(entry) .. "\n"))
+end
 
 --- The log of a folder as a list of objects; a torn last line does not count.
 function run.read_log(folder)
@@ -141,7 +154,7 @@ function Run:rewind_log(step)
   check(system.write(path, table.concat(kept)))
 end
 
--- ---- states -------------------------------------------------------------------------------------
+-- ---- states -----------------------------------------------------------------------------------
 
 local function state_files(folder)
   local list = {}
@@ -172,7 +185,12 @@ function Run:load_state()
   end
 end
 
--- ---- the end ------------------------------------------------------------------------------------
+--- Whether an unfinished run has a state to go on from, or a finished one needs none.
+function run.can_continue(folder)
+  return run.finished(folder) ~= nil or state_files(folder)[1] ~= nil
+end
+
+-- ---- the end ----------------------------------------------------------------------------------
 
 --- What finish() left, or nil while the run is not finished.
 function run.finished(folder)

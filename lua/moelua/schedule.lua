@@ -1,5 +1,5 @@
--- schedule.lua: learning rates by step. Each kind warms up linearly over `warmup` steps; steps count
--- from 1.
+-- schedule.lua: learning rates by step. Each kind warms up linearly over `warmup` steps; steps
+-- count from 1.
 
 local raise = require("moelua.core").raise
 local hint = require("moelua.options").hint
@@ -20,8 +20,8 @@ local shape = {
 }
 schedule.kinds = { "constant", "cosine", "linear", "wsd" }
 
---- The rate at `step` of `steps`. opts: kind, lr (peak), warmup (steps), floor (share of the peak at
--- the end), decay (wsd: share of the steps).
+--- The rate at `step` of `steps`. opts: kind, lr (peak), warmup (steps), floor (share of the peak
+-- at the end), decay (wsd: share of the steps).
 function schedule.rate(opts, step, steps)
   local f = shape[opts.kind]
   if not f then

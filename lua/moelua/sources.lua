@@ -6,7 +6,7 @@ local raise, system = core.raise, core.system
 
 local sources = {}
 
--- ---- listing ------------------------------------------------------------------------------------
+-- ---- listing ----------------------------------------------------------------------------------
 
 -- Order of bytes. Lua's own `<` follows the locale of the host, and the order decides the stream.
 local function before(a, b)
@@ -104,7 +104,7 @@ function sources.list(path, match)
   return without_repeats(files)
 end
 
--- ---- reading ------------------------------------------------------------------------------------
+-- ---- reading ----------------------------------------------------------------------------------
 
 --- A hash of paths, sizes and times of change, by which a token file knows its sources.
 ---@param files string[]
@@ -130,7 +130,7 @@ function sources.read(path)
   return text
 end
 
--- ---- packages -----------------------------------------------------------------------------------
+-- ---- packages ---------------------------------------------------------------------------------
 
 local function installed_files(package)
   local lines = {}

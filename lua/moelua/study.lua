@@ -6,8 +6,8 @@
 --   study:claim("btx beats the seed", holds, detail)
 --   study:finish()
 --
--- results.json: {"recipe", "seed", "arms": [{"name", "tokens", "flops", "seconds", "metric": {domain:
--- bits per byte}, "mean"}], "claims": [{"name", "holds", "detail"}]}.
+-- results.json: {"recipe", "seed", "arms": [{"name", "tokens", "flops", "seconds",
+-- "metric": {domain: bits per byte}, "mean"}], "claims": [{"name", "holds", "detail"}]}.
 
 local core = require("moelua.core")
 local class = require("moelua.class")
@@ -138,7 +138,7 @@ function Study:best_on_own_domain(expert_of)
   end
 end
 
--- ---- the end ------------------------------------------------------------------------------------------
+-- ---- the end ----------------------------------------------------------------------------------
 
 function Study:table()
   local columns = { "model" }

@@ -20,7 +20,7 @@ local Bytes = { name = "bytes", vocab = 256 }
 Bytes.__index = Bytes
 Bytes.__name = "moelua.Tokenizer"
 
--- ---- bytes --------------------------------------------------------------------------------------
+-- ---- bytes ------------------------------------------------------------------------------------
 
 -- string.byte and string.char put everything on the stack at once, so texts go through in parts.
 local PART = 4096
@@ -71,7 +71,7 @@ function Bytes.pack(_, text, first, last)
   return packed, #packed // 2
 end
 
--- ---- files --------------------------------------------------------------------------------------
+-- ---- files ------------------------------------------------------------------------------------
 
 -- GPT-2's alphabet: printable Latin-1 stands for itself, the other 68 bytes for U+0100 onwards.
 local function is_printable(byte)
@@ -158,7 +158,7 @@ function tokenizer.resolve(where, value)
     where, got)
 end
 
--- ---- reading ------------------------------------------------------------------------------------
+-- ---- reading ----------------------------------------------------------------------------------
 
 local function is_empty(value)
   return value == nil or value == json.null or type(value) == "table" and next(value) == nil

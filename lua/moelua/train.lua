@@ -4,39 +4,17 @@
 -- batches follow from how many windows were drawn from each corpus.
 
 local core = require("moelua.core")
+local diverged = require("moelua.diverged")
 local evaluate = require("moelua.evaluate")
 local flops = require("moelua.flops")
 local nn = require("moelua.nn")
-local options = require("moelua.options")
 local progress = require("moelua.progress")
 local run = require("moelua.run")
 local schedule = require("moelua.schedule")
+local train_options = require("moelua.train_options")
 local raise, system = core.raise, core.system
 
-local declared = {
-  data = { "table", required = true },        -- a corpus, or { name = corpus, ... } mixed evenly
-  steps = { "integer", required = true },
-  batch = { "integer", 32 },                  -- sequences a step
-  context = "integer",                        -- tokens a sequence; default: the model's
-  lr = { "number", 3e-3 },
-  schedule = { schedule.kinds, "cosine" },
-  warmup = "integer",                         -- steps; default: a twentieth
-  floor = { "number", 0.1 },                  -- share of lr that is left at the end
-  decay = { "number", 0.2 },                  -- wsd: share of the steps that decay
-  beta1 = { "number", 0.9 }, beta2 = { "number", 0.95 }, eps = { "number", 1e-8 },
-  weight_decay = { "number", 0.1 },           -- on matrices; norms and biases have none
-  clip = { "number", 1.0 },                   -- largest global gradient norm; 0 = none
-  seed = { "integer", 1 },
-  out = "string",                             -- run folder: log, states, model
-  fresh = { "boolean", false },
-  log_every = { "integer", 10 }, save_every = { "integer", 100 },
-  eval_every = { "integer", 0 }, eval_windows = { "integer", 64 },
-  name = { "string", "train" },
-  quiet = { "boolean", false },
-  save_model = { "boolean", true },
-}
-
--- ---- data -----------------------------------------------------------------------------------------
+-- ---- data -------------------------------------------------------------------------------------
 
 local function as_corpora(data)
   if data.handle then return { [data.name or "data"] = data } end
@@ -48,6 +26,12 @@ local function sorted_names(corpora)
   for name in pairs(corpora) do names[#names + 1] = name end
   table.sort(names)
   if #names == 0 then raise("moe.train: data is empty") end
+  for _, name in ipairs(names) do
+    local corpus = corpora[name]
+    if type(corpus) ~= "table" or not corpus.handle then
+      raise("moe.train: data.%s must be a corpus, not %s", name, type(corpus))
+    end
+  end
   return names
 end
 
@@ -78,7 +62,7 @@ local function next_batch(job, cursor)
   return core.concat(xs, 1), core.concat(ys, 1)
 end
 
--- ---- optimizer --------------------------------------------------------------------------------------
+-- ---- optimizer --------------------------------------------------------------------------------
 
 local function new_moments(params)
   local m, v = {}, {}
@@ -88,9 +72,8 @@ local function new_moments(params)
   return m, v
 end
 
-local function update(job, step)
+local function update(job, step, norm)
   local opts = job.opts
-  local norm = core.grad_norm(job.tensors)
   local lr = schedule.rate({ kind = opts.schedule, lr = opts.lr, warmup = opts.warmup,
     floor = opts.floor, decay = opts.decay }, step, opts.steps)
   local args = { step = step, lr = lr, beta1 = opts.beta1, beta2 = opts.beta2, eps = opts.eps,
@@ -102,10 +85,10 @@ local function update(job, step)
       p:zero_grad()
     end
   end
-  return norm, lr
+  return lr
 end
 
--- ---- states -----------------------------------------------------------------------------------------
+-- ---- states -----------------------------------------------------------------------------------
 
 local function save_state(job, step)
   local tensors = {}
@@ -114,11 +97,15 @@ local function save_state(job, step)
     tensors["m." .. entry[1]], tensors["v." .. entry[1]] = job.m[i], job.v[i]
   end
   job.run:save_state(step, tensors, { step = step, cursor = job.cursor, seconds = job.seconds })
+  job.saved = step
 end
 
 local function restore(job)
   local file, facts = job.run:load_state()
-  if not file then return 0 end
+  if not file then
+    job.run:rewind_log(0)
+    return 0
+  end
   core.no_grad(function()
     for i, entry in ipairs(job.params) do
       entry[2]:copy_(run.check(file:tensor("w." .. entry[1])))
@@ -128,15 +115,30 @@ local function restore(job)
   end)
   job.cursor, job.seconds = facts.cursor, facts.seconds
   job.run:rewind_log(facts.step)
+  job.saved = facts.step
   return facts.step
 end
 
--- ---- the loop ---------------------------------------------------------------------------------------
+-- ---- the loop ---------------------------------------------------------------------------------
 
-local function diverged(job, step, loss)
-  error({ code = "diverged", message = ("%s: the loss became %s at step %d; the step was " ..
-    "not applied\nhint: try a lower rate (lr is %g) or a smaller clip"):format(job.opts.name,
-    loss ~= loss and "NaN" or "infinite", step, job.opts.lr) }, 0)
+local function is_finite(value) return value - value == 0 end
+
+local function stop_diverged(job, step, what, value, ids)
+  error({ code = "diverged", message = ("%s: the %s became %s at step %d, first in %s; the step " ..
+    "was not applied\nhint: try a lower rate (lr is %g) or a smaller clip%s"):format(job.opts.name,
+    what, value ~= value and "NaN" or "infinite", step, diverged.place(job.model, ids, what),
+    job.opts.lr,
+    job.saved and ("; the state of step %d is saved"):format(job.saved) or "") }, 0)
+end
+
+-- The loss of a batch. A router refuses logits that are NaN before there is a loss.
+local function forward(job, step, x, y, logged)
+  local ok, loss, info = pcall(job.model.loss, job.model, x, y, { stats = logged })
+  if not ok and tostring(loss):find("is NaN$") then stop_diverged(job, step, "loss", 0 / 0, x) end
+  if not ok then error(loss, 0) end
+  local value = loss:item()
+  if not is_finite(value) then stop_diverged(job, step, "loss", value, x) end
+  return loss, value, info
 end
 
 -- Load figures of the mixture layers for the log: the largest share over the mean, per layer.
@@ -157,12 +159,12 @@ end
 local function one_step(job, step)
   local logged = step % job.opts.log_every == 0 or step == job.opts.steps
   local x, y = next_batch(job, job.cursor)
-  local loss, info = job.model:loss(x, y, { stats = logged })
-  local value, nll = loss:item(), info.nll:item()
-  if value ~= value or math.abs(value) == math.huge then diverged(job, step, value) end
+  local loss, value, info = forward(job, step, x, y, logged)
+  local nll = info.nll:item()
   loss:backward()
-  local norm, lr = update(job, step)
-  if norm ~= norm then diverged(job, step, norm) end
+  local norm = core.grad_norm(job.tensors)
+  if not is_finite(norm) then stop_diverged(job, step, "gradient", norm, x) end
+  local lr = update(job, step, norm)
   return { step = step, loss = value, bits = nll / math.log(2), lr = lr, grad_norm = norm,
     routing = logged and routing_figures(info.layers, job.model.config.layers) or nil }, logged
 end
@@ -190,7 +192,7 @@ local function summary(job)
 end
 
 local function loop(job, first)
-  local line = progress.new({ name = job.opts.name, total = job.opts.steps, start = first,
+  local line <close> = progress.new({ name = job.opts.name, total = job.opts.steps, start = first,
     quiet = job.opts.quiet })
   for step = first + 1, job.opts.steps do
     local began, scope = system.clock(), core.scope()
@@ -207,26 +209,35 @@ local function loop(job, first)
   line:done()
 end
 
+-- Which parameters the run begins with. A model that was trained in this folder before, in this
+-- process, has others by now and still means the same run, as long as the folder has what to go
+-- on from.
+local function start_of(job)
+  local model, out = job.model, job.opts.out
+  local begun = model.begun and model.begun.folder == out and not job.opts.fresh and
+    run.can_continue(out) and model.begun.start
+  local start = begun or nn.fingerprint(model)
+  model.begun = { folder = out, start = start }
+  return start
+end
+
 -- Everything the result depends on, as config.json of the run folder.
 local function request(job)
-  local kept = { model = job.model.config, parameters = (job.model:count()), data = {} }
+  local kept = { model = job.model.config, parameters = (job.model:count()), start = start_of(job),
+    data = {} }
   for name, value in pairs(job.opts) do
     if type(value) ~= "table" and not ({ out = 1, fresh = 1, quiet = 1, name = 1 })[name] then
       kept[name] = value
     end
   end
   for _, name in ipairs(job.names) do
-    kept.data[name] = job.corpora[name]:metadata().sources or job.corpora[name]:tokens("train")
+    kept.data[name] = run.identity(job.corpora[name])
   end
   return kept
 end
 
 local function new_job(model, given)
-  local opts = options.check("moe.train", given, declared)
-  for _, name in ipairs({ "steps", "batch", "log_every", "save_every" }) do
-    if opts[name] < 1 then raise("moe.train: %s must be at least 1, not %d", name, opts[name]) end
-  end
-  opts.warmup = opts.warmup or opts.steps // 20
+  local opts = train_options.check("moe.train", given)
   local job = { model = model, opts = opts, corpora = as_corpora(opts.data), seconds = 0,
     curve = {}, cursor = { sequences = 0, draws = {} } }
   job.names = sorted_names(job.corpora)
@@ -246,6 +257,10 @@ end
 
 -- A finished run needs no training: its model takes the place of the given parameters.
 local function adopt(job)
+  if not job.opts.save_model then
+    raise("moe.train: %s is finished, and its model was not kept\n" ..
+      "hint: --fresh trains it again", job.opts.out)
+  end
   local trained = run.check(require("moelua.family").load(job.opts.out .. "/model"))
   local list = trained:parameters()
   core.no_grad(function()
@@ -254,30 +269,38 @@ local function adopt(job)
   job.model.path = trained.path
 end
 
---- Trains the model in place; returns { steps, tokens, flops, seconds, curve }. See `declared` for
--- the options. With `out` the run can be continued, and its model is saved in out/model.
-return function(model, given)
-  local job = new_job(model, given)
-  local opts, first = job.opts, 0
-  if not opts.out then
-    loop(job, first)
-    return summary(job)
+local function old_curve(folder)
+  local curve = {}
+  for _, entry in ipairs(run.read_log(folder)) do
+    if entry.tokens then curve[#curve + 1] = { entry.tokens, entry.bits } end
   end
-  job.run = run.open(opts.out, request(job), { fresh = opts.fresh })
+  return curve
+end
+
+local function train_in_folder(job)
+  local opts = job.opts
+  local folder <close> = run.open(opts.out, request(job), { fresh = opts.fresh })
+  job.run = folder
   local done = run.finished(opts.out)
   if done then
-    if opts.save_model then adopt(job) end
-    job.run:close()
+    adopt(job)
     return done
   end
-  first = restore(job)
-  for _, entry in ipairs(run.read_log(opts.out)) do
-    if entry.tokens then job.curve[#job.curve + 1] = { entry.tokens, entry.bits } end
-  end
-  local ok, message = pcall(loop, job, first)
-  if ok and opts.save_model then run.check(model:save(opts.out .. "/model")) end
-  if ok then job.run:finish(summary(job)) end
-  job.run:close()
-  if not ok then error(message, 0) end
+  local first = restore(job)
+  job.curve = old_curve(opts.out)
+  loop(job, first)
+  if opts.save_model then run.check(job.model:save(opts.out .. "/model")) end
+  folder:finish(summary(job))
+  return summary(job)
+end
+
+--- Trains the model in place; returns { steps, tokens, flops, seconds, curve }. The options are
+-- those of train_options.lua. With `out` the run can be continued, and its model is saved in
+-- out/model.
+return function(model, given)
+  local job = new_job(model, given)
+  model.path = nil                      -- what was saved is not this model any more
+  if job.opts.out then return train_in_folder(job) end
+  loop(job, 0)
   return summary(job)
 end

@@ -29,7 +29,7 @@ local opt = moe.options {
     { "mix_steps", 100, "finetuning steps of the mixture" },
     { "k", 2, "experts a token goes to" },
     { "balance", 0.01, "coefficient of the load-balancing loss" },
-    { "lr", 4e-3, "peak learning rate of the seed model" },
+    { "lr", 3e-3, "peak learning rate of the seed model" },
     { "btx_lr", 2e-3, "of the experts and of the finetuning" },
     { "dense_lr", 2e-3, "of the dense comparison" },
     { "workers", nil, "branches trained at the same time", type = "integer" },
@@ -45,18 +45,19 @@ local opt = moe.options {
 }
 
 local study = moe.study.open(opt, { recipe = "btx", title = "Branch-Train-MiX",
-  about = "Copies of one seed model were trained on one domain each, without communication; their " ..
-    "feed-forward layers, and the seed's, became the experts of a mixture, which was finetuned " ..
-    "on all domains together. The dense model had the same compute after the seed." })
+  about = "Copies of one seed model were trained on one domain each, without communication; " ..
+    "their feed-forward layers, and the seed's, became the experts of a mixture, which was " ..
+    "finetuned on all domains together. The dense model had the same compute after the seed." })
 local domains = study.domains
 local training = { batch = opt.batch, lr = opt.btx_lr }
 local function with(more) return moe.options.merge(training, more) end
 
 -- The seed model, on all domains together.
 local seed = moe.model.new { dim = opt.dim, layers = opt.layers, heads = opt.heads,
-  hidden = opt.hidden, vocab = 256, context = opt.context, seed = opt.seed }
+  hidden = opt.hidden, vocab = 256, context = opt.context, std = 0.06, seed = opt.seed }
 seed.tokenizer = moe.tokenizer.bytes()
-local seed_cost = study:train("seed", seed, with { data = domains, steps = opt.seed_steps, lr = opt.lr })
+local seed_cost = study:train("seed", seed,
+  with { data = domains, steps = opt.seed_steps, lr = opt.lr })
 study:arm("seed", seed, seed_cost)
 
 -- Branch and train.

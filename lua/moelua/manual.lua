@@ -1,0 +1,110 @@
+-- manual.lua: what is known about every public name, for help() and the editor stubs: records of
+-- the ops, records of the other functions in C, and doc comments of the Lua modules.
+
+local core = require("moelua.core")
+local functions = require("moelua.functions")
+
+local manual = {}
+
+--- The record { sig, doc } of a function in C, or nil.
+function manual.record(name) return core.ops[name] or functions[name] end
+
+--- Names of all records, sorted.
+function manual.names()
+  local names = {}
+  for name in pairs(core.ops) do names[#names + 1] = name end
+  for name in pairs(functions) do names[#names + 1] = name end
+  table.sort(names)
+  return names
+end
+
+-- ---- signatures ---------------------------------------------------------------------------------
+
+-- "dim:dim=-1" -> { name = "dim", type = "dim", default = "-1", optional = true }
+local function parse_parameter(text)
+  local name, rest = text:match("^([^:]+):(.+)$")
+  local kind, default = rest:match("^(.-)=(.*)$")
+  kind = kind or rest
+  local bare = kind:match("^(.-)%?$")
+  return { name = name, type = bare or kind, default = default,
+    optional = bare ~= nil or default ~= nil }
+end
+
+--- "x:tensor, dim:dim=-1 -> tensor" as a list of parameters and a list of result types.
+function manual.parse(sig)
+  local left, right = sig:match("^(.-)%s*%->%s*(.*)$")
+  local params, results = {}, {}
+  for text in (left or sig):gmatch("[^,%s][^,]*") do params[#params + 1] = parse_parameter(text) end
+  for text in (right or ""):gmatch("[^,%s][^,]*") do results[#results + 1] = text end
+  return params, results
+end
+
+-- ---- doc comments -------------------------------------------------------------------------------
+
+local texts = {}
+
+-- The lines of a module's source, or nil.
+local function lines_of(module)
+  if texts[module] == nil then
+    local source, list = core.source(module), nil
+    if source then
+      list = {}
+      for line in (source .. "\n"):gmatch("(.-)\n") do list[#list + 1] = line end
+    end
+    texts[module] = list or false
+  end
+  return texts[module]
+end
+manual.lines = lines_of
+
+--- The comment that ends above line `at`, from its first line with three dashes on, without the
+--- dashes of the prose: LuaLS annotations keep their `@`.
+function manual.comment(lines, at)
+  local first = at
+  while first > 1 and lines[first - 1]:find("^%s*%-%-") do first = first - 1 end
+  while first < at and not lines[first]:find("^%s*%-%-%-") do first = first + 1 end
+  local list = {}
+  for i = first, at - 1 do list[#list + 1] = (lines[i]:gsub("^%s*%-%-%-?%s?", "")) end
+  return list
+end
+
+-- The names between the parentheses of the definition at line `at`.
+local function parameters(lines, at)
+  local text = table.concat(lines, " ", at, math.min(at + 5, #lines))
+  local names = {}
+  for name in (text:match("function[^(]*(%b())") or ""):gmatch("[%w_.]+") do
+    names[#names + 1] = name
+  end
+  return names
+end
+
+--- A Lua function of ours: { comment = lines, params = names, method = written with a colon }, or
+--- nil when it is none.
+function manual.lua_function(f)
+  local info = debug and debug.getinfo and debug.getinfo(f, "S")
+  local module = info and info.source:match("^=moelua/(.*)%.lua$")
+  local lines = module and lines_of(module)
+  local line = lines and lines[info.linedefined]
+  if not line then return nil end
+  return { comment = manual.comment(lines, info.linedefined),
+    params = parameters(lines, info.linedefined), method = line:find("function[^(]*:") ~= nil }
+end
+
+--- The comment above `local NAME = ` in the module that the class's methods come from.
+function manual.class_comment(class)
+  local info = debug and debug.getinfo and debug.getinfo(class.init, "S")
+  local lines = info and lines_of(info.source:match("^=moelua/(.*)%.lua$") or "")
+  local start = "local " .. class.__name:match("[%w_]+$") .. " ="
+  for at, line in ipairs(lines or {}) do
+    if line:sub(1, #start) == start then return manual.comment(lines, at) end
+  end
+  return {}
+end
+
+--- Is the value a class made by class.lua?
+function manual.is_class(value)
+  return type(value) == "table" and rawget(value, "__index") == value
+    and type(rawget(value, "init")) == "function"
+end
+
+return manual

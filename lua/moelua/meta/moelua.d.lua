@@ -1,0 +1,1055 @@
+---@meta moelua
+-- Written by `scripts/dev stubs` from the records of the ops and the doc comments; do not edit.
+
+local moe = {}
+
+---@class moelua.Tensor
+---@operator add(moelua.Tensor|number): moelua.Tensor
+---@operator sub(moelua.Tensor|number): moelua.Tensor
+---@operator mul(moelua.Tensor|number): moelua.Tensor
+---@operator div(moelua.Tensor|number): moelua.Tensor
+---@operator pow(moelua.Tensor|number): moelua.Tensor
+---@operator unm: moelua.Tensor
+local Tensor = {}
+
+---@class moelua.Scope
+local Scope = {}
+
+--- Releases the scope's tensors now.
+---@param scope moelua.Scope
+function Scope.close(scope) end
+
+--- The tensors outlive the scope; they belong to the one around it. Returns them.
+---@param scope moelua.Scope
+---@param ... moelua.Tensor
+---@return moelua.Tensor
+function Scope.keep(scope, ...) end
+
+--- a + b, element by element, broadcast like NumPy.
+---@param a moelua.Tensor|number
+---@param b moelua.Tensor|number
+---@return moelua.Tensor
+function Tensor.add(a, b) end
+moe.add = Tensor.add
+
+--- first, first + step ... last, both ends included. arange(n) is 0 ... n-1.
+---@param first number
+---@param last? number
+---@param step? number default 1
+---@return moelua.Tensor
+function moe.arange(first, last, step) end
+
+--- Position (from 0) of the largest element along `dim`, or in row-major order of all; the first of
+--- equals, NaN before everything.
+---@param x moelua.Tensor
+---@param dim? integer
+---@param keepdim? boolean default false
+---@return moelua.Tensor
+function Tensor.argmax(x, dim, keepdim) end
+moe.argmax = Tensor.argmax
+
+--- Causal grouped-query attention: q [B x T x H x D], k and v [B x S x KV x D] with T <= S and H a
+--- multiple of KV; the queries are the last T positions. -> [B x T x H x D].
+---@param q moelua.Tensor
+---@param k moelua.Tensor
+---@param v moelua.Tensor
+---@return moelua.Tensor
+function Tensor.attention(q, k, v) end
+moe.attention = Tensor.attention
+
+--- Gradients of a single number with respect to all leaves it depends on, added to what they have.
+--- Frees the graph: a second call is an error.
+---@param loss moelua.Tensor
+function Tensor.backward(loss) end
+moe.backward = Tensor.backward
+
+--- How often each of the ids 0 .. count-1 occurs, as an f32 tensor [count].
+---@param ids moelua.Tensor
+---@param count integer
+---@return moelua.Tensor
+function Tensor.bincount(ids, count) end
+moe.bincount = Tensor.bincount
+
+--- The elements' bytes in row-major order, of a contiguous tensor.
+---@param x moelua.Tensor
+---@return string
+function Tensor.bytes(x) end
+moe.bytes = Tensor.bytes
+
+--- Scales all gradients in place so that their joint 2-norm is at most max; returns the norm
+--- before.
+---@param list moelua.Tensor[]
+---@param max number
+---@return number
+function moe.clip_grad_norm(list, max) end
+
+--- A contiguous copy outside the graph.
+---@param x moelua.Tensor
+---@return moelua.Tensor
+function Tensor.clone(x) end
+moe.clone = Tensor.clone
+
+--- Joins a list of tensors of one type along a dimension.
+---@param xs moelua.Tensor[]
+---@param dim? integer default 1
+---@return moelua.Tensor
+function moe.concat(xs, dim) end
+
+--- A copy of x in row-major order.
+---@param x moelua.Tensor
+---@return moelua.Tensor
+function Tensor.contiguous(x) end
+moe.contiguous = Tensor.contiguous
+
+--- Overwrites x with the elements of a tensor of the same shape and type. Returns x.
+---@param x moelua.Tensor
+---@param from moelua.Tensor
+---@return moelua.Tensor
+function Tensor.copy_(x, from) end
+moe.copy_ = Tensor.copy_
+
+--- The number of elements.
+---@param x moelua.Tensor
+---@return integer
+function Tensor.count(x) end
+moe.count = Tensor.count
+
+--- Mean of -log softmax(logits)[target]: logits [N x V], targets [N]; rows whose target is `ignore`
+--- do not count.
+---@param logits moelua.Tensor
+---@param targets moelua.Tensor
+---@param ignore? integer default -1
+---@return moelua.Tensor
+function Tensor.cross_entropy(logits, targets, ignore) end
+moe.cross_entropy = Tensor.cross_entropy
+
+--- The same storage, but no part of the graph.
+---@param x moelua.Tensor
+---@return moelua.Tensor
+function Tensor.detach(x) end
+moe.detach = Tensor.detach
+
+--- The number of dimensions.
+---@param x moelua.Tensor
+---@return integer
+function Tensor.dim(x) end
+moe.dim = Tensor.dim
+
+--- a / b, element by element, broadcast like NumPy.
+---@param a moelua.Tensor|number
+---@param b moelua.Tensor|number
+---@return moelua.Tensor
+function Tensor.div(a, b) end
+moe.div = Tensor.div
+
+--- The element type: f32, i32, bf16 or f16.
+---@param x moelua.Tensor
+---@return string
+function Tensor.dtype(x) end
+moe.dtype = Tensor.dtype
+
+--- Rows of `weight` by token id: weight [V x d], ids [..] -> [.. x d].
+---@param weight moelua.Tensor
+---@param ids moelua.Tensor
+---@return moelua.Tensor
+function Tensor.embedding(weight, ids) end
+moe.embedding = Tensor.embedding
+
+--- e to the power of each element.
+---@param x moelua.Tensor
+---@return moelua.Tensor
+function Tensor.exp(x) end
+moe.exp = Tensor.exp
+
+--- Writes the number into every element. Returns x.
+---@param x moelua.Tensor
+---@param value number
+---@return moelua.Tensor
+function Tensor.fill_(x, value) end
+moe.fill_ = Tensor.fill_
+
+--- Releases the tensor now instead of when it is collected.
+---@param x moelua.Tensor
+function Tensor.free(x) end
+moe.free = Tensor.free
+
+--- The number everywhere.
+---@param value number
+---@param ... integer|integer[]|table
+---@return moelua.Tensor
+function moe.full(value, ...) end
+
+--- Rows of x by number (from 0): x [R x ..], rows [N] -> [N x ..].
+---@param x moelua.Tensor
+---@param rows moelua.Tensor
+---@return moelua.Tensor
+function Tensor.gather_rows(x, rows) end
+moe.gather_rows = Tensor.gather_rows
+
+--- x times the normal distribution's Phi(x), exactly, of each element.
+---@param x moelua.Tensor
+---@return moelua.Tensor
+function Tensor.gelu(x) end
+moe.gelu = Tensor.gelu
+
+--- The gradient that backward() has added up, or nil.
+---@param x moelua.Tensor
+---@return moelua.Tensor?
+function Tensor.grad(x) end
+moe.grad = Tensor.grad
+
+--- The 2-norm of the gradients of all tensors in the list together; absent ones count as 0.
+---@param list moelua.Tensor[]
+---@return number
+function moe.grad_norm(list) end
+
+--- Mean cross-entropy in nats of logits x W^T against targets: x [N x d], weight [V x d], targets
+--- [N] (0-based ids; `ignore` marks rows that do not count). Computed in chunks.
+---@param x moelua.Tensor
+---@param weight moelua.Tensor
+---@param targets moelua.Tensor
+---@param ignore? integer default -1
+---@return moelua.Tensor
+function Tensor.head_cross_entropy(x, weight, targets, ignore) end
+moe.head_cross_entropy = Tensor.head_cross_entropy
+
+--- Do the elements lie side by side in row-major order?
+---@param x moelua.Tensor
+---@return boolean
+function Tensor.is_contiguous(x) end
+moe.is_contiguous = Tensor.is_contiguous
+
+--- The number in a tensor that holds just one.
+---@param x moelua.Tensor
+---@return number
+function Tensor.item(x) end
+moe.item = Tensor.item
+
+--- x W^T + bias: x [.. x in], weight [out x in], bias [out] -> [.. x out].
+---@param x moelua.Tensor
+---@param weight moelua.Tensor
+---@param bias? moelua.Tensor
+---@return moelua.Tensor
+function Tensor.linear(x, weight, bias) end
+moe.linear = Tensor.linear
+
+--- Load-balancing loss N sum(u p) without its coefficient: logits [T x N], gates and 0-based
+--- experts [T x k]. "btx": u is the mean gate (balanced = 1); "switch": the share of tokens
+--- (balanced = k).
+---@param logits moelua.Tensor
+---@param gates moelua.Tensor
+---@param experts moelua.Tensor
+---@param form? "btx"|"switch" default btx
+---@return moelua.Tensor
+function Tensor.load_balance(logits, gates, experts, form) end
+moe.load_balance = Tensor.load_balance
+
+--- Natural logarithm of each element.
+---@param x moelua.Tensor
+---@return moelua.Tensor
+function Tensor.log(x) end
+moe.log = Tensor.log
+
+--- Logarithm of softmax along `dim`, without its loss of digits.
+---@param x moelua.Tensor
+---@param dim? integer default -1
+---@return moelua.Tensor
+function Tensor.log_softmax(x, dim) end
+moe.log_softmax = Tensor.log_softmax
+
+--- Starts the random numbers of rand and randn over, from this seed.
+---@param seed integer
+function moe.manual_seed(seed) end
+
+--- Matrix product [.. x m x k] x [.. x k x n]; a two-dimensional b serves the whole batch.
+---@param a moelua.Tensor
+---@param b moelua.Tensor
+---@return moelua.Tensor
+function Tensor.matmul(a, b) end
+moe.matmul = Tensor.matmul
+
+--- Largest element along `dim`, or of all; NaN if there is one. The gradient goes to the first of
+--- equals.
+---@param x moelua.Tensor
+---@param dim? integer
+---@param keepdim? boolean default false
+---@return moelua.Tensor
+function Tensor.max(x, dim, keepdim) end
+moe.max = Tensor.max
+
+--- Mean along `dim`, or of all elements.
+---@param x moelua.Tensor
+---@param dim? integer
+---@param keepdim? boolean default false
+---@return moelua.Tensor
+function Tensor.mean(x, dim, keepdim) end
+moe.mean = Tensor.mean
+
+--- Bytes of tensors: { live, peak, cached, limit, count }. { limit, floor, growth } sets the limit,
+--- and from how many live bytes on, growing by which factor, garbage is collected.
+---@param settings? table
+---@return table
+function moe.memory(settings) end
+
+--- SwiGLU experts over routed tokens, dropless: x [T x d], gates and 0-based experts [T x k], w1
+--- and w3 [E x I x d], w2 [E x d x I] -> [T x d].
+---@param x moelua.Tensor
+---@param gates moelua.Tensor
+---@param experts moelua.Tensor
+---@param w1 moelua.Tensor
+---@param w3 moelua.Tensor
+---@param w2 moelua.Tensor
+---@return moelua.Tensor
+function Tensor.moe_ffn(x, gates, experts, w1, w3, w2) end
+moe.moe_ffn = Tensor.moe_ffn
+
+--- a * b, element by element, broadcast like NumPy.
+---@param a moelua.Tensor|number
+---@param b moelua.Tensor|number
+---@return moelua.Tensor
+function Tensor.mul(a, b) end
+moe.mul = Tensor.mul
+
+--- `length` positions of a dimension from `start` on; shares storage with x.
+---@param x moelua.Tensor
+---@param dim integer
+---@param start integer
+---@param length integer
+---@return moelua.Tensor
+function Tensor.narrow(x, dim, start, length) end
+moe.narrow = Tensor.narrow
+
+--- Each element with the other sign.
+---@param x moelua.Tensor
+---@return moelua.Tensor
+function Tensor.neg(x) end
+moe.neg = Tensor.neg
+
+--- Calls f(...) without recording a graph and returns its results. Inside, tensors that require
+--- gradients may be written to.
+---@param f function
+---@param ... unknown
+---@return unknown
+function moe.no_grad(f, ...) end
+
+--- Ones; sizes as numbers or in one table.
+---@param ... integer|integer[]|table
+---@return moelua.Tensor
+function moe.ones(...) end
+
+--- Each element to the power of a number.
+---@param x moelua.Tensor
+---@param exponent number
+---@return moelua.Tensor
+function Tensor.pow(x, exponent) end
+moe.pow = Tensor.pow
+
+--- Uniform numbers in [0, 1). A last argument { std, mean, seed, stream } scales and shifts them,
+--- or names the stream they come from.
+---@param ... integer|integer[]|table
+---@return moelua.Tensor
+function moe.rand(...) end
+
+--- Standard normal numbers. A last argument { std, mean, seed, stream } scales and shifts them, or
+--- names the stream they come from.
+---@param ... integer|integer[]|table
+---@return moelua.Tensor
+function moe.randn(...) end
+
+--- The larger of 0 and each element.
+---@param x moelua.Tensor
+---@return moelua.Tensor
+function Tensor.relu(x) end
+moe.relu = Tensor.relu
+
+--- Makes x a leaf that backward() leaves a gradient in, or with false no longer. Returns x.
+---@param x moelua.Tensor
+---@param wanted? boolean default true
+---@return moelua.Tensor
+function Tensor.requires_grad(x, wanted) end
+moe.requires_grad = Tensor.requires_grad
+
+--- The same elements under another shape; one size may be -1. Shares storage with a contiguous x,
+--- copies any other.
+---@param x moelua.Tensor
+---@param ... integer|integer[]|table
+---@return moelua.Tensor
+function Tensor.reshape(x, ...) end
+moe.reshape = Tensor.reshape
+
+--- Root-mean-square norm along the last dimension, times `weight`: x [.. x d], weight [d].
+---@param x moelua.Tensor
+---@param weight moelua.Tensor
+---@param eps? number default 1e-5
+---@return moelua.Tensor
+function Tensor.rms_norm(x, weight, eps) end
+moe.rms_norm = Tensor.rms_norm
+
+--- Rotary position embedding: x [B x T x H x D]; position t counts from `offset`.
+---@param x moelua.Tensor
+---@param theta? number default 10000
+---@param offset? integer default 0
+---@return moelua.Tensor
+function Tensor.rope(x, theta, offset) end
+moe.rope = Tensor.rope
+
+--- Adds row i of x to row rows[i] (from 0) of a zero tensor with `count` rows.
+---@param x moelua.Tensor
+---@param rows moelua.Tensor
+---@param count integer
+---@return moelua.Tensor
+function Tensor.scatter_rows(x, rows, count) end
+moe.scatter_rows = Tensor.scatter_rows
+
+--- Opens a scope: `local s <close> = moe.scope()` releases every tensor made until the end of the
+--- block.
+---@return moelua.Scope
+function moe.scope() end
+
+--- The slice at one position of a dimension, which disappears; shares storage with x.
+---@param x moelua.Tensor
+---@param dim integer
+---@param position integer
+---@return moelua.Tensor
+function Tensor.select(x, dim, position) end
+moe.select = Tensor.select
+
+--- The sizes of all dimensions.
+---@param x moelua.Tensor
+---@return integer[]
+function Tensor.shape(x) end
+moe.shape = Tensor.shape
+
+--- 1 / (1 + exp(-x)) of each element.
+---@param x moelua.Tensor
+---@return moelua.Tensor
+function Tensor.sigmoid(x) end
+moe.sigmoid = Tensor.sigmoid
+
+--- x * sigmoid(x) of each element, also called swish.
+---@param x moelua.Tensor
+---@return moelua.Tensor
+function Tensor.silu(x) end
+moe.silu = Tensor.silu
+
+--- The size of one dimension, counted from 1 or from -1.
+---@param x moelua.Tensor
+---@param dim integer
+---@return integer
+function Tensor.size(x, dim) end
+moe.size = Tensor.size
+
+--- exp(x) / sum(exp(x)) along `dim`. A row that is all -inf becomes uniform.
+---@param x moelua.Tensor
+---@param dim? integer default -1
+---@return moelua.Tensor
+function Tensor.softmax(x, dim) end
+moe.softmax = Tensor.softmax
+
+--- Square root of each element.
+---@param x moelua.Tensor
+---@return moelua.Tensor
+function Tensor.sqrt(x) end
+moe.sqrt = Tensor.sqrt
+
+--- a - b, element by element, broadcast like NumPy.
+---@param a moelua.Tensor|number
+---@param b moelua.Tensor|number
+---@return moelua.Tensor
+function Tensor.sub(a, b) end
+moe.sub = Tensor.sub
+
+--- Sum along `dim`, or of all elements.
+---@param x moelua.Tensor
+---@param dim? integer
+---@param keepdim? boolean default false
+---@return moelua.Tensor
+function Tensor.sum(x, dim, keepdim) end
+moe.sum = Tensor.sum
+
+--- silu(gate) * up, element by element.
+---@param gate moelua.Tensor
+---@param up moelua.Tensor
+---@return moelua.Tensor
+function Tensor.swiglu(gate, up) end
+moe.swiglu = Tensor.swiglu
+
+--- Hyperbolic tangent of each element.
+---@param x moelua.Tensor
+---@return moelua.Tensor
+function Tensor.tanh(x) end
+moe.tanh = Tensor.tanh
+
+--- A tensor with the elements of nested tables of equal lengths.
+---@param values table|number
+---@param dtype? "f32"|"i32" default f32
+---@return moelua.Tensor
+function moe.tensor(values, dtype) end
+
+--- x itself when it has that element type, else a converted copy.
+---@param x moelua.Tensor
+---@param dtype "f32"|"i32"|"bf16"|"f16"
+---@return moelua.Tensor
+function Tensor.to(x, dtype) end
+moe.to = Tensor.to
+
+--- Top-k routing: logits [T x E] -> gates [T x k] in descending order of the logits, and the
+--- 0-based experts [T x k]. gate: softmax over the "selected", over "all", or "sigmoid" normalised
+--- over the selected.
+---@param logits moelua.Tensor
+---@param k? integer default 2
+---@param gate? "selected"|"all"|"sigmoid" default selected
+---@return moelua.Tensor
+---@return moelua.Tensor
+function Tensor.topk_route(logits, k, gate) end
+moe.topk_route = Tensor.topk_route
+
+--- The elements as nested tables; a number for no dimensions.
+---@param x moelua.Tensor
+---@return table
+function Tensor.totable(x) end
+moe.totable = Tensor.totable
+
+--- Is x such a leaf, or computed from one?
+---@param x moelua.Tensor
+---@return boolean
+function Tensor.tracks_grad(x) end
+moe.tracks_grad = Tensor.tracks_grad
+
+--- Exchanges two dimensions; shares storage with x.
+---@param x moelua.Tensor
+---@param dim1? integer default -2
+---@param dim2? integer default -1
+---@return moelua.Tensor
+function Tensor.transpose(x, dim1, dim2) end
+moe.transpose = Tensor.transpose
+
+--- Forgets the gradient.
+---@param x moelua.Tensor
+function Tensor.zero_grad(x) end
+moe.zero_grad = Tensor.zero_grad
+
+--- Zeros; sizes as numbers or in one table.
+---@param ... integer|integer[]|table
+---@return moelua.Tensor
+function moe.zeros(...) end
+
+--- The uniform average of models with a common seed, in f32.
+function moe.average(models) end
+
+---@class moelua.branch
+---@overload fun(...: any): any
+local branch = {}
+moe.branch = branch
+
+--- experts = moe.branch(seed, { name = corpus, ... }, { steps = 400, out = "runs/x/branches" })
+--- Returns the trained models by name; summary, curve and so on of each in expert.summary. Without
+--- a command line around (an embedding host) the branches run in this process, one after another.
+function branch.branch(seed, domains, given) end
+
+--- What a worker does: the job of `folder`, here in this process.
+function branch.work(folder, quiet) end
+
+---@class moelua.checkpoint
+local checkpoint = {}
+moe.checkpoint = checkpoint
+
+--- Begins a checkpoint that is written tensor by tensor, for what does not fit into memory at once.
+--- The result has the methods names() -> the order of the tensors, put(name, tensor or bytes),
+--- close(), which makes the checkpoint appear, and abandon(). Leaving the scope of a `<close>`
+--- variable abandons what was not closed.
+---@param path string as for save
+---@param plan table name -> { dtype = "BF16", shape = {2, 3} }, the dtype as the file will have it
+---@param metadata table? as for save
+---@param given table? max_shard_size as for save
+---@return table? writer
+---@return string? message
+---@return string? code
+function checkpoint.create(path, plan, metadata, given) end
+
+--- Opens a checkpoint for reading. Only headers are read; the data is mapped when it is used.
+--- The result has the methods
+---   names() -> sorted list           info(name) -> { dtype = "BF16", shape = {2, 3}, bytes = 12 }
+---   tensor(name, dtype?) -> Tensor   f32 for floats, i32 for integers and booleans; dtype may ask
+---                                    for "bf16" or "f16"
+---   raw(name) -> string              metadata() -> table of strings         close()
+--- of which those that take a name return nil, message, "missing" when there is no such tensor.
+---@param path string a .safetensors file, or a folder that holds one or an index of shards
+---@return table? checkpoint
+---@return string? message
+---@return string? code
+function checkpoint.open(path) end
+
+--- Writes a checkpoint. A path that ends in .safetensors becomes one file; any other becomes a
+--- folder with model.safetensors or, beyond max_shard_size, shards and their index. Files appear
+--- whole or not at all, and whatever was there before stays until then.
+---@param path string
+---@param tensors table name -> Tensor, or { dtype = "U8", shape = {3}, data = "abc" }
+---@param metadata table? strings by strings; `format = "pt"` unless given
+---@param given table? dtype = "f32", "bf16" or "f16" for all tensors of floats (default: as they
+---  are); max_shard_size = bytes of data in a file of a folder (default 5e9)
+---@return boolean? done
+---@return string? message
+---@return string? code
+function checkpoint.save(path, tensors, metadata, given) end
+
+---@class moelua.data
+local data = {}
+moe.data = data
+
+--- The corpus of some files. Options:
+---   path       a file, a folder, or a list of them. Folders are searched through, without hidden
+---              entries and without following links to folders. Files are taken in byte order of
+---              their paths; .gz and .dz are uncompressed.
+---   match      Lua pattern for the names of files in folders, as "%.[ch]$"
+---   tokenizer  "bytes" (default) or a tokenizer
+---   cache      where to keep the token file. It is used again while the sources (paths, sizes,
+---              times) and the options stay the same. Without it nothing is kept.
+---   max_bytes  a cap: whole documents, evenly spaced, are left out; each split keeps its share,
+---              and at least one document
+---   name       for messages and tables; default: the name of the first path
+--- Missing, unreadable or empty sources give nil, message, code.
+---@param given table
+---@return moelua.Corpus? corpus
+---@return string? message
+---@return string? code
+function data.corpus(given) end
+
+--- Opens a token file.
+---@param path string
+---@param name string? instead of the name in the file
+---@return moelua.Corpus? corpus
+---@return string? message
+---@return string? code
+function data.open(path, name) end
+
+--- The files that a Debian package installed and whose path matches a Lua pattern, sorted. Without
+--- the package: nil, message with a hint, "missing".
+---@param package string as "libc6-dev"
+---@param pattern string? as "%.h$"
+---@return string[]? files
+---@return string? message
+---@return string? code
+function data.package_files(package, pattern) end
+
+--- Which share of the lines of the test split, longer than 20 bytes, the train split holds too.
+---@param corpus moelua.Corpus of bytes
+---@return number share 0 to 1; 0 when there are no such lines
+---@return integer shared
+---@return integer lines
+function data.shared_lines(corpus) end
+
+--- The first `n` tokens of a split as text.
+---@param corpus moelua.Corpus
+---@param split "train"|"validation"|"test"
+---@param n integer
+---@return string
+function data.text(corpus, split, n) end
+
+---@class moelua.domains
+local domains = {}
+moe.domains = domains
+
+--- { name = corpus }. `given` is the list of --domain options; folder keeps the token files; each
+--- corpus is cut to max_bytes and must fill windows of `context` tokens in every split.
+function domains.open(given, folder, max_bytes, context) end
+
+---@type boolean
+moe.double = nil
+
+--- moe.evaluate(model, { name = corpus, ... }, { split = "test" }) ->
+--- { metric = { name = bits per token }, mean, tokens = { name = n }, routing = { name = rows } }
+--- where rows[layer][expert] is the share of routed slots (false for dense layers). A corpus alone
+--- goes by its own name.
+function moe.evaluate(model, corpora, given) end
+
+---@class moelua.flops
+local flops = {}
+moe.flops = flops
+
+--- Training FLOPs of one token at the given context length (default: the model's).
+function flops.per_token(config, context) end
+
+--- The help text for a topic: the name of a function, class or module ("softmax", "nn.Linear"), the
+--- thing itself, "ops" for a list, or nothing for a first overview.
+function moe.help(topic) end
+
+---@type string
+moe.kernels = nil
+
+--- A model from a Hugging Face directory; nil, message, code when there is none or it does not fit.
+--- Weights are converted to f32. model.tokenizer is set when the directory has one that we read.
+function moe.load(folder) end
+
+--- Branch-Train-MiX: every feed-forward layer of every model becomes an expert, everything else is
+--- the plain mean over all models, in f32. Routers are the only new parameters: N(0, 0.02^2).
+--- The seed model is passed like the others: it becomes the generalist expert and counts in the
+--- mean.
+--- opts: router (see router.lua; default top-2 over the selected, BTX's balance loss 0.01), seed.
+function moe.mix(models, opts) end
+
+---@class moelua.model
+local model = {}
+moe.model = model
+
+do
+
+---@class moelua.Model
+---@overload fun(config?: any): moelua.Model
+local Model = {}
+model.Model = Model
+
+--- Number of parameters, and of those that one token uses.
+function Model:count() end
+
+--- ids i32 [B x T] -> hidden states after the last norm [B x T x dim], and the infos of the
+--- mixture layers by layer number.
+function Model:forward(ids, how, cache) end
+
+--- Text after the prompt.
+function Model.generate(model, prompt, given) end
+
+--- Ids after the given ones. Generation ends at the context length.
+function Model.generate_ids(model, ids, given) end
+
+--- Token ids (a list, or i32 [B x T]) -> logits f32 [T x vocab] ([B x T x vocab] for a batch).
+function Model:logits(ids, cache) end
+
+--- Mean cross-entropy in nats plus the auxiliary losses of the mixture layers (summed over layers,
+--- as in Branch-Train-MiX): ids and targets i32 [B x T], target -1 does not count.
+--- Returns the loss, and { nll = tensor, aux = tensor or nil, layers = infos }.
+function Model:loss(ids, targets, how) end
+
+--- {name, tensor} of every parameter, in the order of checkpoints.
+function Model:parameters() end
+
+--- Writes config.json, the weights and the tokenizer's files into `folder`. opts: dtype ("f32",
+--- "bf16", "f16"), max_shard_size (bytes). Returns true, or nil, message, code.
+function Model.save(m, folder, opts) end
+end
+
+function model.check_config(given) end
+
+--- A new model: options as in the README; see `declared` above for all of them.
+function model.new(given) end
+
+---@class moelua.nn
+local nn = {}
+moe.nn = nn
+
+do
+
+--- Causal grouped-query attention with rotary positions: x [B x T x dim] -> [B x T x dim].
+--- `cache` (a table with k, v [B x context x KV x D] and `used`) makes T the newest positions.
+---@class moelua.Attention
+---@overload fun(opts?: any): moelua.Attention
+local Attention = {}
+nn.Attention = Attention
+
+function Attention:forward(x, cache) end
+
+function Attention:parameters(prefix) end
+end
+
+do
+
+--- Rows of a table: ids i32 of any shape -> ids' shape x dim.
+---@class moelua.Embedding
+---@overload fun(count?: any, dim?: any, opts?: any): moelua.Embedding
+local Embedding = {}
+nn.Embedding = Embedding
+
+function Embedding:forward(ids) end
+
+function Embedding:parameters(prefix) end
+end
+
+do
+
+--- A bank of SwiGLU experts: w1, w3 [E x hidden x dim], w2 [E x dim x hidden].
+---@class moelua.Experts
+---@overload fun(opts?: any): moelua.Experts
+local Experts = {}
+nn.Experts = Experts
+
+function Experts:forward(x, gates, experts) end
+
+function Experts:parameters(prefix) end
+end
+
+do
+
+--- Dense SwiGLU feed-forward: W2 (silu(W1 x) * W3 x); w1, w3 [hidden x dim], w2 [dim x hidden].
+---@class moelua.FeedForward
+---@overload fun(opts?: any): moelua.FeedForward
+local FeedForward = {}
+nn.FeedForward = FeedForward
+
+function FeedForward:forward(x) end
+
+function FeedForward:parameters(prefix) end
+end
+
+do
+
+--- y = x W^T (+ bias): x [.. x input] -> [.. x output].
+---@class moelua.Linear
+---@overload fun(input?: any, output?: any, opts?: any): moelua.Linear
+local Linear = {}
+nn.Linear = Linear
+
+function Linear:forward(x) end
+
+function Linear:parameters(prefix) end
+end
+
+do
+
+--- A mixture layer: y, info = layer(x) with x [.. x dim].
+--- info: loss (a tensor to add to the training loss, or nil), load (share of routed slots per
+--- expert), entropy (mean entropy of softmax(logits), nats), dropped (share of slots; dropless: 0).
+--- `stats = false` leaves the figures out.
+---@class moelua.MoE
+---@overload fun(opts?: any): moelua.MoE
+local MoE = {}
+nn.MoE = MoE
+
+function MoE:forward(x, how) end
+
+function MoE:parameters(prefix) end
+end
+
+do
+
+--- Root-mean-square norm along the last dimension.
+---@class moelua.RmsNorm
+---@overload fun(dim?: any, eps?: any): moelua.RmsNorm
+local RmsNorm = {}
+nn.RmsNorm = RmsNorm
+
+function RmsNorm:forward(x) end
+
+function RmsNorm:parameters(prefix) end
+end
+
+--- 16 hex digits that change when a parameter does.
+function nn.fingerprint(layer) end
+
+function nn.layer_class(name) end
+
+--- All parameters of a layer or model, tensors only.
+function nn.tensors(layer) end
+
+function nn.weight(init, name, ...) end
+
+---@class moelua.options
+---@overload fun(...: any): any
+local options = {}
+moe.options = options
+
+--- Checks a table of options against its declaration. Raises on an unknown name, a wrong type or
+--- a missing required option.
+---@param where string the function that was called, for messages
+---@param given table? as the caller wrote it; not changed
+---@param declared table name -> { type, default, required = true } or just the type; a type is
+---  "number", "integer", "string", "boolean", "table", "function", "userdata" or "any", several
+---  joined with "|", or a list of accepted strings
+---@return table options with the defaults filled in
+function options.check(where, given, declared) end
+
+--- The second line of a message about a name that is not known: "\nhint: ...".
+---@param name any what was written
+---@param candidates string[] what exists
+---@param prefix string? put before each candidate, as "--"
+---@return string
+function options.hint(name, candidates, prefix) end
+
+--- A new table with the fields of both; those of `more` win.
+---@param base table
+---@param more table
+---@return table
+function options.merge(base, more) end
+
+--- The candidate that `name` was probably meant to be: at most two typing errors away, and closer
+--- than a different word of that length would be. nil when there is none.
+---@param name string
+---@param candidates string[]
+---@return string?
+function options.nearest(name, candidates) end
+
+---@class moelua.router
+local router = {}
+moe.router = router
+
+do
+
+---@class moelua.Router
+---@overload fun(given?: any, where?: any): moelua.Router
+local Router = {}
+router.Router = Router
+
+function Router:parameters(prefix) end
+
+--- x [T x dim] -> gates [T x k], experts i32 [T x k], info.
+function Router:route(x, how) end
+end
+
+function router.new(given, where) end
+
+--- The options of a router of `experts` experts (nil: not known yet), complete and checked.
+function router.options(given, experts) end
+
+---@class moelua.schedule
+local schedule = {}
+moe.schedule = schedule
+
+--- The rate at `step` of `steps`. opts: kind, lr (peak), warmup (steps), floor (share of the peak
+--- at the end), decay (wsd: share of the steps).
+function schedule.rate(opts, step, steps) end
+
+---@class moelua.study
+local study = {}
+moe.study = study
+
+--- Opens the run folder opt.out and the domains. parts: recipe, title, about.
+function study.open(opt, parts) end
+
+--- Costs added up, with FLOPs and seconds of everything that a model needed.
+function study.sum(...) end
+
+---@type number
+moe.threads = nil
+
+---@class moelua.tokenizer
+local tokenizer = {}
+moe.tokenizer = tokenizer
+
+--- The byte tokenizer.
+---@return moelua.Tokenizer
+function tokenizer.bytes() end
+
+--- Opens a tokenizer.json, or that of a model directory. Only the byte tokenizer is supported;
+--- another kind gives nil, message, "unsupported".
+---@param path string
+---@return moelua.Tokenizer? tokenizer
+---@return string? message
+---@return string? code
+function tokenizer.open(path) end
+
+--- The tokenizer that an option names: "bytes", or a tokenizer itself.
+---@param where string the function that was called, for messages
+function tokenizer.resolve(where, value) end
+
+--- Trains the model in place; returns { steps, tokens, flops, seconds, curve }. The options are
+--- those of train_options.lua. With `out` the run can be continued, and its model is saved in
+--- out/model.
+function moe.train(model, given) end
+
+---@type string
+moe.version = nil
+
+do
+---@class moelua.Corpus
+---@field name string
+---@field tokenizer moelua.Tokenizer?
+---@field path string? the token file, when it has been kept
+local Corpus = {}
+
+--- How many tokens, or documents, a split has; without a split, the whole corpus.
+---@param split? "train"|"validation"|"test"
+---@return integer
+function Corpus:tokens(split) end
+
+---@param split? "train"|"validation"|"test"
+---@return integer
+function Corpus:documents(split) end
+
+--- The size of the vocabulary.
+---@return integer
+function Corpus:vocab() end
+
+--- What the token file says of itself: sources, options, tokenizer.
+---@return table<string, string>
+function Corpus:metadata() end
+
+--- A training batch: `batch` windows of `context` tokens and the tokens that follow each, drawn
+--- without overlap, every window once per epoch. The same seed, stream and draw give the same
+--- batch. Throws when the split is too short.
+---@param given { batch: integer, context: integer, split?: string, seed?: integer,
+---  stream?: string, draw?: integer }
+---@return moelua.Tensor x i32 [batch x context]
+---@return moelua.Tensor y i32 [batch x context]
+---@return integer next_draw the `draw` of the next batch
+function Corpus:batch(given) end
+
+--- How many windows an epoch of training draws from; 0 when the split is too short.
+---@return integer
+function Corpus:epoch(split, context) end
+
+--- How many windows an evaluation reads: all, the last of them partly filled; or at most `limit`,
+--- whole ones, evenly spaced.
+---@param split "train"|"validation"|"test"
+---@param context integer
+---@param limit integer?
+---@return integer
+function Corpus:windows(split, context, limit) end
+
+--- Windows first .. first+n-1 of those.
+---@return moelua.Tensor x i32 [n x context], 0 behind the end of the split
+---@return moelua.Tensor y i32 [n x context], -1 behind the end of the split
+function Corpus:window_batch(split, context, limit, first, n) end
+
+--- Whether each split can fill a window; if not: nil, message, "format".
+---@param context integer
+---@param splits string[]? all three when left out
+---@return true? ok
+---@return string? message
+---@return string? code
+function Corpus:check(context, splits) end
+
+--- Writes the token file to `path`, where moe.data.open finds it, also in another process.
+---@param path string
+---@return true? ok
+---@return string? message
+---@return string? code
+function Corpus:save(path) end
+
+--- Lets go of the token file at once.
+function Corpus:release() end
+end
+
+do
+---@class moelua.Tokenizer
+---@field name string
+---@field vocab integer how many ids there are
+local Bytes = {}
+
+--- The ids of a text.
+---@param text string any bytes, NUL included
+---@return integer[]
+function Bytes:encode(_, text) end
+
+--- The text of ids.
+---@param ids integer[]|moelua.Tensor a list, or an i32 tensor of one dimension
+---@return string
+function Bytes:decode(_, ids) end
+
+--- The ids of bytes `first` to `last` as 16-bit little-endian numbers, and how many they are:
+--- what a token file holds.
+---@return string packed
+---@return integer count
+function Bytes:pack(_, text, first, last) end
+
+--- The files of the tokenizer in a model directory: name -> content.
+---@return table<string, string>
+function Bytes:files(_) end
+
+--- Writes the tokenizer into a model directory that exists.
+---@param folder string
+---@return true? ok
+---@return string? message
+---@return string? code
+function Bytes:save(folder) end
+end
+
+return moe

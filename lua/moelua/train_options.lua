@@ -1,0 +1,42 @@
+-- train_options.lua: the options of moe.train, which moe.branch checks too before it hands them on.
+
+local options = require("moelua.options")
+local raise = require("moelua.core").raise
+local schedule = require("moelua.schedule")
+
+local train_options = {}
+
+local declared = {
+  data = { "table", required = true },        -- a corpus, or { name = corpus, ... } mixed evenly
+  steps = { "integer", required = true },
+  batch = { "integer", 32 },                  -- sequences a step
+  context = "integer",                        -- tokens a sequence; default: the model's
+  lr = { "number", 3e-3 },
+  schedule = { schedule.kinds, "cosine" },
+  warmup = "integer",                         -- steps; default: a twentieth
+  floor = { "number", 0.1 },                  -- share of lr that is left at the end
+  decay = { "number", 0.2 },                  -- wsd: share of the steps that decay
+  beta1 = { "number", 0.9 }, beta2 = { "number", 0.95 }, eps = { "number", 1e-8 },
+  weight_decay = { "number", 0.1 },           -- on matrices; norms and biases have none
+  clip = { "number", 1.0 },                   -- largest global gradient norm; 0 = none
+  seed = { "integer", 1 },
+  out = "string",                             -- run folder: log, states, model
+  fresh = { "boolean", false },
+  log_every = { "integer", 10 }, save_every = { "integer", 100 },
+  eval_every = { "integer", 0 }, eval_windows = { "integer", 64 },
+  name = { "string", "train" },
+  quiet = { "boolean", false },
+  save_model = { "boolean", true },
+}
+
+--- The options, complete and checked; `where` is the function that was called, for messages.
+function train_options.check(where, given)
+  local opts = options.check(where, given, declared)
+  for _, name in ipairs({ "steps", "batch", "log_every", "save_every" }) do
+    if opts[name] < 1 then raise("%s: %s must be at least 1, not %d", where, name, opts[name]) end
+  end
+  opts.warmup = opts.warmup or opts.steps // 20
+  return opts
+end
+
+return train_options

@@ -1,0 +1,147 @@
+-- Evaluation: bits per byte by hand, windows, routing shares.
+local helper = require("spec.helper")
+local models = require("spec.models")
+local moe = require("moelua")
+
+local corpus = models.corpus("prose", { train = 500, validation = 167, test = 81 })
+
+-- Bits per token over windows of the context that do not overlap, by loops.
+local function by_hand(m, split, from, to)
+  local n = corpus:tokens(split)
+  local ids = corpus.handle:ids(split, 1, n)
+  local bits, count = 0, 0
+  for first = from or 1, to or n - 1, 16 do
+    local window = table.move(ids, first, math.min(first + 15, n - 1), 1, {})
+    local rows = m:logits(window):log_softmax(-1):totable()
+    for t = 1, #window do
+      bits = bits - rows[t][ids[first + t] + 1] / math.log(2)
+      count = count + 1
+    end
+  end
+  return bits / count, count
+end
+
+describe("evaluate", function()
+  local m = models.tiny()
+
+  it("gives bits per byte of the split, the padded last window included", function()
+    for _, split in ipairs({ "validation", "test", "train" }) do
+      local want, count = by_hand(m, split)
+      for _, batch in ipairs({ 1, 3, 32 }) do
+        local report = moe.evaluate(m, { prose = corpus }, { split = split, batch = batch })
+        helper.close(report.metric.prose, want, 1e-5)
+        assert.equal(count, report.tokens.prose)
+        assert.equal(corpus:tokens(split) - 1, count)
+      end
+    end
+  end)
+
+  it("reads validation unless told otherwise", function()
+    local report = moe.evaluate(m, { prose = corpus })
+    assert.equal("validation", report.split)
+    assert.equal(166, report.tokens.prose)
+    assert.equal(80, moe.evaluate(m, { prose = corpus }, { split = "test" }).tokens.prose)
+  end)
+
+  it("reads at most so many windows, whole and evenly spaced", function()
+    local report = moe.evaluate(m, { prose = corpus }, { windows = 2 })
+    assert.equal(32, report.tokens.prose)
+    local first, second = by_hand(m, "validation", 1, 16), by_hand(m, "validation", 81, 96)
+    helper.close(report.metric.prose, (first + second) / 2, 1e-5)
+    assert.equal(166, moe.evaluate(m, { prose = corpus }, { windows = 11 }).tokens.prose)
+  end)
+
+  it("takes the context of the model, or another", function()
+    local report = moe.evaluate(m, { prose = corpus }, { context = 8 })
+    assert.equal(166, report.tokens.prose)
+    local other = moe.evaluate(m, { prose = corpus }, { context = 16 })
+    assert.not_equal(report.metric.prose, other.metric.prose)
+    assert.equal(other.metric.prose, moe.evaluate(m, { prose = corpus }).metric.prose)
+  end)
+
+  it("averages over the corpora, each with the same weight", function()
+    local code = models.corpus("code", { train = 100, validation = 40, test = 40 })
+    local report = moe.evaluate(m, { a = corpus, b = code })
+    helper.close(report.mean, (report.metric.a + report.metric.b) / 2, 1e-12)
+    assert.equal(report.metric.b, moe.evaluate(m, code).metric.code)
+  end)
+
+  it("is 8 bits for a model that knows nothing", function()
+    local blank = models.tiny()
+    models.parameter(blank, "embedding"):detach():fill_(0)
+    helper.close(moe.evaluate(blank, corpus).mean, 8, 1e-6)
+  end)
+
+  it("does not count auxiliary losses", function()
+    local one = models.tiny({ ffn = models.mixture({ router = { balance = { coef = 5 } } }) })
+    local two = models.tiny({ ffn = models.mixture({ router = {} }) })
+    assert.equal(moe.evaluate(two, corpus).mean, moe.evaluate(one, corpus).mean)
+  end)
+
+  it("leaves no gradients and no tensors behind", function()
+    moe.evaluate(m, corpus)
+    collectgarbage()
+    local before = moe.memory().count
+    moe.evaluate(m, corpus)
+    collectgarbage()
+    assert.equal(before, moe.memory().count)
+    assert.is_nil(m.embedding:grad())
+  end)
+end)
+
+describe("routing shares", function()
+  local m = models.tiny({ layers = 3,
+    ffn = { models.mixture(), {}, models.mixture({ experts = 3, router = { k = 1 } }) } })
+
+  it("sum to one in every mixture layer", function()
+    local rows = moe.evaluate(m, { prose = corpus }, { batch = 4 }).routing.prose
+    assert.equal(3, #rows)
+    assert.is_false(rows[2])
+    for _, layer in ipairs({ 1, 3 }) do
+      local sum = 0
+      for _, share in ipairs(rows[layer]) do sum = sum + share end
+      helper.close(sum, 1, 1e-6)
+    end
+    assert.equal(4, #rows[1])
+    assert.equal(3, #rows[3])
+  end)
+
+  it("are counts of the router's choices", function()
+    local x = corpus:window_batch("validation", 16, 10, 1, 10)
+    local seen = { 0, 0, 0, 0 }
+    local hidden = m.embedding:embedding(x)
+    local layer = m.layers[1]
+    local h = hidden + layer.attention(layer.attention_norm(hidden))
+    local _, ids = layer.ffn_norm(h):reshape(-1, 16):linear(layer.ffn.router.weight):topk_route(2)
+    for _, row in ipairs(ids:totable()) do
+      for _, e in ipairs(row) do seen[e + 1] = seen[e + 1] + 1 / 320 end
+    end
+    local rows = moe.evaluate(m, corpus, { windows = 10, batch = 5 }).routing.prose
+    helper.close(rows[1], seen, 1e-6)
+  end)
+end)
+
+describe("evaluate refuses", function()
+  local m = models.tiny()
+
+  it("what is no corpus", function()
+    models.misuse(function() moe.evaluate(m, {}) end, "evaluate: no corpus given")
+    models.misuse(function() moe.evaluate(m, { a = "text" }) end,
+      "evaluate: 'a' must be a corpus, not string")
+  end)
+
+  it("wrong options", function()
+    models.misuse(function() moe.evaluate(m, corpus, { splits = "test" }) end,
+      "moe.evaluate: unknown option 'splits'\nhint: did you mean 'split'?")
+    models.misuse(function() moe.evaluate(m, corpus, { batch = 0 }) end,
+      "evaluate: batch must be at least 1, not 0")
+    models.misuse(function() moe.evaluate(m, corpus, { windows = 0 }) end,
+      "windows: limit must be a whole number from 1 on: got 0")
+  end)
+
+  it("a split without text", function()
+    local short = models.corpus("prose", { train = 100, validation = 1, test = 100 })
+    models.misuse(function() moe.evaluate(m, { short = short }) end,
+      "evaluate: the validation split of corpus 'prose' has no window of 16 tokens")
+  end)
+end)

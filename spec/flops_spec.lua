@@ -1,0 +1,41 @@
+-- Compute per token against the formula, written out for one model after another.
+local models = require("spec.models")
+local flops = require("moelua.flops")
+
+describe("flops", function()
+  it("of a dense model: 6 P + 6 d V + 12 L d T / 2", function()
+    local attention, ffn = 4 * 16 * 16, 3 * 16 * 24
+    local want = 6 * 2 * (attention + ffn) + 6 * 16 * 256 + 12 * 2 * 16 * 16 / 2
+    assert.equal(want, flops.per_token(models.tiny().config))
+    assert.equal(want, flops.per_token(models.tiny({ tied = false }).config))
+  end)
+
+  it("grow with the context", function()
+    local config = models.tiny().config
+    assert.equal(12 * 2 * 16 * (100 - 16) / 2,
+      flops.per_token(config, 100) - flops.per_token(config, 16))
+  end)
+
+  it("count shared key-value heads once", function()
+    local few = models.tiny({ heads = 4, kv_heads = 1 }).config
+    local all = models.tiny({ heads = 4 }).config
+    assert.equal(6 * 2 * (2 * 16 * 12), flops.per_token(all) - flops.per_token(few))
+  end)
+
+  it("of a mixture count k experts and the router", function()
+    local dense = flops.per_token(models.tiny().config)
+    local mixed = flops.per_token(models.tiny({ ffn = { {}, models.mixture({ experts = 5 }) } })
+      .config)
+    assert.equal(6 * (3 * 16 * 24 + 5 * 16), mixed - dense)
+  end)
+
+  it("of the default recipe's shape", function()
+    local shape = { dim = 128, layers = 4, heads = 4, hidden = 352, context = 128 }
+    local dense = flops.per_token(models.tiny(shape).config)
+    shape.ffn = models.mixture({ hidden = 352 })
+    local mixed = flops.per_token(models.tiny(shape).config)
+    assert.equal(6 * (4 * (4 * 128 ^ 2 + 3 * 128 * 352) + 128 * 256) + 12 * 4 * 128 * 128 / 2,
+      dense)
+    assert.equal(dense + 6 * 4 * (3 * 128 * 352 + 4 * 128), mixed)
+  end)
+end)

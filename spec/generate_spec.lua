@@ -1,0 +1,164 @@
+-- Generation: the cache against whole prefixes, sampling options, stops, limits.
+local helper = require("spec.helper")
+local models = require("spec.models")
+local moe = require("moelua")
+local core = require("moelua.core")
+local misuse = models.misuse
+
+local prompt = { 104, 101, 108, 108, 111 }
+
+-- Ids after the prompt, from logits of the whole text each time; `pick` chooses from a row.
+local function without_cache(m, ids, count, pick)
+  local all = table.move(ids, 1, #ids, 1, {})
+  for i = 1, count do
+    local logits = m:logits(all)
+    all[#all + 1] = pick(logits:select(1, -1), i)
+  end
+  return table.move(all, #ids + 1, #all, 1, {})
+end
+
+local function most_likely(row) return row:argmax(-1):item() end
+
+local kinds = {
+  { "dense", {} }, { "grouped queries", { heads = 4, kv_heads = 2 } },
+  { "untied", { tied = false } }, { "mixture", { ffn = models.mixture() } },
+}
+
+for _, kind in ipairs(kinds) do
+  describe("generate_ids (" .. kind[1] .. ")", function()
+    local options = { context = 24, std = 0.4 }
+    for k, v in pairs(kind[2]) do options[k] = v end
+    local m = models.tiny(options)
+
+    it("at temperature 0 takes the most likely token after the whole prefix", function()
+      local want = without_cache(m, prompt, 12, most_likely)
+      assert.same(want, m:generate_ids(prompt, { max_tokens = 12, temperature = 0 }))
+    end)
+
+    it("with top_k = 1 is the same at any temperature", function()
+      local want = m:generate_ids(prompt, { max_tokens = 12, temperature = 0 })
+      assert.same(want, m:generate_ids(prompt, { max_tokens = 12, temperature = 3, top_k = 1 }))
+      assert.same(want, m:generate_ids(prompt, { max_tokens = 12, temperature = 3, top_p = 1e-9 }))
+    end)
+
+    it("samples as from the logits of the whole prefix", function()
+      local how = { temperature = 0.9, top_k = 40, top_p = 0.9, seed = 5 }
+      local want = without_cache(m, prompt, 12, function(row, i)
+        return core.sample(row, { temperature = 0.9, top_k = 40, top_p = 0.9, seed = 5, index = i })
+      end)
+      how.max_tokens = 12
+      assert.same(want, m:generate_ids(prompt, how))
+    end)
+  end)
+end
+
+describe("sampling", function()
+  local row = moe.tensor({ 2, 1, 0, -1, 1.5 })
+  local function counts(opts, n)
+    local seen = { 0, 0, 0, 0, 0 }
+    for i = 1, n do
+      local how = { seed = 3, index = i }
+      for k, v in pairs(opts) do how[k] = v end
+      local id = core.sample(row, how)
+      seen[id + 1] = seen[id + 1] + 1
+    end
+    return seen
+  end
+  local function expect(opts, p)
+    local n = 20000
+    local seen = counts(opts, n)
+    for i = 1, 5 do
+      helper.close(seen[i] / n, p[i], 4 * math.sqrt(p[i] * (1 - p[i]) / n) + 1e-12)
+    end
+  end
+
+  it("follows softmax at temperature 1, sharper below, flatter above", function()
+    for _, temperature in ipairs({ 1, 0.5, 2 }) do
+      expect({ temperature = temperature }, (row / temperature):softmax(-1):totable())
+    end
+  end)
+
+  it("keeps the top k, renormalised", function()
+    local p = moe.tensor({ 2, 1.5 }):softmax(-1):totable()
+    expect({ top_k = 2 }, { p[1], 0, 0, 0, p[2] })
+    assert.same(counts({}, 200), counts({ top_k = 5 }, 200))
+  end)
+
+  it("keeps the smallest set with mass p, and at least one", function()
+    local all = row:softmax(-1):totable()
+    assert.is_true(all[1] < 0.6 and all[1] + all[5] > 0.6)
+    local p = moe.tensor({ 2, 1.5 }):softmax(-1):totable()
+    expect({ top_p = 0.6 }, { p[1], 0, 0, 0, p[2] })
+    expect({ top_p = all[1] * 0.9 }, { 1, 0, 0, 0, 0 })
+  end)
+end)
+
+describe("generate", function()
+  local m = models.tiny({ context = 32, std = 0.4 })
+  m.tokenizer = moe.tokenizer.bytes()
+  local function ids(given, opts) return m:generate_ids(given or prompt, opts) end
+
+  it("gives the text after the prompt", function()
+    local text = m:generate("hello", { max_tokens = 10 })
+    assert.equal(10, #text)
+    assert.equal(text, m.tokenizer:decode(ids(nil, { max_tokens = 10 })))
+  end)
+
+  it("repeats itself for a seed, and only for it", function()
+    local one = ids(nil, { max_tokens = 20, temperature = 1, seed = 1 })
+    assert.same(one, ids(nil, { max_tokens = 20, temperature = 1, seed = 1 }))
+    assert.not_same(one, ids(nil, { max_tokens = 20, temperature = 1, seed = 2 }))
+    local longer = ids(nil, { max_tokens = 25, temperature = 1, seed = 1 })
+    assert.same(one, table.move(longer, 1, 20, 1, {}))
+  end)
+
+  it("ends before the text in stop", function()
+    local text = m:generate("hello", { max_tokens = 20 })
+    local stop = text:sub(7, 9)
+    local before = text:sub(1, text:find(stop, 1, true) - 1)
+    assert.equal(before, m:generate("hello", { max_tokens = 20, stop = stop }))
+    assert.equal(text, m:generate("hello", { max_tokens = 20, stop = "not in there" }))
+  end)
+
+  it("ends at the context", function()
+    assert.equal(27, #ids(nil, { max_tokens = 100 }))
+    assert.same(ids(nil, { max_tokens = 27 }), ids(nil, { max_tokens = 100 }))
+  end)
+
+  it("drops the beginning of a prompt that is too long", function()
+    local long = {}
+    for i = 1, 50 do long[i] = i end
+    local got = ids(long, { max_tokens = 4, temperature = 0 })
+    assert.equal(4, #got)
+    assert.same(ids({ table.unpack(long, 23) }, { max_tokens = 4, temperature = 0 }), got)
+    assert.equal(16, #ids(long, { max_tokens = 100 }))
+  end)
+
+  it("does not change what it was given, and leaves no tensors behind", function()
+    local given = { 1, 2, 3 }
+    ids(given, { max_tokens = 3 })
+    assert.same({ 1, 2, 3 }, given)
+    collectgarbage()
+    local before = moe.memory().count
+    ids(given, { max_tokens = 3 })
+    collectgarbage()
+    assert.equal(before, moe.memory().count)
+  end)
+
+  it("refuses what makes no sense", function()
+    misuse(function() ids({}) end, "generate: the prompt is empty")
+    misuse(function() m:generate(""):len() end, "generate: the prompt is empty")
+    misuse(function() ids(nil, { max_tokens = 0 }) end,
+      "generate: max_tokens must be at least 1, not 0")
+    misuse(function() ids(nil, { temperature = -1 }) end,
+      "generate: temperature must not be negative: -1")
+    for _, p in ipairs({ 0, 1.5, -0.5 }) do
+      misuse(function() ids(nil, { top_p = p }) end,
+        ("generate: top_p must be above 0 and at most 1, not %g"):format(p))
+    end
+    misuse(function() ids(nil, { temprature = 1 }) end,
+      "generate: unknown option 'temprature'\nhint: did you mean 'temperature'?")
+    misuse(function() models.tiny():generate("x"):len() end,
+      "generate: the model has no tokenizer\nhint: model.tokenizer = moe.tokenizer.bytes()")
+  end)
+end)

@@ -1,0 +1,191 @@
+-- Memory: figures that return to where they were, garbage that stays bounded, limits that hold, and
+-- allocations that fail cleanly, each one of them.
+
+local host = require("moelua.host")
+local core = require("moelua.core")
+local helper = require("spec.helper")
+local moe = require("moelua")
+local rejects = require("spec.ops.support").rejects
+
+local system = core.system
+local MB = 1 << 20
+
+local function collected()
+  collectgarbage()
+  collectgarbage()
+  return moe.memory()
+end
+
+-- The text of a number of bytes in messages.
+local function readable(bytes)
+  local units, i = { "bytes", "KB", "MB", "GB", "TB" }, 1
+  while bytes >= 1024 and i < 5 do bytes, i = bytes / 1024, i + 1 end
+  return (bytes < 10 and i > 1 and "%.1f %s" or "%.0f %s"):format(bytes, units[i])
+end
+
+-- A mixture so small that a training step takes a millisecond, and one step of it.
+local function tiny_model()
+  return moe.model.new({ dim = 8, layers = 2, heads = 2, kv_heads = 1, vocab = 11, context = 6,
+    hidden = 12, seed = 1, ffn = { { hidden = 12 }, { kind = "moe", experts = 3, hidden = 5,
+      router = { k = 2, balance = { form = "btx" }, z_loss = 1e-3 } } } })
+end
+
+local function tiny_batch()
+  return moe.tensor({ { 1, 2, 3, 4, 5 }, { 6, 7, 8, 9, 10 } }, "i32"),
+    moe.tensor({ { 2, 3, 4, 5, 6 }, { 7, 8, 9, 10, -1 } }, "i32")
+end
+
+local function moments(model)
+  local list = {}
+  for i, p in ipairs(model:parameters()) do
+    list[i] = { p[2], moe.zeros(p[2]:shape()), moe.zeros(p[2]:shape()) }
+  end
+  return list
+end
+
+local function train_step(model, list, step, x, y)
+  local _ <close> = moe.scope()
+  local loss = model:loss(x, y)
+  local value = loss:item()
+  loss:backward()
+  local norm = moe.clip_grad_norm(moe.nn.tensors(model), 1)
+  for _, p in ipairs(list) do
+    core.adamw_step(p[1], p[2], p[3], { step = step, lr = 1e-3 })
+    p[1]:zero_grad()
+  end
+  return value, norm
+end
+
+describe("the figures", function()
+  it("count live tensors and bytes, and return to the baseline", function()
+    local before = collected()
+    local x = moe.zeros(1 << 18)
+    local during = moe.memory()
+    assert.equal(before.count + 1, during.count)
+    assert.is_true(during.live - before.live >= MB and during.live - before.live < 1.2 * MB)
+    assert.is_true(during.peak >= during.live)
+    x = x:narrow(1, 1, 5):reshape(5, 1)         -- three views now, one storage
+    assert.equal(before.count + 3, moe.memory().count)
+    assert.equal(1, x:size(2))
+    x = nil -- luacheck: ignore
+    local after = collected()
+    assert.equal(before.live, after.live)
+    assert.equal(before.count, after.count)
+  end)
+
+  it("return to the baseline after graphs, with and without backward", function()
+    local function work(back)
+      local w = moe.randn(50, 30):requires_grad()
+      local y = moe.randn(20, 30):linear(w):silu():softmax(-1):log()
+      local loss = (y * y):sum() + w:transpose():reshape(-1):pow(2):mean()
+      if back then loss:backward() end
+    end
+    work(true)                                  -- scratch that the pool keeps
+    local before = collected()
+    for _, back in ipairs({ true, false, true }) do
+      work(back)
+      local after = collected()
+      assert.equal(before.live, after.live)
+      assert.equal(before.count, after.count)
+    end
+  end)
+
+  it("are set by their names alone", function()
+    rejects("memory: unknown option limti\nhint: it takes limit, floor, growth", moe.memory,
+      { limti = 3 })
+    rejects("memory: growth must be above 1, not 1.0", moe.memory, { growth = 1 })
+    rejects("memory: limit must not be negative: -1", moe.memory, { limit = -1 })
+    rejects("floor must be an integer, not x", moe.memory, { floor = "x" })
+    assert.equal(0, moe.memory().limit)
+  end)
+end)
+
+describe("garbage", function()
+  it("of 2000 tensors of 1 MB keeps below 300 MB in either mode of the collector", function()
+    local folder = helper.tmpdir()
+    local script = folder .. "/garbage.lua"
+    assert(system.write(script, [[
+      local moe = require("moelua")
+      collectgarbage(arg[1])
+      local held = moe.ones(1 << 18)
+      for i = 1, 500 do
+        local x = moe.zeros(1 << 18)
+        x = x:clone()
+        x = moe.tensor(1) + x
+        x = held * x
+      end
+      print(moe.memory().peak, held:sum():item())]]))
+    for _, mode in ipairs({ "incremental", "generational" }) do
+      local out = folder .. "/" .. mode
+      local process = assert(system.spawn({ host.program, script, mode, stdout = out }))
+      assert.same({ exited = 0 }, process:wait(60))
+      local peak, sum = assert(system.read(out)):match("^(%d+)%s+([%d.]+)%s*$")
+      assert.equal(1 << 18, tonumber(sum))
+      assert.is_true(tonumber(peak) < 300 * MB, mode .. ": peak " .. peak)
+    end
+  end)
+end)
+
+describe("a limit", function()
+  local before
+
+  before_each(function() before = collected() end)
+  after_each(function() moe.memory({ limit = 0 }) end)
+
+  it("is kept, and says what was wanted and what there is", function()
+    local limit = before.live + 2 * MB
+    assert.equal(limit, moe.memory({ limit = limit }).limit)
+    rejects(("out of memory: 4.0 MB for [1024 x 1024]; live %s in %d tensors, limit %s"):format(
+      readable(before.live), before.count, readable(limit)), moe.zeros, 1024, 1024)
+    assert.equal(before.live, collected().live)
+    local x = moe.zeros(1024, 256)
+    assert.equal(0, x:sum():item())
+    assert.is_false(pcall(x.clone, x:detach():reshape(-1)) and pcall(moe.zeros, 1024, 256))
+    assert.is_true(moe.memory().live <= limit)
+  end)
+
+  it("collects garbage before it gives up, in every function that makes tensors", function()
+    moe.memory({ limit = before.live + 5 * MB // 2 })
+    local x = moe.ones(1 << 18)
+    collectgarbage("stop")                      -- only a full collection helps
+    for i = 1, 5 do
+      for name, f in pairs({ clone = x.clone, exp = moe.exp,
+        to = function(t) return t:to("i32") end,
+        zeros = function() return moe.zeros(1 << 18) end,
+        arange = function() return moe.arange(1 << 18) end,
+        randn = function() return moe.randn(1 << 18) end }) do
+        local ok, message = pcall(f, x)
+        assert.is_true(ok, ("%s, round %d: %s"):format(name, i, message))
+      end
+    end
+    collectgarbage("restart")
+  end)
+
+  it("lets the cache go first", function()
+    do
+      local _ <close> = moe.scope()
+      for _ = 1, 8 do moe.zeros(MB // 4) end
+    end
+    moe.memory({ limit = before.live + 3 * MB })
+    assert.equal(2 * MB // 4, moe.zeros(2 * MB // 4):count())
+  end)
+end)
+
+describe("a training loop", function()
+  it("neither grows nor asks the system for more from its tenth step on", function()
+    local model, x, y = tiny_model(), tiny_batch()
+    local list, steady, first, last = moments(model), nil, nil, nil
+    for step = 1, 50 do
+      last = train_step(model, list, step, x, y)
+      first = first or last
+      local now = moe.memory()
+      if step == 10 then steady = now end
+      if step > 10 then
+        assert.equal(steady.live, now.live)
+        assert.equal(steady.peak, now.peak)
+        assert.equal(steady.cached, now.cached)
+      end
+    end
+    assert.is_true(last < first)
+  end)
+end)

@@ -1,0 +1,280 @@
+-- Branch-Train-MiX, the mixing: the invariants of the method, and what the mixture is made of.
+local helper = require("spec.helper")
+local models = require("spec.models")
+local moe = require("moelua")
+local nn = require("moelua.nn")
+local misuse = models.misuse
+
+local ids = { 5, 200, 31, 7, 7, 90, 0, 255 }
+
+-- Models of one shape with different numbers, as if trained from one seed.
+local function family_of(count, more)
+  local list = {}
+  for i = 1, count do
+    local opts = { seed = i }
+    for k, v in pairs(more or {}) do opts[k] = v end
+    list[i] = models.tiny(opts)
+  end
+  return list
+end
+
+local function repeated(m, count)
+  local list = {}
+  for i = 1, count do list[i] = m end
+  return list
+end
+
+local function randomise_routers(m, std)
+  for i, layer in ipairs(m.layers) do
+    models.set(layer.ffn.router.weight, moe.randn(layer.ffn.router.weight:shape(),
+      { std = std, seed = i, stream = "routers" }))
+  end
+end
+
+describe("a mixture of identical models", function()                               -- I1
+  for _, tied in ipairs({ true, false }) do
+    local seed = models.tiny({ tied = tied })
+    for _, count in ipairs({ 1, 2, 3, 4 }) do
+      for k = 1, count do
+        it(("is the model: %d experts, k = %d, tied = %s"):format(count, k, tied), function()
+          local mixed = moe.mix(repeated(seed, count), { router = { k = k } })
+          helper.close(mixed:logits(ids), seed:logits(ids), 1e-5)
+          randomise_routers(mixed, 3)
+          helper.close(mixed:logits(ids), seed:logits(ids), 1e-5)
+        end)
+      end
+    end
+  end
+
+  it("is another one when the gates do not sum to one", function()
+    local seed = models.tiny()
+    local mixed = moe.mix(repeated(seed, 4), { router = { k = 2, gate = "all" } })
+    assert.is_true(models.distance(mixed:logits(ids), seed:logits(ids)) > 1e-3)
+  end)
+end)
+
+describe("averages", function()                                                    -- I2
+  it("of a power of two of equal models are the model, bit for bit", function()
+    local seed = models.tiny({ tied = false })
+    for _, count in ipairs({ 1, 2, 4, 8 }) do
+      models.same(seed, moe.average(repeated(seed, count)))
+      local mixed = models.bits(moe.mix(repeated(seed, count)))
+      for name, bits in pairs((models.bits(seed))) do
+        if not name:find("ffn%.w") then assert.equal(bits, mixed[name], name) end
+      end
+    end
+  end)
+
+  it("are the arithmetic mean of every number", function()
+    local list = family_of(3)
+    local mean = moe.average(list)
+    for i, entry in ipairs(mean:parameters()) do
+      local sum = moe.zeros(entry[2]:shape())
+      for _, m in ipairs(list) do sum = sum + m:parameters()[i][2]:detach() end
+      assert.is_true(models.distance(entry[2], sum / 3) <= 1e-8, entry[1])
+    end
+  end)
+
+  it("do not depend on the order", function()
+    local a, b, c = table.unpack(family_of(3))
+    local one, other = moe.average({ a, b, c }), moe.average({ c, a, b })
+    for i, entry in ipairs(one:parameters()) do
+      assert.is_true(models.distance(entry[2], other:parameters()[i][2]) < 1e-7, entry[1])
+    end
+  end)
+
+  it("leave the models as they were", function()
+    local list = family_of(2)
+    local before = nn.fingerprint(list[1])
+    moe.average(list)
+    moe.mix(list)
+    assert.equal(before, nn.fingerprint(list[1]))
+  end)
+end)
+
+describe("mix", function()
+  local a, b, c = table.unpack(family_of(3, { tied = false }))
+  local mixed = moe.mix({ a, b, c })
+
+  it("takes the feed-forward layers as experts, bit for bit", function()
+    for l, layer in ipairs(mixed.layers) do
+      for e, m in ipairs({ a, b, c }) do
+        for _, w in ipairs({ "w1", "w2", "w3" }) do
+          assert.equal(m.layers[l].ffn[w]:bytes(),
+            layer.ffn.experts[w]:detach():select(1, e):clone():bytes())
+        end
+      end
+    end
+  end)
+
+  it("averages everything else, the seed included", function()
+    local mean = models.bits(moe.average({ a, b, c }))
+    local got, names = models.bits(mixed)
+    local averaged = 0
+    for _, name in ipairs(names) do
+      if not name:find("%.ffn%.") then
+        assert.equal(mean[name], got[name], name)
+        averaged = averaged + 1
+      end
+    end
+    assert.equal(3 + 2 * 6, averaged)
+    local without = models.parameter(moe.average({ b, c }), "embedding")
+    assert.is_true(models.distance(models.parameter(mixed, "embedding"), without) > 1e-3)
+  end)
+
+  it("has N P_FF + L N d parameters where there were P_FF", function()              -- I2
+    local dense, ffn = a:count(), 2 * 3 * 16 * 24
+    assert.equal(dense - ffn + 3 * ffn + 2 * 3 * 16, (mixed:count()))
+  end)
+
+  it("routes to the top two, with BTX's balance loss, unless told otherwise", function()
+    assert.same({ kind = "topk", k = 2, gate = "selected", z_loss = 0,
+      balance = { form = "btx", coef = 0.01 } }, mixed.config.ffn[2].router)
+    assert.equal(1, moe.mix({ a }).config.ffn[1].router.k)
+    assert.same({ kind = "topk", k = 3, gate = "all", z_loss = 0 },
+      moe.mix({ a, b, c }, { router = { k = 3, gate = "all" } }).config.ffn[1].router)
+  end)
+
+  it("draws routers from N(0, 0.02^2), whatever the models were drawn from", function()
+    local wide = models.tiny({ dim = 64, std = 0.3 })
+    local big = moe.mix(repeated(wide, 8))
+    for _, layer in ipairs(big.layers) do
+      local w = layer.ffn.router.weight:detach()
+      assert.same({ 8, 64 }, w:shape())
+      helper.close(w:mean(), 0, 4 * 0.02 / math.sqrt(512))
+      helper.close((w * w):mean():item() / 0.0004, 1, 4 * math.sqrt(2 / 512))
+    end
+    assert.not_equal(big.layers[1].ffn.router.weight:bytes(),
+      big.layers[2].ffn.router.weight:bytes())
+  end)
+
+  it("draws the same routers from the same seed", function()
+    models.same(mixed, moe.mix({ a, b, c }))
+    models.same(moe.mix({ a, b, c }, { seed = 7 }), moe.mix({ a, b, c }, { seed = 7 }))
+    assert.not_equal(mixed.layers[1].ffn.router.weight:bytes(),
+      moe.mix({ a, b, c }, { seed = 7 }).layers[1].ffn.router.weight:bytes())
+  end)
+
+  it("does not care which expert comes first", function()
+    local other = moe.mix({ c, a, b })
+    local order = { 3, 1, 2 }
+    for l, layer in ipairs(other.layers) do
+      local rows = {}
+      for i, from in ipairs(order) do
+        rows[i] = mixed.layers[l].ffn.router.weight:detach():narrow(1, from, 1)
+      end
+      models.set(layer.ffn.router.weight, moe.concat(rows, 1))
+    end
+    helper.close(other:logits(ids), mixed:logits(ids), 1e-5)
+  end)
+
+  it("reads models from folders, and keeps the tokenizer", function()
+    local folder = helper.tmpdir() .. "/a"
+    a.tokenizer = moe.tokenizer.bytes()
+    assert(a:save(folder))
+    local again = moe.mix({ folder, b, c })
+    models.same(mixed, again)
+    assert.equal("bytes", again.tokenizer.name)
+  end)
+end)
+
+describe("mix and average refuse", function()
+  local a = models.tiny()
+
+  it("models of other shapes", function()
+    local hint = "\nhint: all models must be trained from the same seed"
+    misuse(function() moe.mix({ a, models.tiny({ hidden = 20 }) }) end,
+      "mix: model 2 does not fit model 1: layers.0.ffn.w1 [20 x 16] against " ..
+      "layers.0.ffn.w1 [24 x 16]" .. hint)
+    misuse(function() moe.average({ a, a, models.tiny({ tied = false }) }) end,
+      "average: model 3 does not fit model 1: head [256 x 16] against nothing" .. hint)
+    misuse(function() moe.average({ models.tiny({ layers = 3 }), a }) end,
+      "average: model 2 does not fit model 1: norm [16] against " ..
+      "layers.2.attention_norm [16]" .. hint)
+  end)
+
+  it("models that only look alike", function()
+    local hint = "\nhint: all models must be trained from the same seed"
+    misuse(function() moe.mix({ a, models.tiny({ heads = 4 }) }) end,
+      "mix: model 2 does not fit model 1: heads 4 against 2" .. hint)
+    misuse(function() moe.average({ a, models.tiny({ rope_theta = 500 }) }) end,
+      "average: model 2 does not fit model 1: rope_theta 500 against 10000" .. hint)
+  end)
+
+  it("mixtures as experts", function()
+    misuse(function() moe.mix({ models.tiny({ ffn = { {}, models.mixture() } }) }) end,
+      "mix: layer 2 is a mixture already\nhint: Branch-Train-MiX starts from dense models")
+  end)
+
+  it("nothing, and what is no model", function()
+    misuse(function() moe.mix({}) end, "mix: no models given")
+    misuse(function() moe.average({}) end, "average: no models given")
+    misuse(function() moe.mix() end, "mix: a list of models is needed, not nil")
+    misuse(function() moe.mix({ a, 3 }) end, "mix: number 2 of the list is no model, but a number")
+    misuse(function() moe.mix({ a }, { routers = {} }) end,
+      "mix: unknown option 'routers'\nhint: did you mean 'router'?")
+    misuse(function() moe.mix({ a, a }, { router = { k = 3 } }) end,
+      "router: k must be 1 to the number of experts: 3 of 2")
+    local failure = models.failure(function() moe.mix({ helper.tmpdir() .. "/none" }) end)
+    assert.equal("missing", failure.code)
+  end)
+
+  it("averages of mixtures are fine", function()
+    local m = models.tiny({ ffn = models.mixture() })
+    models.same(m, moe.average({ m, m }))
+  end)
+end)
+
+describe("feed-forward layers", function()                                          -- I3
+  local x = moe.randn(6, 8, { seed = 1, stream = "x" })
+  local function layer(seed)
+    local ffn = nn.FeedForward({ dim = 8, hidden = 12, std = 0.6, seed = seed })
+    return { w1 = ffn.w1:detach(), w3 = ffn.w3:detach(), w2 = ffn.w2:detach() }
+  end
+  local function apply(w) return x:linear(w.w1):swiglu(x:linear(w.w3)):linear(w.w2) end
+  local function chunk(w, n, of)
+    local size = 12 // of
+    local first = (n - 1) * size + 1
+    return { w1 = w.w1:narrow(1, first, size), w3 = w.w3:narrow(1, first, size),
+      w2 = w.w2:narrow(2, first, size) }
+  end
+
+  it("split along the hidden width sum to the whole", function()
+    local w = layer(1)
+    for _, parts in ipairs({ 2, 3, 4 }) do
+      local sum = apply(chunk(w, 1, parts))
+      for n = 2, parts do sum = sum + apply(chunk(w, n, parts)) end
+      helper.close(sum, apply(w), 1e-5)
+    end
+  end)
+
+  it("blended sum to the sum of all", function()
+    local all, sum, want = { layer(1), layer(2), layer(3) }, nil, nil
+    for n = 1, 3 do
+      local parts = { w1 = {}, w3 = {}, w2 = {} }
+      for i, w in ipairs(all) do
+        for name, part in pairs(chunk(w, n, 3)) do parts[name][i] = part end
+      end
+      local y = apply({ w1 = moe.concat(parts.w1, 1), w3 = moe.concat(parts.w3, 1),
+        w2 = moe.concat(parts.w2, 2) })
+      local whole = apply(all[n])
+      sum, want = sum and sum + y or y, want and want + whole or whole
+    end
+    helper.close(sum, want, 1e-5)
+  end)
+end)
+
+describe("Gumbel noise", function()                                                 -- I6
+  it("draws experts by their softmax, at any temperature", function()
+    local n, logits = 200000, moe.tensor({ 1, 0, -1, 2 })
+    local u = moe.rand(n, 4, { seed = 11, stream = "gumbel" })
+    local noisy = logits - (-(u:log())):log()
+    local winners = noisy:argmax(-1)
+    local share, p = winners:bincount(4):totable(), logits:softmax(-1):totable()
+    for e = 1, 4 do
+      local sigma = math.sqrt(p[e] * (1 - p[e]) / n)
+      helper.close(share[e] / n, p[e], 4 * sigma)
+    end
+    assert.equal(winners:bytes(), (noisy / 0.5):argmax(-1):bytes())
+  end)
+end)

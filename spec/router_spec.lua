@@ -1,0 +1,144 @@
+-- Routers: options, gates, and which parts of a router a loss reaches.
+local helper = require("spec.helper")
+local models = require("spec.models")
+local moe = require("moelua")
+local nn = require("moelua.nn")
+local router = require("moelua.router")
+local misuse = models.misuse
+
+describe("router options", function()
+  it("have defaults", function()
+    assert.same({ kind = "topk", k = 2, gate = "selected", z_loss = 0 }, router.options({}))
+    assert.same({ kind = "topk", k = 2, gate = "selected", z_loss = 0,
+      balance = { form = "btx", coef = 0.01 } }, router.options({ balance = {} }))
+  end)
+
+  it("are checked", function()
+    misuse(function() router.options({ gates = "all" }) end,
+      "router: unknown option 'gates'\nhint: did you mean 'gate'?")
+    misuse(function() router.options({ gate = "selcted" }) end,
+      "router: option 'gate' is 'selcted': unknown\nhint: did you mean 'selected'?")
+    misuse(function() router.options({ kind = "hash" }) end,
+      "router: option 'kind' is 'hash': unknown\nhint: known are topk")
+    misuse(function() router.options({ balance = { form = "gshard" } }) end,
+      "router.balance: option 'form' is 'gshard': unknown\nhint: known are btx, switch")
+    misuse(function() router.options({ k = 0 }) end,
+      "router: k must be 1 to the number of experts: 0 of any number")
+    misuse(function() router.options({ k = 5 }, 4) end,
+      "router: k must be 1 to the number of experts: 5 of 4")
+    misuse(function() router.options({ k = 1.5 }) end,
+      "router: option 'k' has the wrong type: integer expected, got 1.5")
+  end)
+end)
+
+describe("gates", function()
+  local logits = moe.randn(50, 6, { seed = 3, stream = "logits" })
+
+  it("over the selected are those over all, divided by their sum", function()      -- I4
+    local selected, ids = logits:topk_route(3, "selected")
+    local all, same_ids = logits:topk_route(3, "all")
+    assert.equal(ids:bytes(), same_ids:bytes())
+    helper.close(selected, all / all:sum(-1, true), 1e-6)
+    helper.close(selected:sum(-1), moe.ones(50), 1e-6)
+    assert.is_true(all:sum(-1):max():item() < 1)
+  end)
+
+  it("take the largest, the lowest number among equals", function()
+    local _, ids = moe.tensor({ { 1, 3, 3, 2 }, { 0, 0, 0, 0 } }):topk_route(2)
+    assert.same({ { 1, 2 }, { 0, 1 } }, ids:totable())
+  end)
+
+  it("leave the logits outside the set without gradient", function()               -- I4
+    local leaf = logits:clone():requires_grad()
+    local gates, ids = leaf:topk_route(2, "selected")
+    local loss = (gates * moe.randn(50, 2, { seed = 1, stream = "a" })):sum()
+    loss:backward()
+    local grad, chosen = leaf:grad():totable(), ids:totable()
+    local reached = 0
+    for t = 1, 50 do
+      for e = 1, 6 do
+        local inside = chosen[t][1] == e - 1 or chosen[t][2] == e - 1
+        if not inside then assert.equal(0, grad[t][e]) end
+        if inside and grad[t][e] ~= 0 then reached = reached + 1 end
+      end
+    end
+    assert.equal(100, reached)
+  end)
+end)
+
+describe("gradient of the router", function()
+  local x = moe.randn(12, 4, { seed = 1, stream = "x" })
+
+  local function gradient(opts, with_aux)
+    local layer = nn.MoE({ dim = 4, hidden = 6, experts = 3, std = 0.7, seed = 5, router = opts })
+    local y, info = layer(x)
+    local loss = (y * y):mean()
+    if with_aux then loss = loss + info.loss end
+    loss:backward()
+    local grad = layer.router.weight:grad()
+    return grad and models.distance(grad, grad * 0) or 0
+  end
+
+  it("is exactly zero for k = 1 over the selected: the gate is always 1", function()
+    assert.equal(0, gradient({ k = 1, gate = "selected" }))
+    assert.equal(0, gradient({ k = 1, gate = "sigmoid" }))
+  end)
+
+  it("is not for gates over all, or for more experts", function()
+    assert.is_true(gradient({ k = 1, gate = "all" }) > 1e-4)
+    assert.is_true(gradient({ k = 2, gate = "selected" }) > 1e-4)
+  end)
+
+  it("comes from the balance loss and the z-loss all the same", function()
+    assert.is_true(gradient({ k = 1, balance = { coef = 0.1 } }, true) > 1e-5)
+    assert.is_true(gradient({ k = 1, z_loss = 0.1 }, true) > 1e-5)
+  end)
+end)
+
+describe("balance loss", function()                                               -- I5
+  local function loss(logits, k, form)
+    local gates, ids = logits:topk_route(k, "selected")
+    return logits:load_balance(gates, ids, form or "btx")
+  end
+
+  -- Row t is the first one, shifted by t.
+  local function cyclic(row)
+    local rows = {}
+    for t = 1, #row do
+      rows[t] = {}
+      for e = 1, #row do rows[t][e] = row[(e + t - 2) % #row + 1] end
+    end
+    return moe.tensor(rows)
+  end
+
+  it("is 1 when the load is even", function()
+    helper.close(loss(cyclic({ 2, 1, 0, -1 }), 2), 1, 1e-6)
+    helper.close(loss(cyclic({ 2, 1, 0, -1 }), 1), 1, 1e-6)
+    helper.close(loss(cyclic({ 2, 1, 0, -1 }), 2, "switch"), 2, 1e-6)
+  end)
+
+  it("is the number of experts when one has everything", function()
+    local rows = {}
+    for t = 1, 8 do rows[t] = { 30, 0, 0, 0 } end
+    helper.close(loss(moe.tensor(rows), 2), 4, 1e-5)
+  end)
+
+  it("carries gradient through the mean gate and the mean probability", function()
+    local start = moe.randn(6, 4, { seed = 4, stream = "logits" })
+    local leaf = start:clone():requires_grad()
+    loss(leaf, 2):backward()
+    local grad, h = leaf:grad():totable(), 1e-2
+    for _, at in ipairs({ { 1, 1 }, { 2, 3 }, { 6, 4 }, { 4, 2 } }) do
+      local t, e = at[1], at[2]
+      local cell = moe.zeros(6, 4)
+      cell:narrow(1, t, 1):narrow(2, e, 1):fill_(h)
+      local slope = (loss(start + cell, 2):item() - loss(start - cell, 2):item()) / (2 * h)
+      helper.close(grad[t][e], slope, 2e-4)
+    end
+    -- Without the gradient through u there would be another number.
+    local frozen = start:clone():requires_grad()
+    local gates, ids = start:topk_route(2, "selected")
+    frozen:load_balance(gates, ids, "btx"):backward()
+    assert.is_true(models.distance(frozen:grad(), leaf:grad()) > 1e-3)
+  end)
+end)
