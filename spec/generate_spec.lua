@@ -65,7 +65,7 @@ describe("sampling", function()
     return seen
   end
   local function expect(opts, p)
-    local n = 20000
+    local n = 4000
     local seen = counts(opts, n)
     for i = 1, 5 do
       helper.close(seen[i] / n, p[i], 4 * math.sqrt(p[i] * (1 - p[i]) / n) + 1e-12)

@@ -58,6 +58,16 @@ function models.corpus(kind, sizes)
   return assert(data.open(path))
 end
 
+--- A corpus that calls before(n) ahead of batch number n.
+function models.watched(corpus, before)
+  local n = 0
+  return setmetatable({ batch = function(self, given)
+    n = n + 1
+    before(n)
+    return corpus.batch(self, given)
+  end }, { __index = corpus })
+end
+
 --- The parameters as a list of names and a map of name -> bytes.
 function models.bits(m)
   local names, map = {}, {}

@@ -1,5 +1,5 @@
--- Every allocation of an operation fails once, and all from it on: the error is a clean one, nothing
--- stays behind, and the same operation works afterwards.
+-- Every allocation of an operation fails once, and all from it on: the error is a clean one,
+-- nothing stays behind, and the same operation works afterwards.
 
 local core = require("moelua.core")
 local helper = require("spec.helper")
@@ -41,11 +41,10 @@ local function survives(f, clean)
   clean = clean or function() end
   f()                                           -- scratch grows to its size
   clean()
-  local n, before = requests(f), nil
+  local n = requests(f)
   clean()
   assert.is_true(n > 0)
-  before = collected()
-  local failed = 0
+  local before, failed = collected(), 0
   for first = 1, n do
     for _, count in ipairs({ 1, 1 << 30 }) do
       local passed = attempt(f, first, count)
@@ -115,9 +114,7 @@ describe("without memory", function()
       function() return x:cross_entropy(ids) end,
       function() return w:embedding(moe.tensor({ 3, 3, 0 }, "i32")):transpose():select(1, 2) end,
     }) do
-      if pcall(f) then
-        survives(function() f():sum():backward() end, clean)
-      end
+      survives(function() f():sum():backward() end, clean)
     end
   end)
 

@@ -1,11 +1,10 @@
--- Training: it learns, it writes down what it does, and it goes on exactly where it stopped.
+-- Training: it learns, writes down what it does, and stops when the numbers diverge.
 local helper = require("spec.helper")
 local models = require("spec.models")
 local moe = require("moelua")
 local core = require("moelua.core")
 local run = require("moelua.run")
 local lfs = require("lfs")
-local host = require("moelua.host")
 local misuse, system, json = models.misuse, core.system, core.json
 
 local prose, code = models.corpus("prose"), models.corpus("code")
@@ -16,27 +15,6 @@ local function options(more)
   local opts = { data = prose, steps = 12, batch = 4, lr = 1e-2, quiet = true }
   for k, v in pairs(more or {}) do opts[k] = v end
   return opts
-end
-
--- A corpus that calls before(n) ahead of batch number n.
-local function watched(corpus, before)
-  local n = 0
-  return setmetatable({ batch = function(self, given)
-    n = n + 1
-    before(n)
-    return corpus.batch(self, given)
-  end }, { __index = corpus })
-end
-
-local function failing(corpus, at)
-  return watched(corpus, function(n) if n == at then error("the power is gone", 0) end end)
-end
-
--- The log without wall-clock seconds, which differ from run to run.
-local function log_of(folder)
-  local log = run.read_log(folder)
-  for _, entry in ipairs(log) do entry.seconds = nil end
-  return log
 end
 
 local function files(folder)
@@ -191,171 +169,6 @@ describe("the log of a run", function()
   end)
 end)
 
-describe("a run that was stopped", function()
-  local function request(folder, data)
-    return options({ data = data or { code = code, prose = prose }, batch = 3, out = folder,
-      save_every = 3, log_every = 2, eval_every = 4, eval_windows = 2 })
-  end
-  local function new_model() return models.tiny({ ffn = { {}, models.mixture() } }) end
-  local whole, straight = new_folder(), new_model()
-  local result = moe.train(straight, request(whole))
-
-  for stop = 1, 12 do
-    it("goes on as if nothing had happened: step " .. stop, function()
-      local folder = new_folder()
-      local ok, message = pcall(moe.train, new_model(),
-        request(folder, { code = failing(code, stop), prose = prose }))
-      assert.is_false(ok)
-      assert.equal("the power is gone", message)
-      local m = new_model()
-      local again = moe.train(m, request(folder))
-      models.same(straight, m)
-      assert.same(log_of(whole), log_of(folder))
-      assert.same(result.curve, again.curve)
-      models.same(straight, assert(moe.load(folder .. "/model")))
-    end)
-  end
-
-  it("goes on more than once, and from the older state when the newest is damaged", function()
-    local folder = new_folder()
-    for _, stop in ipairs({ 4, 5, 1 }) do
-      pcall(moe.train, new_model(), request(folder, { code = failing(code, stop), prose = prose }))
-    end
-    local newest
-    for name in lfs.dir(folder .. "/state") do
-      if name:match("^step") and (not newest or name > newest) then newest = name end
-    end
-    assert.equal("step-00000006.safetensors", newest)
-    local path = folder .. "/state/" .. newest
-    system.write(path, system.read(path):sub(1, 1000))
-    local m = new_model()
-    moe.train(m, request(folder))
-    models.same(straight, m)
-    assert.same(log_of(whole), log_of(folder))
-  end)
-
-  it("goes on with the same model in the same process", function()
-    local folder, m = new_folder(), new_model()
-    pcall(moe.train, m, request(folder, { code = failing(code, 8), prose = prose }))
-    moe.train(m, request(folder))
-    models.same(straight, m)
-    moe.train(m, request(folder))
-    models.same(straight, m)
-  end)
-
-  it("goes on after SIGKILL at any moment", function()
-    local folder, script = new_folder(), helper.tmpdir() .. "/job.lua"
-    local steps = 1200
-    local function long(more)
-      return options({ steps = steps, save_every = 7, log_every = 5, out = more })
-    end
-    system.write(script, ([[
-      package.path = "./?.lua;" .. package.path
-      local moe = require("moelua")
-      local corpus = assert(moe.data.open(%q))
-      local m = moe.model.new({ dim = 16, layers = 2, heads = 2, hidden = 24, vocab = 256,
-        context = 16, std = 0.1 })
-      moe.train(m, { data = corpus, steps = %d, batch = 4, lr = 1e-2, quiet = true,
-        save_every = 7, log_every = 5, out = %q })
-    ]]):format(prose.path, steps, folder))
-    local kills, status = 0, nil
-    for attempt = 1, 60 do
-      local process = assert(system.spawn({ host.program, script, stderr = script .. ".log" }))
-      local moment = 0.03 + core.uniform(7, "moments", attempt) * 0.1
-      status = process:wait(attempt < 9 and moment or 30)
-      if status then break end
-      process:kill(9)
-      process:wait()
-      kills = kills + 1
-    end
-    assert.same({ exited = 0 }, { exited = status.exited }, system.read(script .. ".log"))
-    assert.is_true(kills >= 3, "only " .. kills .. " kills")
-    local m, expected = models.tiny(), new_folder()
-    moe.train(m, long(expected))
-    models.same(m, assert(moe.load(folder .. "/model")))
-    assert.same(log_of(expected), log_of(folder))
-  end)
-end)
-
-describe("a run folder", function()
-  it("that is finished gives its model without training", function()
-    local folder, m = new_folder(), models.tiny()
-    local result = moe.train(m, options({ out = folder }))
-    local other = models.tiny()
-    local again = moe.train(other, options({ out = folder, data = failing(prose, 1) }))
-    models.same(m, other)
-    assert.same(result.curve, again.curve)
-    assert.equal(result.flops, again.flops)
-    assert.equal(folder .. "/model", other.path)
-  end)
-
-  it("belongs to its options, its data and its first parameters", function()
-    local folder = new_folder()
-    moe.train(models.tiny(), options({ out = folder }))
-    local function refused(what, m, more)
-      local opts = options({ out = folder })
-      for k, v in pairs(more or {}) do opts[k] = v end
-      local ok, message = pcall(moe.train, m or models.tiny(), opts)
-      assert.is_false(ok)
-      assert.matches("was made with other options: " .. what, message)
-      assert.matches("\nhint: %-%-fresh starts over, %-%-out names another folder$", message)
-    end
-    refused("lr was 0%.01, now 0%.02", nil, { lr = 0.02 })
-    refused("batch was 4, now 5", nil, { batch = 5 })
-    refused("data%.prose%.tokens was 6000, now 5000", nil,
-      { data = models.corpus("prose", { train = 5000, validation = 100, test = 100 }) })
-    refused("model%.seed was 1, now 2", models.tiny({ seed = 2 }))
-    local changed = models.tiny()
-    models.parameter(changed, "norm"):detach():fill_(0.5)
-    refused("start was \"%x+\", now \"%x+\"", changed)
-  end)
-
-  it("starts over with fresh", function()
-    local folder, m = new_folder(), models.tiny()
-    moe.train(models.tiny(), options({ out = folder, steps = 5 }))
-    moe.train(m, options({ out = folder, fresh = true }))
-    assert.equal(12, run.finished(folder).steps)
-    local other = models.tiny()
-    moe.train(other, options())
-    models.same(m, other)
-  end)
-
-  it("without a saved model cannot be taken over", function()
-    local folder = new_folder()
-    moe.train(models.tiny(), options({ out = folder, save_model = false }))
-    assert.is_false(system.exists(folder .. "/model"))
-    misuse(function() moe.train(models.tiny(), options({ out = folder, save_model = false })) end,
-      "moe.train: " .. folder .. " is finished, and its model was not kept\n" ..
-      "hint: --fresh trains it again")
-  end)
-
-  it("is busy while another process works in it", function()
-    local folder = new_folder()
-    local lock <close> = run.lock(folder)
-    local failure = models.failure(function()
-      moe.train(models.tiny(), options({ out = folder }))
-    end)
-    assert.equal("busy", failure.code)
-    lock:release()
-  end)
-
-  it("is free after an error", function()
-    local folder = new_folder()
-    pcall(moe.train, models.tiny(), options({ out = folder, data = failing(prose, 2) }))
-    run.lock(folder):release()
-  end)
-end)
-
-describe("a model's path", function()
-  it("is where it was saved, and gone when it was trained further", function()
-    local folder, m = new_folder(), models.tiny()
-    moe.train(m, options({ out = folder, steps = 2 }))
-    assert.equal(folder .. "/model", m.path)
-    moe.train(m, options({ steps = 1 }))
-    assert.is_nil(m.path)
-  end)
-end)
-
 describe("divergence", function()
   for name, ffn in pairs({ dense = {}, mixture = models.mixture() }) do
     it("stops with a code: " .. name, function()
@@ -371,7 +184,7 @@ describe("divergence", function()
   it("names step, place and state, and leaves the states alone", function()
     local folder, m = new_folder(), models.tiny()
     local saved
-    local poison = watched(prose, function(n)
+    local poison = models.watched(prose, function(n)
       if n ~= 8 then return end
       saved = files(folder .. "/state")
       models.set(models.parameter(m, "layers.1.ffn.w2"), moe.full(0 / 0, 16, 24))
@@ -393,7 +206,7 @@ describe("divergence", function()
     local m = models.tiny()
     -- Weights of the last norm so large that the loss is finite and the gradient is not.
     local bits
-    local poison = watched(prose, function(n)
+    local poison = models.watched(prose, function(n)
       if n == 2 then models.set(models.parameter(m, "norm"), moe.full(1e30, 16)) end
       if n == 2 then bits = models.bits(m) end
     end)

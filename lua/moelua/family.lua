@@ -248,19 +248,17 @@ local function complain(m, file)
   return message
 end
 
+-- Nothing, or a message and its code.
 local function fill(m, file)
-  local ok, message
+  local message, code
   each_tensor(m, function(name, tensor)
     if message then return end
-    local scope = core.scope()
-    ok, message = file:tensor(name)
-    if ok then
-      tensor:copy_(ok)
-      message = nil
-    end
-    scope:close()
+    local _ <close> = core.scope()
+    local stored
+    stored, message, code = file:tensor(name)
+    if stored then tensor:copy_(stored) end
   end)
-  return message
+  return message, code
 end
 
 local function read_config(folder)
@@ -289,9 +287,10 @@ function family.load(folder)
     message = plain(m)
     return nil, ("%s: %s"):format(folder, message), message:find("memory") and "memory" or "format"
   end
-  message = complain(m, file) or fill(m, file)
+  message, code = complain(m, file), "format"
+  if not message then message, code = fill(m, file) end
   file:close()
-  if message then return nil, ("%s: %s"):format(folder, message), "format" end
+  if message then return nil, ("%s: %s"):format(folder, message), code end
   m.path = folder
   if system.exists(folder .. "/tokenizer.json") then
     m.tokenizer = tokenizer.open(folder .. "/tokenizer.json")
