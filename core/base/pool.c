@@ -2,7 +2,6 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -130,16 +129,8 @@ static void *worker_main(void *arg) {
     }
 }
 
-/* Signals belong to the host's own threads; only faults arrive where they happen. */
-static void block_signals(sigset_t *before) {
-    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP};
-    sigset_t all;
-    sigfillset(&all);
-    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(&all, faults[i]);
-    pthread_sigmask(SIG_BLOCK, &all, before);
-}
-
-static void create_workers(moe_pool *p) {
+/* Threads that cannot be started are done without: the caller does their share. */
+static void start_workers(moe_pool *p) {
     for (int i = 1; i < p->threads; i++) {
         p->worker[i] = (worker){.pool = p, .index = i};
         if (pthread_create(&p->worker[i].thread, NULL, worker_main, &p->worker[i]) != 0) {
@@ -148,14 +139,6 @@ static void create_workers(moe_pool *p) {
         }
         p->started = i;
     }
-}
-
-/* Threads that cannot be started are done without: the caller does their share. */
-static void start_workers(moe_pool *p) {
-    sigset_t before;
-    block_signals(&before);
-    create_workers(p);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 static void open_region(moe_pool *p) {

@@ -4,116 +4,35 @@
 -- batches follow from how many windows were drawn from each corpus.
 
 local core = require("moelua.core")
+local Batches = require("moelua.batches")
 local diverged = require("moelua.diverged")
 local evaluate = require("moelua.evaluate")
 local flops = require("moelua.flops")
 local nn = require("moelua.nn")
+local Optimizer = require("moelua.optimizer")
 local progress = require("moelua.progress")
 local run = require("moelua.run")
 local schedule = require("moelua.schedule")
 local train_options = require("moelua.train_options")
 local raise, system = core.raise, core.system
 
--- ---- data -------------------------------------------------------------------------------------
-
-local function as_corpora(data)
-  if data.handle then return { [data.name or "data"] = data } end
-  return data
-end
-
-local function sorted_names(corpora)
-  local names = {}
-  for name in pairs(corpora) do names[#names + 1] = name end
-  table.sort(names)
-  if #names == 0 then raise("moe.train: data is empty") end
-  for _, name in ipairs(names) do
-    local corpus = corpora[name]
-    if type(corpus) ~= "table" or not corpus.handle then
-      raise("moe.train: data.%s must be a corpus, not %s", name, type(corpus))
-    end
-  end
-  return names
-end
-
--- How many sequences of this step come from each corpus: sequence g of the whole run belongs to
--- corpus g mod count, so that every corpus gets its even share over time.
-local function shares(count, first, batch)
-  local share = {}
-  for i = 1, count do share[i] = 0 end
-  for g = first, first + batch - 1 do share[g % count + 1] = share[g % count + 1] + 1 end
-  return share
-end
-
--- The batch of the next step; moves the cursor.
-local function next_batch(job, cursor)
-  local xs, ys = {}, {}
-  local share = shares(#job.names, cursor.sequences, job.opts.batch)
-  for i, name in ipairs(job.names) do
-    if share[i] > 0 then
-      local x, y, draw = job.corpora[name]:batch({ split = "train", batch = share[i],
-        context = job.context, seed = job.opts.seed, stream = "batches." .. name,
-        draw = cursor.draws[name] or 0 })
-      xs[#xs + 1], ys[#ys + 1] = x, y
-      cursor.draws[name] = draw
-    end
-  end
-  cursor.sequences = cursor.sequences + job.opts.batch
-  if #xs == 1 then return xs[1], ys[1] end
-  return core.concat(xs, 1), core.concat(ys, 1)
-end
-
--- ---- optimizer --------------------------------------------------------------------------------
-
-local function new_moments(params)
-  local m, v = {}, {}
-  for i, entry in ipairs(params) do
-    m[i], v[i] = core.zeros(entry[2]:shape()), core.zeros(entry[2]:shape())
-  end
-  return m, v
-end
-
-local function update(job, step, norm)
-  local opts = job.opts
-  local lr = schedule.rate({ kind = opts.schedule, lr = opts.lr, warmup = opts.warmup,
-    floor = opts.floor, decay = opts.decay }, step, opts.steps)
-  local args = { step = step, lr = lr, beta1 = opts.beta1, beta2 = opts.beta2, eps = opts.eps,
-    clip = opts.clip > 0 and norm > opts.clip and opts.clip / norm or 1 }
-  for i, p in ipairs(job.tensors) do
-    args.weight_decay = p:dim() > 1 and opts.weight_decay or 0
-    if p:grad() then
-      core.adamw_step(p, job.m[i], job.v[i], args)
-      p:zero_grad()
-    end
-  end
-  return lr
-end
-
 -- ---- states -----------------------------------------------------------------------------------
 
 local function save_state(job, step)
-  local tensors = {}
-  for i, entry in ipairs(job.params) do
-    tensors["w." .. entry[1]] = entry[2]
-    tensors["m." .. entry[1]], tensors["v." .. entry[1]] = job.m[i], job.v[i]
-  end
-  job.run:save_state(step, tensors, { step = step, cursor = job.cursor, seconds = job.seconds })
+  job.run:save_state(step, job.optimizer:state(), { step = step, cursor = job.batches.cursor,
+    seconds = job.seconds, recent = job.recent })
   job.saved = step
 end
 
+-- Goes on from the newest state; returns its step.
 local function restore(job)
   local file, facts = job.run:load_state()
   if not file then
     job.run:rewind_log(0)
     return 0
   end
-  core.no_grad(function()
-    for i, entry in ipairs(job.params) do
-      entry[2]:copy_(run.check(file:tensor("w." .. entry[1])))
-      job.m[i]:copy_(run.check(file:tensor("m." .. entry[1])))
-      job.v[i]:copy_(run.check(file:tensor("v." .. entry[1])))
-    end
-  end)
-  job.cursor, job.seconds = facts.cursor, facts.seconds
+  job.optimizer:restore(function(name) return run.check(file:tensor(name)) end, facts.step)
+  job.batches.cursor, job.seconds, job.recent = facts.cursor, facts.seconds, facts.recent
   job.run:rewind_log(facts.step)
   job.saved = facts.step
   return facts.step
@@ -156,20 +75,30 @@ local function routing_figures(infos, layers)
   return list
 end
 
+-- A batch tells little: the log and the curve show the mean since the last entry.
+local function mean_bits(job, nll)
+  job.recent.sum, job.recent.count = job.recent.sum + nll, job.recent.count + 1
+  return job.recent.sum / job.recent.count / math.log(2)
+end
+
 local function one_step(job, step)
-  local logged = step % job.opts.log_every == 0 or step == job.opts.steps
-  local x, y = next_batch(job, job.cursor)
+  local opts = job.opts
+  local logged = step % opts.log_every == 0 or step == opts.steps
+  local x, y = job.batches:next()
   local loss, value, info = forward(job, step, x, y, logged)
-  local nll = info.nll:item()
   loss:backward()
-  local norm = core.grad_norm(job.tensors)
+  local norm = job.optimizer:norm()
   if not is_finite(norm) then stop_diverged(job, step, "gradient", norm, x) end
-  local lr = update(job, step, norm)
-  return { step = step, loss = value, bits = nll / math.log(2), lr = lr, grad_norm = norm,
+  local lr = schedule.rate({ kind = opts.schedule, lr = opts.lr, warmup = opts.warmup,
+    floor = opts.floor, decay = opts.decay }, step, opts.steps)
+  job.optimizer:step(lr, norm)
+  return { step = step, loss = value, bits = mean_bits(job, info.nll:item()), lr = lr,
+    grad_norm = norm,
     routing = logged and routing_figures(info.layers, job.model.config.layers) or nil }, logged
 end
 
 local function log_step(job, entry)
+  job.recent = { sum = 0.0, count = 0 }
   entry.tokens = entry.step * job.opts.batch * job.context
   entry.flops = entry.tokens * job.flops_per_token
   entry.seconds = job.seconds
@@ -180,7 +109,7 @@ end
 local function validate(job, step)
   local opts = job.opts
   if opts.eval_every <= 0 or step % opts.eval_every ~= 0 then return end
-  local report = evaluate(job.model, job.corpora, { windows = opts.eval_windows,
+  local report = evaluate(job.model, job.batches.corpora, { windows = opts.eval_windows,
     context = job.context })
   if job.run then job.run:log({ step = step, validation = report.metric, mean = report.mean }) end
 end
@@ -230,29 +159,20 @@ local function request(job)
       kept[name] = value
     end
   end
-  for _, name in ipairs(job.names) do
-    kept.data[name] = run.identity(job.corpora[name])
-  end
+  for name, corpus in pairs(job.batches.corpora) do kept.data[name] = run.identity(corpus) end
   return kept
 end
 
 local function new_job(model, given)
   local opts = train_options.check("moe.train", given)
-  local job = { model = model, opts = opts, corpora = as_corpora(opts.data), seconds = 0,
-    curve = {}, cursor = { sequences = 0, draws = {} } }
-  job.names = sorted_names(job.corpora)
-  job.context = opts.context or model.config.context
-  job.flops_per_token = flops.per_token(model.config, job.context)
-  job.params, job.tensors = model:parameters(), nn.tensors(model)
-  job.m, job.v = new_moments(job.params)
-  for _, name in ipairs(job.names) do
-    local vocab = job.corpora[name]:vocab()
-    if vocab > model.config.vocab then
-      raise("moe.train: corpus '%s' has a vocabulary of %d, the model of %d", name, vocab,
-        model.config.vocab)
-    end
-  end
-  return job
+  local context = opts.context or model.config.context
+  return { model = model, opts = opts, context = context, seconds = 0, curve = {},
+    recent = { sum = 0.0, count = 0 },
+    flops_per_token = flops.per_token(model.config, context),
+    batches = Batches(opts.data, { batch = opts.batch, context = context, seed = opts.seed,
+      vocab = model.config.vocab }),
+    optimizer = Optimizer(model, { lr = opts.lr, beta1 = opts.beta1, beta2 = opts.beta2,
+      eps = opts.eps, weight_decay = opts.weight_decay, clip = opts.clip }) }
 end
 
 -- A finished run needs no training: its model takes the place of the given parameters.
@@ -264,7 +184,7 @@ local function adopt(job)
   local trained = run.check(require("moelua.family").load(job.opts.out .. "/model"))
   local list = trained:parameters()
   core.no_grad(function()
-    for i, entry in ipairs(job.params) do entry[2]:copy_(list[i][2]) end
+    for i, entry in ipairs(job.model:parameters()) do entry[2]:copy_(list[i][2]) end
   end)
   job.model.path = trained.path
 end

@@ -71,6 +71,15 @@ try "the installed program runs" prefix/bin/moelua -e 'assert(require("moelua").
 if [ -z "$sanitize" ] && command -v lua5.4 > /dev/null; then
     try "require in a stock Lua" env LUA_CPATH_5_4="$work/prefix/lib/lua/5.4/?.so;;" \
         lua5.4 -e 'assert(require("moelua").zeros(2, 3):size(2) == 3)'
+    try "a second require, and finalizers after the end" \
+        env LUA_CPATH_5_4="$work/prefix/lib/lua/5.4/?.so;;" lua5.4 -e '
+            older = setmetatable({}, { __gc = function() pcall(moe.zeros, 2) end })
+            moe = require("moelua")
+            local scope = moe.scope()
+            package.loaded.moelua = nil
+            local x = require("moelua").ones(2)
+            scope:close()
+            assert(tostring(x) == "Tensor (released)")'
 fi
 if compgen -G "$root/examples/embed/*.c" > /dev/null; then
     try "the example host, by pkg-config" with_pkg_config

@@ -842,6 +842,26 @@ function nn.tensors(layer) end
 
 function nn.weight(init, name, ...) end
 
+---@class moelua.optimizer
+---@overload fun(...: any): any
+local optimizer = {}
+moe.optimizer = optimizer
+
+function optimizer:init(layer, given) end
+
+--- The global norm of the gradients.
+function optimizer:norm() end
+
+--- Takes over what state() was after so many steps; `read(name)` gives its tensors.
+function optimizer:restore(read, steps) end
+
+--- Parameters and moments by name: what a training state holds.
+function optimizer:state() end
+
+--- One update from the gradients that backward() left, which are then forgotten. Parameters
+--- without a gradient stay as they are. Returns the norm before clipping.
+function optimizer:step(lr, norm) end
+
 ---@class moelua.options
 ---@overload fun(...: any): any
 local options = {}

@@ -1,0 +1,67 @@
+-- batches.lua: training batches from several corpora, each with its even share over time.
+--
+-- The cursor is all there is to remember: how many sequences were taken, and how many windows of
+-- each corpus. From it every later batch follows.
+
+local core = require("moelua.core")
+local class = require("moelua.class")
+local raise = core.raise
+
+local Batches = class("Batches")
+
+local function sorted_names(corpora)
+  local names = {}
+  for name in pairs(corpora) do names[#names + 1] = name end
+  table.sort(names)
+  if #names == 0 then raise("moe.train: data is empty") end
+  for _, name in ipairs(names) do
+    local corpus = corpora[name]
+    if type(corpus) ~= "table" or not corpus.handle then
+      raise("moe.train: data.%s must be a corpus, not %s", name, type(corpus))
+    end
+  end
+  return names
+end
+
+--- data: a corpus, or { name = corpus }. how: batch, context, seed, vocab (of the model).
+function Batches:init(data, how)
+  self.corpora = data.handle and { [data.name or "data"] = data } or data
+  self.names, self.how = sorted_names(self.corpora), how
+  self.cursor = { sequences = 0, draws = {} }
+  for _, name in ipairs(self.names) do
+    local vocab = self.corpora[name]:vocab()
+    if vocab > how.vocab then
+      raise("moe.train: corpus '%s' has a vocabulary of %d, the model of %d", name, vocab,
+        how.vocab)
+    end
+  end
+end
+
+-- How many sequences of the next batch come from each corpus: sequence g of the whole run belongs
+-- to corpus g mod count.
+local function shares(self)
+  local share, count = {}, #self.names
+  for i = 1, count do share[i] = 0 end
+  for g = self.cursor.sequences, self.cursor.sequences + self.how.batch - 1 do
+    share[g % count + 1] = share[g % count + 1] + 1
+  end
+  return share
+end
+
+--- The next batch: ids and targets, i32 [batch x context].
+function Batches:next()
+  local xs, ys, cursor, how = {}, {}, self.cursor, self.how
+  for i, n in ipairs(shares(self)) do
+    local name = self.names[i]
+    if n > 0 then
+      xs[#xs + 1], ys[#ys + 1], cursor.draws[name] = self.corpora[name]:batch({ split = "train",
+        batch = n, context = how.context, seed = how.seed, stream = "batches." .. name,
+        draw = cursor.draws[name] or 0 })
+    end
+  end
+  cursor.sequences = cursor.sequences + how.batch
+  if #xs == 1 then return xs[1], ys[1] end
+  return core.concat(xs, 1), core.concat(ys, 1)
+end
+
+return Batches

@@ -1,0 +1,68 @@
+-- optimizer.lua: AdamW (Loshchilov and Hutter 2019) over the parameters of a layer or model.
+--
+--   local optimizer = moe.optimizer(model, { lr = 1e-3 })
+--   loss:backward();  optimizer:step()        -- clips, updates, forgets the gradients
+
+local core = require("moelua.core")
+local class = require("moelua.class")
+local nn = require("moelua.nn")
+local options = require("moelua.options")
+
+local Optimizer = class("Optimizer")
+
+local declared = {
+  lr = { "number", 1e-3 },
+  beta1 = { "number", 0.9 }, beta2 = { "number", 0.95 }, eps = { "number", 1e-8 },
+  weight_decay = { "number", 0.1 },     -- on matrices; norms and biases have none
+  clip = { "number", 1.0 },             -- largest global gradient norm; 0 = none
+}
+
+function Optimizer:init(layer, given)
+  self.opts = options.check("moe.optimizer", given, declared)
+  self.params, self.tensors = layer:parameters(), nn.tensors(layer)
+  self.m, self.v, self.steps = {}, {}, 0
+  for i, p in ipairs(self.tensors) do
+    self.m[i], self.v[i] = core.zeros(p:shape()), core.zeros(p:shape())
+  end
+end
+
+--- The global norm of the gradients.
+function Optimizer:norm() return core.grad_norm(self.tensors) end
+
+--- One update from the gradients that backward() left, which are then forgotten. Parameters
+-- without a gradient stay as they are. Returns the norm before clipping.
+function Optimizer:step(lr, norm)
+  local opts = self.opts
+  norm = norm or self:norm()
+  self.steps = self.steps + 1
+  local args = { step = self.steps, lr = lr or opts.lr, beta1 = opts.beta1, beta2 = opts.beta2,
+    eps = opts.eps, clip = opts.clip > 0 and norm > opts.clip and opts.clip / norm or 1 }
+  for i, p in ipairs(self.tensors) do
+    args.weight_decay = p:dim() > 1 and opts.weight_decay or 0
+    if p:grad() then
+      core.adamw_step(p, self.m[i], self.v[i], args)
+      p:zero_grad()
+    end
+  end
+  return norm
+end
+
+--- Parameters and moments by name: what a training state holds.
+function Optimizer:state()
+  local state = {}
+  for i, entry in ipairs(self.params) do
+    state["w." .. entry[1]] = entry[2]
+    state["m." .. entry[1]], state["v." .. entry[1]] = self.m[i], self.v[i]
+  end
+  return state
+end
+
+--- Takes over what state() was after so many steps; `read(name)` gives its tensors.
+function Optimizer:restore(read, steps)
+  self.steps = steps
+  core.no_grad(function()
+    for name, tensor in pairs(self:state()) do tensor:copy_(read(name)) end
+  end)
+end
+
+return Optimizer

@@ -1,0 +1,36 @@
+-- The lessons in examples/ run and say what they promise.
+
+local host = require("moelua.host")
+local helper = require("spec.helper")
+local system = require("moelua.core").system
+
+local function run(name)
+  local out = helper.tmpdir() .. "/out"
+  local process = assert(system.spawn({ host.program, "examples/" .. name, stdout = out,
+    stderr = out }))
+  local status = process:wait(60 * helper.patience)
+  return status and status.exited, system.read(out)
+end
+
+describe("examples/", function()
+  it("gradients.lua finds the line", function()
+    local code, text = run("gradients.lua")
+    assert.equal(0, code, text)
+    local slope, offset = text:match("y = ([%d.]+) x %+ ([%d.]+)")
+    helper.close(tonumber(slope), 3, 0.1)
+    helper.close(tonumber(offset), 2, 0.1)
+  end)
+
+  it("mixture.lua shows how the balance loss spreads the load", function()
+    local code, text = run("mixture.lua")
+    assert.equal(0, code, text)
+    local collapsed, spread = text:match("0%.0:(.-)balance loss x 0%.5:(.*)")
+    local function most(part)
+      local worst = 0
+      for share in part:gmatch("(%d+) %%") do worst = math.max(worst, tonumber(share)) end
+      return worst
+    end
+    assert.is_true(most(spread) < most(collapsed), text)
+    assert.is_true(most(spread) < 90, text)
+  end)
+end)
