@@ -81,17 +81,13 @@ local function copy_into(target, source)
   core.no_grad(function() target:copy_(source) end)
 end
 
-local function copy_config(config)
-  local out = {}
-  for k, v in pairs(config) do out[k] = v end
-  return out
-end
+local function copy_config(config) return options.merge(config, {}) end
 
 --- The uniform average of models with a common seed, in f32.
 function mix.average(models)
   models = resolve("average", models)
   check_alike("average", models)
-  local out = model.Model(copy_config(models[1].config))
+  local out = model.Model(copy_config(models[1].config), true)
   local maps = {}
   for i, m in ipairs(models) do maps[i] = by_name(m) end
   for _, entry in ipairs(out:parameters()) do

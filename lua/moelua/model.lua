@@ -8,6 +8,7 @@ local core = require("moelua.core")
 local nn = require("moelua.nn")
 local options = require("moelua.options")
 local router = require("moelua.router")
+local weight = require("moelua.parameter")
 
 local model = {}
 local raise = core.raise
@@ -114,15 +115,16 @@ end
 local Model = nn.layer_class("Model")
 model.Model = Model
 
-function Model:init(config)
+-- A blank model has zeros where random numbers would be overwritten anyway.
+function Model:init(config, blank)
   self.config = config
-  self.embedding = core.randn(config.vocab, config.dim,
-    { std = config.std, seed = config.seed, stream = "init.embedding" }):requires_grad()
+  local init = blank and options.merge(config, { std = 0 }) or config
+  local named = { std = init.std, seed = init.seed }
+  self.embedding = weight(named, "embedding", config.vocab, config.dim)
   self.layers = {}
-  for i = 1, config.layers do self.layers[i] = Block(config, i - 1) end
+  for i = 1, config.layers do self.layers[i] = Block(init, i - 1) end
   self.norm = nn.RmsNorm(config.dim, config.norm_eps)
-  self.head = not config.tied and core.randn(config.vocab, config.dim,
-    { std = config.std, seed = config.seed, stream = "init.head" }):requires_grad() or nil
+  self.head = not config.tied and weight(named, "head", config.vocab, config.dim) or nil
 end
 
 --- {name, tensor} of every parameter, in the order of checkpoints.

@@ -5,24 +5,13 @@
 local core = require("moelua.core")
 local class = require("moelua.class")
 local options = require("moelua.options")
+local weight = require("moelua.parameter")
 local router = require("moelua.router")
 
 local nn = {}
 local need = { "integer", required = true }
 
--- A leaf of the given shape with N(0, std^2) entries. With `init.seed` the numbers come from the
--- stream named after the parameter, so that they do not depend on the order of creation.
-local function weight(init, name, ...)
-  local shape = { ... }
-  shape[#shape + 1] = {
-    std = init.std,
-    seed = init.seed,
-    stream = init.seed and ("init." .. init.name .. name) or nil,
-  }
-  return core.randn(table.unpack(shape)):requires_grad()
-end
-
--- Options of a layer: its own, and how its parameters are initialised (see `weight`).
+-- Options of a layer: its own, and how its parameters are initialised (see parameter.lua).
 local function check(where, given, declared)
   declared.seed, declared.std, declared.name = "integer", { "number", 0.02 }, { "string", "" }
   declared.residual_std = "number"      -- of matrices that write to the residual; default: std
@@ -57,7 +46,7 @@ local function layer_class(name)
   end
   return cls
 end
-nn.layer_class, nn.weight = layer_class, weight
+nn.layer_class = layer_class
 
 --- y = x W^T (+ bias): x [.. x input] -> [.. x output].
 local Linear = layer_class("Linear")

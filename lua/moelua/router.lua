@@ -4,6 +4,7 @@
 local core = require("moelua.core")
 local class = require("moelua.class")
 local options = require("moelua.options")
+local weight = require("moelua.parameter")
 
 local router = {}
 local raise = core.raise
@@ -36,9 +37,7 @@ function router.new(given, where) return Router(given, where) end
 function Router:init(given, where)
   self.opts = router.options(given, where.experts)
   self.count = where.experts
-  local init = where.init or {}
-  self.weight = core.randn(where.experts, where.dim, { std = init.std or 0.02, seed = init.seed,
-    stream = init.seed and ("init." .. (init.name or "") .. "weight") or nil }):requires_grad()
+  self.weight = weight(where.init or { std = 0.02 }, "weight", where.experts, where.dim)
 end
 
 function Router:parameters(prefix) return { { (prefix or ""):sub(1, -2), self.weight } } end

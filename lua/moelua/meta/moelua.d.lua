@@ -695,7 +695,7 @@ moe.model = model
 do
 
 ---@class moelua.Model
----@overload fun(config?: any): moelua.Model
+---@overload fun(config?: any, blank?: any): moelua.Model
 local Model = {}
 model.Model = Model
 
@@ -839,8 +839,6 @@ function nn.layer_class(name) end
 
 --- All parameters of a layer or model, tensors only.
 function nn.tensors(layer) end
-
-function nn.weight(init, name, ...) end
 
 ---@class moelua.optimizer
 ---@overload fun(...: any): any
