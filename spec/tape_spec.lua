@@ -66,6 +66,46 @@ describe("backward", function()
     close(w:grad(), { 5, 5, 5 }, 0)
   end)
 
+  it("adds to a gradient that is there, whatever the op", function()
+    local ids, route = support.ids({ 2, 0, 1 }), support.ids({ { 0, 1 }, { 1, 0 }, { 1, 1 } })
+    local cases = {
+      linear = { moe.randn(3, 5), moe.randn(4, 5), moe.randn(4) },
+      matmul = { moe.randn(2, 3, 5), moe.randn(5, 4) },
+      add = { moe.randn(3, 5), moe.randn(5) }, mul = { moe.randn(3, 5), moe.randn(3, 1) },
+      rms_norm = { moe.randn(3, 5), moe.randn(5) }, softmax = { moe.randn(3, 5) },
+      swiglu = { moe.randn(3, 5), moe.randn(3, 5) }, rope = { moe.randn(1, 3, 2, 4) },
+      attention = { moe.randn(1, 70, 2, 3), moe.randn(1, 71, 1, 3), moe.randn(1, 71, 1, 3) },
+      head_cross_entropy = { moe.randn(3, 5), moe.randn(4, 5), ids },
+      cross_entropy = { moe.randn(3, 5), ids }, embedding = { moe.randn(3, 5), ids },
+      gather_rows = { moe.randn(3, 5), ids }, topk_route = { moe.randn(3, 5) },
+      moe_ffn = { moe.randn(3, 5), moe.rand(3, 2), route, moe.randn(3, 4, 5), moe.randn(3, 4, 5),
+        moe.randn(3, 5, 4) },
+      load_balance = { moe.randn(3, 5), moe.rand(3, 2), route }, sum = { moe.randn(3, 5), 1 },
+      transpose = { moe.randn(3, 5) }, reshape = { moe.randn(3, 5), -1 },
+      narrow = { moe.randn(3, 5), 2, 2, 3 }, select = { moe.randn(3, 5), 1, 2 },
+      silu = { moe.randn(3, 5) }, max = { moe.randn(3, 5), 1 }, pow = { moe.randn(3, 5), 3 },
+    }
+    for name, args in pairs(cases) do
+      local leaves, first = {}, {}
+      for _, x in ipairs(args) do
+        if type(x) == "userdata" and x:dtype() == "f32" then
+          leaves[#leaves + 1] = x:requires_grad()
+        end
+      end
+      local function loss()
+        local y = moe[name](table.unpack(args))
+        return (y * moe.randn(y:shape(), { seed = 3 })):sum()
+      end
+      loss():backward()
+      for i, leaf in ipairs(leaves) do first[i] = leaf:grad():clone() end
+      (loss() + loss() * 3):backward()
+      for i, leaf in ipairs(leaves) do
+        local ok, message = pcall(close, leaf:grad(), first[i] * 5, 1e-4)
+        assert.is_true(ok, ("%s, input %d: %s"):format(name, i, message))
+      end
+    end
+  end)
+
   it("a second time over the same graph is an error", function()
     local w = moe.ones(2):requires_grad()
     local y = w:exp()

@@ -11,6 +11,8 @@
 
 local moe = require("moelua")
 
+-- Rates chosen on the validation split with seed 101, mean bits per byte at 1e-3, 2e-3, 4e-3, 8e-3:
+-- btx 2.574 2.561 2.606 2.722, dense 2.451 2.412 2.404 2.437.
 local opt = moe.options {
   name = "btx",
   about = "Branch-Train-MiX: train domain experts from one seed, mix them into one MoE, finetune.",
@@ -31,13 +33,13 @@ local opt = moe.options {
     { "balance", 0.01, "coefficient of the load-balancing loss" },
     { "lr", 3e-3, "peak learning rate of the seed model" },
     { "btx_lr", 2e-3, "of the experts and of the finetuning" },
-    { "dense_lr", 2e-3, "of the dense comparison" },
+    { "dense_lr", 4e-3, "of the dense comparison" },
     { "workers", nil, "branches trained at the same time", type = "integer" },
     { "eval_windows", 512, "windows of each domain in the final table" },
     { "split", "test", "what the final table reads", choices = { "test", "validation" } },
   },
   presets = {
-    smoke = { seed_steps = 60, expert_steps = 30, mix_steps = 20, eval_windows = 64,
+    smoke = { seed_steps = 40, expert_steps = 20, mix_steps = 16, eval_windows = 64,
       max_bytes = 2000000 },
     tiny = { seed_steps = 10, expert_steps = 5, mix_steps = 5, eval_windows = 8, dim = 32,
       layers = 2, heads = 2, hidden = 64, context = 64, batch = 8, max_bytes = 200000 },
