@@ -72,7 +72,8 @@ typedef struct work {
     sizes z;
     char *block;
     size_t bytes, used;
-    moe_real *rows_in, *g, *u, *rows_out, *weight;
+    moe_real *rows_in, *g, *u, *rows_out;
+    moe_real *hidden;               /* a = silu(g) u; backward: W2^T dy, then a times the gate */
     int32_t *order, *start;         /* order[r] = t * k + s of sorted row r; expert e: start[e].. */
     int32_t *place;                 /* place[t * k + s] = r */
     moe_gemm *list;
@@ -100,7 +101,7 @@ static void cut(work *w, bool backward) {
                                  : piece(w, sizeof(int32_t) * (size_t)(z->E + 1));
     w->place = piece(w, sizeof(int32_t) * (size_t)z->R);
     w->list = piece(w, sizeof(moe_gemm) * (size_t)(3 * z->E));
-    if (backward) w->weight = piece(w, hidden);     /* a, scaled by the gate */
+    w->hidden = piece(w, hidden);
 }
 
 static moe_status allocate(work *w, bool backward) {
@@ -160,7 +161,8 @@ static int64_t add_products(work *w, int64_t at, const moe_real *in, int64_t k, 
     return at;
 }
 
-/* dweight_e [n x k] += left[rows of e, n]^T right[rows of e, k] */
+/* dweight_e [n x k] += left[rows of e, n]^T right[rows of e, k]; an expert without rows gets zeros,
+ * because a product over nothing stores them. */
 static void add_weight_gradient(work *w, int input, const moe_real *left, int64_t n,
                                 const moe_real *right, int64_t k) {
     moe_real beta, *dw = moe__grad_beta(w->c, input, &beta);
@@ -173,10 +175,6 @@ static void add_weight_gradient(work *w, int input, const moe_real *left, int64_
                                 .c = dw + e * n * k, .ldc = k};
     }
     moe__gemm_batch(w->c->ctx, w->z.E, w->list);
-    /* An expert without rows has no product, but its gradient must still be zero. */
-    for (int64_t e = 0; e < w->z.E && beta == 0; e++)
-        if (w->start[e] == w->start[e + 1])
-            memset(dw + e * n * k, 0, sizeof *dw * (size_t)(n * k));
 }
 
 /* ---- forward -------------------------------------------------------------------------------- */
@@ -185,7 +183,7 @@ static void activate_range(void *arg, int64_t begin, int64_t end) {
     const work *w = arg;
     int64_t n = w->z.I;
     w->c->ctx->kernels->swiglu((end - begin) * n, w->g + begin * n, w->u + begin * n,
-                               w->weight + begin * n);
+                               w->hidden + begin * n);
 }
 
 static void combine_range(void *arg, int64_t begin, int64_t end) {
@@ -204,14 +202,8 @@ static void combine_range(void *arg, int64_t begin, int64_t end) {
 static moe_status forward(moe_call *c) {
     work w = {.c = c, .z = measure(c)};
     const sizes *z = &w.z;
-    size_t bytes = sizeof(moe_real) * (size_t)(z->R * z->I);
     moe_status s = allocate(&w, false);
     if (s) return s;
-    w.weight = moe__alloc(c->ctx, bytes);
-    if (!w.weight) {
-        moe__free(c->ctx, w.block, w.bytes);
-        return moe__no_memory(c->ctx, bytes, "the hidden rows of the experts");
-    }
     sort_by_expert(&w);
     invert_order(&w);
     gather_rows(&w, moe__real(c->in[X]));
@@ -219,18 +211,17 @@ static moe_status forward(moe_call *c) {
     n = add_products(&w, n, w.rows_in, z->d, W3, true, 0, w.u, z->I);
     moe__gemm_batch(c->ctx, n, w.list);
     moe__parallel_range(c->ctx, z->R, ROWS, activate_range, &w);
-    n = add_products(&w, 0, w.weight, z->I, W2, true, 0, w.rows_out, z->d);
+    n = add_products(&w, 0, w.hidden, z->I, W2, true, 0, w.rows_out, z->d);
     moe__gemm_batch(c->ctx, n, w.list);
     moe__parallel_range(c->ctx, z->T, ROWS, combine_range, &w);
-    moe__free(c->ctx, w.weight, bytes);
     moe__free(c->ctx, w.block, w.bytes);
     return MOE_OK;
 }
 
 /* ---- backward ------------------------------------------------------------------------------- */
 
-/* On entry w->weight holds u' = W2^T dy per row. Per row with gate s: a = silu(g) u, the gate's
- * gradient is <u', a>, and da = s u' gives dg and du. Leaves s a in w->weight. */
+/* On entry w->hidden holds u' = W2^T dy per row. Per row with gate s: a = silu(g) u, the gate's
+ * gradient is <u', a>, and da = s u' gives dg and du. Leaves s a in w->hidden. */
 static void activation_grad_range(void *arg, int64_t begin, int64_t end) {
     const work *w = arg;
     const moe_kernels *kernels = w->c->ctx->kernels;
@@ -238,7 +229,7 @@ static void activation_grad_range(void *arg, int64_t begin, int64_t end) {
     const moe_real *g = moe__real(w->c->keep[G]), *u = moe__real(w->c->keep[U]);
     int64_t n = w->z.I;
     for (int64_t r = begin; r < end; r++) {
-        moe_real *da = w->weight + r * n, *dg = w->g + r * n, *du = w->u + r * n;
+        moe_real *da = w->hidden + r * n, *dg = w->g + r * n, *du = w->u + r * n;
         kernels->swiglu(n, g + r * n, u + r * n, dg);
         if (w->dgates) w->dgates[w->order[r]] += kernels->dot(n, da, dg);
         kernels->scale(n, gate[w->order[r]], da, da);
@@ -271,10 +262,10 @@ static moe_status backward(moe_call *c) {
     w.dgates = moe__grad(c, GATES);
     invert_order(&w);
     gather_rows(&w, moe__real(c->dout[0]));
-    int64_t n = add_products(&w, 0, w.rows_in, z->d, W2, false, 0, w.weight, z->I);
+    int64_t n = add_products(&w, 0, w.rows_in, z->d, W2, false, 0, w.hidden, z->I);
     moe__gemm_batch(c->ctx, n, w.list);
     moe__parallel_range(c->ctx, z->R, ROWS, activation_grad_range, &w);
-    add_weight_gradient(&w, W2, w.rows_in, z->d, w.weight, z->I);
+    add_weight_gradient(&w, W2, w.rows_in, z->d, w.hidden, z->I);
     w.dx = moe__grad_beta(c, X, &w.beta);
     if (w.dx) {
         n = add_products(&w, 0, w.g, z->I, W1, false, 0, w.rows_out, z->d);

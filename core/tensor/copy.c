@@ -140,9 +140,18 @@ moe_status moe__writable(moe_tensor *t, const char *what) {
 moe_status moe__fill(moe_tensor *t, double value) {
     moe_status s = moe__writable(t, "fill_");
     if (s) return s;
-    if (!moe_tensor_contiguous(t))
-        return moe__fail(t->ctx, MOE_EARG, "fill_: the tensor %s is not contiguous", MOE_SHAPE(t));
-    for (int64_t i = 0; i < t->count; i++) store(t->dtype, moe_tensor_data(t), i, value);
+    if (value == 0 && moe_tensor_contiguous(t)) {
+        memset(moe_tensor_data(t), 0, (size_t)t->count * moe__dtype_size(t->dtype));
+    } else {                            /* one element, seen under the shape of t */
+        char element[sizeof(double)];
+        store(t->dtype, element, 0, value);
+        moe_storage one = {.data = element};
+        moe_tensor from = *t;
+        from.storage = &one;
+        from.offset = 0;
+        memset(from.stride, 0, sizeof from.stride);
+        moe__copy_strided(&from, t);
+    }
     t->storage->version++;
     return MOE_OK;
 }
