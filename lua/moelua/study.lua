@@ -120,7 +120,7 @@ function Study:better(name, others)
   end
 end
 
---- Claims that the arm of each domain's expert is the best single model on its domain.
+--- Claims that on its own domain each expert is better than the seed and the other experts.
 function Study:best_on_own_domain(expert_of)
   for _, domain in ipairs(self.names) do
     local own, best = self:find(expert_of(domain)), nil
@@ -132,7 +132,7 @@ function Study:best_on_own_domain(expert_of)
     end
     local seed = self.arms[1]
     if not best or seed.metric[domain] < best.metric[domain] then best = seed end
-    self:claim(("%s is the best single model on %s"):format(own.name, domain),
+    self:claim(("%s is the best on %s among seed and experts"):format(own.name, domain),
       own.metric[domain] < best.metric[domain], "%.3f against %.3f of %s", own.metric[domain],
       best.metric[domain], best.name)
   end
