@@ -10,15 +10,17 @@ local options = require("moelua.options")
 
 local Optimizer = class("Optimizer")
 
-local declared = {
+--- What can be said about the updates; moe.train takes the same options.
+Optimizer.options = {
   lr = { "number", 1e-3 },
   beta1 = { "number", 0.9 }, beta2 = { "number", 0.95 }, eps = { "number", 1e-8 },
   weight_decay = { "number", 0.1 },     -- on matrices; norms and biases have none
   clip = { "number", 1.0 },             -- largest global gradient norm; 0 = none
 }
 
+--- layer: a layer or model. given: lr, beta1, beta2, eps, weight_decay, clip.
 function Optimizer:init(layer, given)
-  self.opts = options.check("moe.optimizer", given, declared)
+  self.opts = options.check("moe.optimizer", given, Optimizer.options)
   self.params, self.tensors = layer:parameters(), nn.tensors(layer)
   self.m, self.v, self.steps = {}, {}, 0
   for i, p in ipairs(self.tensors) do

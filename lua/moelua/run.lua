@@ -12,9 +12,18 @@ Run.__index = Run
 
 local KEEP = 2      -- states
 
--- Turns nil, message, code into an error that the command line understands.
+local Failure = { __name = "moelua.Failure" }
+function Failure:__tostring() return self.message end
+
+--- Raises an expected failure as { message, code }: the command line makes an exit code of the
+--- code, and everybody else reads the message.
+function run.fail(message, code)
+  error(setmetatable({ message = message, code = code }, Failure), 0)
+end
+
+--- Turns nil, message, code into such an error; returns anything else.
 local function check(ok, message, code)
-  if not ok then error({ message = message, code = code }, 0) end
+  if not ok then run.fail(message, code) end
   return ok
 end
 run.check = check
@@ -102,7 +111,7 @@ function run.lock(folder, opts)
       message = folder .. " is in use by another process\n" ..
         "hint: wait for it, or --out another folder"
     end
-    check(nil, message, code)
+    run.fail(message, code)
   end
   if fresh then clear(folder) end
   return lock

@@ -1,5 +1,5 @@
--- schedule.lua: learning rates by step. Each kind warms up linearly over `warmup` steps; steps
--- count from 1.
+-- schedule.lua: learning rates by step. Each kind warms up linearly over `warmup` steps, whose last
+-- has the full rate; steps count from 1, and the last of all has the floor.
 
 local raise = require("moelua.core").raise
 local hint = require("moelua.options").hint
@@ -10,8 +10,10 @@ local schedule = {}
 local shape = {
   constant = function() return 1 end,
   linear = function(p, floor) return 1 - (1 - floor) * p end,
+  -- Half a cosine (Loshchilov and Hutter 2017, SGDR, without restarts).
   cosine = function(p, floor) return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * p)) end,
-  -- Warm-up, stable, decay: full rate until the last `decay` share of the steps, then linear.
+  -- Warm-up, stable, decay (Hu et al. 2024, MiniCPM): the full rate until the last `decay` share of
+  -- the steps, then linear.
   wsd = function(p, floor, decay)
     local start = 1 - decay
     if p <= start then return 1 end

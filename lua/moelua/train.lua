@@ -43,11 +43,11 @@ end
 local function is_finite(value) return value - value == 0 end
 
 local function stop_diverged(job, step, what, value, ids)
-  error({ code = "diverged", message = ("%s: the %s became %s at step %d, first in %s; the step " ..
-    "was not applied\nhint: try a lower rate (lr is %g) or a smaller clip%s"):format(job.opts.name,
-    what, value ~= value and "NaN" or "infinite", step, diverged.place(job.model, ids, what),
-    job.opts.lr,
-    job.saved and ("; the state of step %d is saved"):format(job.saved) or "") }, 0)
+  local message = "%s: the %s became %s at step %d, first in %s; the step was not applied\n" ..
+    "hint: try a lower rate (lr is %g) or a smaller clip%s"
+  run.fail(message:format(job.opts.name, what, value ~= value and "NaN" or "infinite", step,
+    diverged.place(job.model, ids, what), job.opts.lr,
+    job.saved and ("; the state of step %d is saved"):format(job.saved) or ""), "diverged")
 end
 
 -- The loss of a batch. A router refuses logits that are NaN before there is a loss.
@@ -75,31 +75,26 @@ local function routing_figures(infos, layers)
   return list
 end
 
--- A batch tells little: the log and the curve show the mean since the last entry.
-local function mean_bits(job, nll)
-  job.recent.sum, job.recent.count = job.recent.sum + nll, job.recent.count + 1
-  return job.recent.sum / job.recent.count / math.log(2)
-end
-
-local function one_step(job, step)
-  local opts = job.opts
-  local logged = step % opts.log_every == 0 or step == opts.steps
+-- One batch and one update. Its tensors are gone when it returns; what it returns is plain data.
+local function one_step(job, step, logged)
+  local _ <close> = core.scope()
   local x, y = job.batches:next()
   local loss, value, info = forward(job, step, x, y, logged)
   loss:backward()
   local norm = job.optimizer:norm()
   if not is_finite(norm) then stop_diverged(job, step, "gradient", norm, x) end
-  local lr = schedule.rate({ kind = opts.schedule, lr = opts.lr, warmup = opts.warmup,
-    floor = opts.floor, decay = opts.decay }, step, opts.steps)
+  local lr = schedule.rate(job.rates, step, job.opts.steps)
   job.optimizer:step(lr, norm)
-  return { step = step, loss = value, bits = mean_bits(job, info.nll:item()), lr = lr,
-    grad_norm = norm,
-    routing = logged and routing_figures(info.layers, job.model.config.layers) or nil }, logged
+  job.recent.sum, job.recent.count = job.recent.sum + info.nll:item(), job.recent.count + 1
+  return { step = step, loss = value, lr = lr, grad_norm = norm,
+    routing = logged and routing_figures(info.layers, job.model.config.layers) or nil }
 end
 
+-- One batch tells little: the log and the curve show the mean since the last entry.
 local function log_step(job, entry)
+  entry.bits = job.recent.sum / job.recent.count / math.log(2)
   job.recent = { sum = 0.0, count = 0 }
-  entry.tokens = entry.step * job.opts.batch * job.context
+  entry.tokens = entry.step * job.tokens_per_step
   entry.flops = entry.tokens * job.flops_per_token
   entry.seconds = job.seconds
   if job.run then job.run:log(entry) end
@@ -115,25 +110,24 @@ local function validate(job, step)
 end
 
 local function summary(job)
-  local tokens = job.opts.steps * job.opts.batch * job.context
+  local tokens = job.opts.steps * job.tokens_per_step
   return { steps = job.opts.steps, tokens = tokens, flops = tokens * job.flops_per_token,
     seconds = job.seconds, curve = job.curve }
 end
 
 local function loop(job, first)
-  local line <close> = progress.new({ name = job.opts.name, total = job.opts.steps, start = first,
-    quiet = job.opts.quiet })
-  for step = first + 1, job.opts.steps do
-    local began, scope = system.clock(), core.scope()
-    local entry, logged = one_step(job, step)
-    scope:close()
+  local opts = job.opts
+  local line <close> = progress.new({ name = opts.name, total = opts.steps, start = first,
+    quiet = opts.quiet })
+  for step = first + 1, opts.steps do
+    local logged = step % opts.log_every == 0 or step == opts.steps
+    local began = system.clock()
+    local entry = one_step(job, step, logged)
     job.seconds = job.seconds + system.clock() - began
     if logged then log_step(job, entry) end
-    line:update(step, { loss = entry.loss, tokens = step * job.opts.batch * job.context })
+    line:update(step, { loss = entry.loss, tokens = step * job.tokens_per_step })
     validate(job, step)
-    if job.run and step % job.opts.save_every == 0 and step < job.opts.steps then
-      save_state(job, step)
-    end
+    if job.run and step % opts.save_every == 0 and step < opts.steps then save_state(job, step) end
   end
   line:done()
 end
@@ -150,17 +144,24 @@ local function start_of(job)
   return start
 end
 
+-- Options that change nothing about the result.
+local incidental = { out = true, fresh = true, quiet = true, name = true }
+
 -- Everything the result depends on, as config.json of the run folder.
 local function request(job)
   local kept = { model = job.model.config, parameters = (job.model:count()), start = start_of(job),
     data = {} }
   for name, value in pairs(job.opts) do
-    if type(value) ~= "table" and not ({ out = 1, fresh = 1, quiet = 1, name = 1 })[name] then
-      kept[name] = value
-    end
+    if type(value) ~= "table" and not incidental[name] then kept[name] = value end
   end
   for name, corpus in pairs(job.batches.corpora) do kept.data[name] = run.identity(corpus) end
   return kept
+end
+
+local function new_optimizer(model, opts)
+  local own = {}
+  for name in pairs(Optimizer.options) do own[name] = opts[name] end
+  return Optimizer(model, own)
 end
 
 local function new_job(model, given)
@@ -168,11 +169,13 @@ local function new_job(model, given)
   local context = opts.context or model.config.context
   return { model = model, opts = opts, context = context, seconds = 0, curve = {},
     recent = { sum = 0.0, count = 0 },
+    tokens_per_step = opts.batch * context,
     flops_per_token = flops.per_token(model.config, context),
+    rates = { kind = opts.schedule, lr = opts.lr, warmup = opts.warmup, floor = opts.floor,
+      decay = opts.decay },
     batches = Batches(opts.data, { batch = opts.batch, context = context, seed = opts.seed,
       vocab = model.config.vocab }),
-    optimizer = Optimizer(model, { lr = opts.lr, beta1 = opts.beta1, beta2 = opts.beta2,
-      eps = opts.eps, weight_decay = opts.weight_decay, clip = opts.clip }) }
+    optimizer = new_optimizer(model, opts) }
 end
 
 -- A finished run needs no training: its model takes the place of the given parameters.

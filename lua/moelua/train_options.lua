@@ -1,24 +1,23 @@
 -- train_options.lua: the options of moe.train, which moe.branch checks too before it hands them on.
 
 local options = require("moelua.options")
+local Optimizer = require("moelua.optimizer")
 local raise = require("moelua.core").raise
 local schedule = require("moelua.schedule")
 
 local train_options = {}
 
-local declared = {
+local declared = options.merge(Optimizer.options, {
   data = { "table", required = true },        -- a corpus, or { name = corpus, ... } mixed evenly
   steps = { "integer", required = true },
   batch = { "integer", 32 },                  -- sequences a step
   context = "integer",                        -- tokens a sequence; default: the model's
-  lr = { "number", 3e-3 },
+  lr = { "number", 3e-3 },                    -- the peak
   schedule = { schedule.kinds, "cosine" },
   warmup = "integer",                         -- steps; default: a twentieth
   floor = { "number", 0.1 },                  -- share of lr that is left at the end
   decay = { "number", 0.2 },                  -- wsd: share of the steps that decay
-  beta1 = { "number", 0.9 }, beta2 = { "number", 0.95 }, eps = { "number", 1e-8 },
-  weight_decay = { "number", 0.1 },           -- on matrices; norms and biases have none
-  clip = { "number", 1.0 },                   -- largest global gradient norm; 0 = none
+
   seed = { "integer", 1 },
   out = "string",                             -- run folder: log, states, model
   fresh = { "boolean", false },
@@ -27,7 +26,7 @@ local declared = {
   name = { "string", "train" },
   quiet = { "boolean", false },
   save_model = { "boolean", true },
-}
+})
 
 --- The options, complete and checked; `where` is the function that was called, for messages.
 function train_options.check(where, given)
