@@ -119,6 +119,20 @@ describe("routing shares", function()
     local rows = moe.evaluate(m, corpus, { windows = 10, batch = 5 }).routing.prose
     helper.close(rows[1], seen, 1e-6)
   end)
+
+  it("leave out the padding of the last window", function()
+    local list = corpus.handle:ids("validation", 161, 6)
+    local _, infos = m:forward(moe.tensor({ list }, "i32"))
+    local whole = moe.evaluate(m, corpus, { windows = 10 }).routing.prose[1]
+    for _, batch in ipairs({ 1, 5, 32 }) do
+      local rows = moe.evaluate(m, corpus, { batch = batch }).routing.prose[1]
+      local want = {}
+      for e, share in ipairs(infos[1].load) do
+        want[e] = (whole[e] * 160 + share * 6) / 166
+      end
+      helper.close(rows, want, 1e-6)
+    end
+  end)
 end)
 
 describe("evaluate refuses", function()

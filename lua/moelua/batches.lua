@@ -5,28 +5,16 @@
 
 local core = require("moelua.core")
 local class = require("moelua.class")
+local corpora = require("moelua.corpora")
 local raise = core.raise
 
 local Batches = class("Batches")
 
-local function sorted_names(corpora)
-  local names = {}
-  for name in pairs(corpora) do names[#names + 1] = name end
-  table.sort(names)
-  if #names == 0 then raise("moe.train: data is empty") end
-  for _, name in ipairs(names) do
-    local corpus = corpora[name]
-    if type(corpus) ~= "table" or not corpus.handle then
-      raise("moe.train: data.%s must be a corpus, not %s", name, type(corpus))
-    end
-  end
-  return names
-end
-
 --- data: a corpus, or { name = corpus }. how: batch, context, seed, vocab (of the model).
 function Batches:init(data, how)
-  self.corpora = data.handle and { [data.name or "data"] = data } or data
-  self.names, self.how = sorted_names(self.corpora), how
+  self.corpora = corpora.named(data)
+  self.names, self.how = corpora.names(self.corpora, "moe.train: data.%s"), how
+  if #self.names == 0 then raise("moe.train: data is empty") end
   self.cursor = { sequences = 0, draws = {} }
   for _, name in ipairs(self.names) do
     local vocab = self.corpora[name]:vocab()

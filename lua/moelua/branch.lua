@@ -6,6 +6,7 @@
 -- other. One that fails is started again from its last state; the others never notice.
 
 local core = require("moelua.core")
+local corpora = require("moelua.corpora")
 local data = require("moelua.data")
 local family = require("moelua.family")
 local nn = require("moelua.nn")
@@ -59,18 +60,13 @@ end
 
 -- The names of the domains, which become folders.
 local function sorted_names(domains)
-  local names = {}
-  for name, corpus in pairs(domains) do
+  for name in pairs(domains) do
     if type(name) ~= "string" or not name:match("^[^/._][^/]*$") then
       raise("branch: a domain cannot be named '%s'\nhint: no /, and no . or _ in front", name)
     end
-    if type(corpus) ~= "table" or not corpus.handle then
-      raise("branch: domain '%s' must be a corpus, not %s", name, type(corpus))
-    end
-    names[#names + 1] = name
   end
+  local names = corpora.names(domains, "branch: domain '%s'")
   if #names == 0 then raise("branch: no domains given") end
-  table.sort(names)
   return names
 end
 
@@ -96,9 +92,9 @@ end
 function branch.work(folder, quiet)
   local job = check(json.decode(check(system.read(folder .. "/job.json"))))
   for _, name in ipairs(job.modules) do require(name) end
-  local corpora = {}
-  for name, path in pairs(job.data) do corpora[name] = check(data.open(path, name)) end
-  local opts = { data = corpora, out = folder, name = job.name, quiet = quiet }
+  local text = {}
+  for name, path in pairs(job.data) do text[name] = check(data.open(path, name)) end
+  local opts = { data = text, out = folder, name = job.name, quiet = quiet }
   for k, v in pairs(job.options) do opts[k] = v end
   return train(check(family.load(job.model)), opts)
 end

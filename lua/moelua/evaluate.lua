@@ -3,6 +3,7 @@
 -- For byte tokens that is bits per byte, which compares across models.
 
 local core = require("moelua.core")
+local corpora = require("moelua.corpora")
 local options = require("moelua.options")
 
 local declared = {
@@ -11,19 +12,6 @@ local declared = {
   windows = "integer",        -- at most this many per corpus, evenly spaced; all when left out
   context = "integer",
 }
-
-local function names_of(corpora)
-  local names = {}
-  for name, corpus in pairs(corpora) do
-    if type(corpus) ~= "table" or not corpus.handle then
-      core.raise("evaluate: '%s' must be a corpus, not %s", name, type(corpus))
-    end
-    names[#names + 1] = name
-  end
-  if #names == 0 then core.raise("evaluate: no corpus given") end
-  table.sort(names)
-  return names
-end
 
 -- Adds the loads of the mixture layers, weighted by tokens.
 local function add_routing(sum, infos, layers, weight)
@@ -45,48 +33,64 @@ local function divide(sum, tokens)
   return sum
 end
 
-local function count_targets(y)
-  local flat, n = y:reshape(-1), 0
-  for _, id in ipairs(flat:totable()) do n = n + (id >= 0 and 1 or 0) end
+-- Adds what the model makes of ids x and targets y, all of which count.
+local function add_batch(sum, model, x, y)
+  local _, info = core.no_grad(model.loss, model, x, y)
+  local count = y:count()
+  sum.nats, sum.tokens = sum.nats + info.nll:item() * count, sum.tokens + count
+  add_routing(sum.routing, info.layers, model.config.layers, count)
+end
+
+-- How many targets of a window are there; behind the end of the split they are -1.
+local function filled(window)
+  local n = 0
+  for _, id in ipairs(window:totable()) do n = n + (id >= 0 and 1 or 0) end
   return n
+end
+
+-- The last window of a split may be short. It goes in by itself, without its padding, which would
+-- be routed like any other token.
+local function add_last_batch(sum, model, x, y)
+  local n, context = x:size(1), x:size(2)
+  local rest = filled(y:select(1, n))
+  if rest == context then return add_batch(sum, model, x, y) end
+  if n > 1 then add_batch(sum, model, x:narrow(1, 1, n - 1), y:narrow(1, 1, n - 1)) end
+  add_batch(sum, model, x:narrow(1, n, 1):narrow(2, 1, rest), y:narrow(1, n, 1):narrow(2, 1, rest))
 end
 
 -- One corpus: mean nats per token, tokens, routing.
 local function measure(model, corpus, opts)
   local context = opts.context or model.config.context
   local total = corpus:windows(opts.split, context, opts.windows)
-  local nats, tokens, routing = 0, 0, {}
-  for first = 1, total, opts.batch do
-    local scope = core.scope()
+  local sum = { nats = 0, tokens = 0, routing = {} }
+  local function one_batch(first)
+    local _ <close> = core.scope()
     local n = math.min(opts.batch, total - first + 1)
     local x, y = corpus:window_batch(opts.split, context, opts.windows, first, n)
-    local last = first + n > total
-    local counted = last and count_targets(y) or n * context
-    local _, info = core.no_grad(model.loss, model, x, y)
-    nats = nats + info.nll:item() * counted
-    tokens = tokens + counted
-    add_routing(routing, info.layers, model.config.layers, counted)
-    scope:close()
+    local add = first + n > total and add_last_batch or add_batch
+    add(sum, model, x, y)
   end
-  if tokens == 0 then
+  for first = 1, total, opts.batch do one_batch(first) end
+  if sum.tokens == 0 then
     core.raise("evaluate: the %s split of corpus '%s' has no window of %d tokens", opts.split,
       corpus.name or "?", context)
   end
-  return nats / tokens, tokens, divide(routing, tokens)
+  return sum.nats / sum.tokens, sum.tokens, divide(sum.routing, sum.tokens)
 end
 
 --- moe.evaluate(model, { name = corpus, ... }, { split = "test" }) ->
 --- { metric = { name = bits per token }, mean, tokens = { name = n }, routing = { name = rows } }
 --- where rows[layer][expert] is the share of routed slots (false for dense layers). A corpus alone
 --- goes by its own name.
-return function(model, corpora, given)
+return function(model, texts, given)
   local opts = options.check("moe.evaluate", given, declared)
   if opts.batch < 1 then core.raise("evaluate: batch must be at least 1, not %d", opts.batch) end
-  if corpora.handle then corpora = { [corpora.name or "data"] = corpora } end
-  local result = { metric = {}, tokens = {}, routing = {}, split = opts.split }
-  local sum, names = 0, names_of(corpora)
+  texts = corpora.named(texts)
+  local names = corpora.names(texts, "evaluate: '%s'")
+  if #names == 0 then core.raise("evaluate: no corpus given") end
+  local result, sum = { metric = {}, tokens = {}, routing = {}, split = opts.split }, 0
   for _, name in ipairs(names) do
-    local nats, tokens, routing = measure(model, corpora[name], opts)
+    local nats, tokens, routing = measure(model, texts[name], opts)
     result.metric[name], result.tokens[name] = nats / math.log(2), tokens
     result.routing[name] = routing
     sum = sum + result.metric[name]

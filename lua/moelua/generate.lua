@@ -12,7 +12,7 @@ local declared = {
   top_k = { "integer", 0 },             -- 0 = all
   top_p = { "number", 1.0 },
   seed = { "integer", 1 },
-  stop = "string",                      -- ends before this text
+  stop = "string",                      -- ends with the token that completes this text
 }
 
 --- An empty cache for sequences of up to `room` tokens: per layer k, v [B x room x KV x D].
@@ -38,8 +38,7 @@ local function prepare(model, ids, opts)
   return table.move(ids, #ids - kept + 1, #ids, 1, {}), math.min(wanted, context - kept)
 end
 
---- Ids after the given ones. Generation ends at the context length.
-function generate.ids(model, ids, given)
+local function check(given)
   local opts = options.check("generate", given, declared)
   if opts.temperature < 0 then
     raise("generate: temperature must not be negative: %g", opts.temperature)
@@ -47,28 +46,56 @@ function generate.ids(model, ids, given)
   if not (opts.top_p > 0 and opts.top_p <= 1) then
     raise("generate: top_p must be above 0 and at most 1, not %g", opts.top_p)
   end
+  return opts
+end
+
+local function tokenizer_of(model)
+  return model.tokenizer or
+    raise("generate: the model has no tokenizer\nhint: model.tokenizer = moe.tokenizer.bytes()")
+end
+
+-- Whether the newest of the ids has completed `stop`. As every token is a byte at least, the last
+-- #stop of them hold whatever it could complete.
+local function completes(model, ids, stop)
+  local tail = table.move(ids, math.max(1, #ids - #stop + 1), #ids, 1, {})
+  return tokenizer_of(model):decode(tail):find(stop, 1, true) ~= nil
+end
+
+-- Runs the model over the ids that the cache lacks, and draws what follows them.
+local function next_id(model, feed, cache, opts, index)
+  local _ <close> = core.scope()
+  local logits = model:logits(feed, cache)
+  return (core.sample(logits:select(1, -1), { temperature = opts.temperature,
+    top_k = opts.top_k, top_p = opts.top_p, seed = opts.seed, index = index }))
+end
+
+--- Token ids after the given ones; those that `stop` is made of come last. Options: max_tokens,
+--- temperature (0: always the most likely token), top_k, top_p (Holtzman et al. 2020), seed, stop.
+--- Generation ends at the context length. A prompt that leaves no room loses its beginning.
+---@param ids integer[]
+---@param given table?
+---@return integer[]
+function generate.ids(model, ids, given)
+  local opts = check(given)
   local prompt, count = prepare(model, ids, opts)
   local cache = generate.new_cache(model.config, 1, #prompt + count)
   local out, feed = {}, prompt
   core.no_grad(function()
     for i = 1, count do
-      local scope = core.scope()
-      local logits = model:logits(feed, cache)
-      out[i] = core.sample(logits:select(1, -1), { temperature = opts.temperature,
-        top_k = opts.top_k, top_p = opts.top_p, seed = opts.seed, index = i })
+      out[i] = next_id(model, feed, cache, opts, i)
+      if opts.stop and completes(model, out, opts.stop) then return end
       feed = { out[i] }
-      scope:close()
     end
   end)
   return out
 end
 
---- Text after the prompt.
+--- Text after the prompt, up to the text `stop` if that is given. Options as for generate_ids.
+---@param prompt string
+---@param given table?
+---@return string
 function generate.text(model, prompt, given)
-  local tokenizer = model.tokenizer
-  if not tokenizer then
-    raise("generate: the model has no tokenizer\nhint: model.tokenizer = moe.tokenizer.bytes()")
-  end
+  local tokenizer = tokenizer_of(model)
   local text = tokenizer:decode(generate.ids(model, tokenizer:encode(prompt), given))
   local stop = given and given.stop
   local at = stop and text:find(stop, 1, true)
