@@ -7,17 +7,14 @@
 
 local core = require("moelua.core")
 local corpora = require("moelua.corpora")
-local data = require("moelua.data")
 local family = require("moelua.family")
 local nn = require("moelua.nn")
 local options = require("moelua.options")
 local progress = require("moelua.progress")
 local run = require("moelua.run")
-local train = require("moelua.train")
 local train_options = require("moelua.train_options")
+local worker = require("moelua.worker")
 local system, json, raise, check = core.system, core.json, core.raise, run.check
-
-local branch = {}
 
 local ATTEMPTS = 3
 local POLL = 0.2        -- seconds between looks at the folders
@@ -86,17 +83,6 @@ local function write_job(folder, name, seed, corpus, training, modules)
   check(system.make_folder(folder))
   if not cached then check(corpus:save(path)) end
   check(system.write(folder .. "/job.json", text))
-end
-
---- What a worker does: the job of `folder`, here in this process.
-function branch.work(folder, quiet)
-  local job = check(json.decode(check(system.read(folder .. "/job.json"))))
-  for _, name in ipairs(job.modules) do require(name) end
-  local text = {}
-  for name, path in pairs(job.data) do text[name] = check(data.open(path, name)) end
-  local opts = { data = text, out = folder, name = job.name, quiet = quiet }
-  for k, v in pairs(job.options) do opts[k] = v end
-  return train(check(family.load(job.model)), opts)
 end
 
 -- ---- workers ----------------------------------------------------------------------------------
@@ -225,10 +211,18 @@ local function run_workers(waiting, own, training, host)
   end
 end
 
---- experts = moe.branch(seed, { name = corpus, ... }, { steps = 400, out = "runs/x/branches" })
--- Returns the trained models by name; summary, curve and so on of each in expert.summary. Without
--- a command line around (an embedding host) the branches run in this process, one after another.
-function branch.branch(seed, domains, given)
+--- Trains one copy of the seed per domain, each in a process and a run folder of its own:
+---   experts = moe.branch(seed, { name = corpus, ... }, { steps = 400, out = "runs/x/branches" })
+--- Options: out (the folder of the run folders), workers (processes at a time; default: one per
+--- domain, at most two per processor), modules (Lua modules that each worker requires first),
+--- quiet, fresh, and those of moe.train. Without a command line around (an embedding host) the
+--- branches run in this process, one after another. Raises when a branch has failed three times;
+--- the others are finished first. The same call again goes on where the last one stopped.
+---@param seed moelua.Model|string a model, or the folder of one
+---@param domains table<string, moelua.Corpus>
+---@param given table
+---@return table<string, moelua.Model> experts each with what moe.train returned in .summary
+return function(seed, domains, given)
   local own, training = split_options(given)
   local names = sorted_names(domains)
   local _ <close> = run.lock(own.out, own)
@@ -242,7 +236,7 @@ function branch.branch(seed, domains, given)
   if has_host and #waiting > 0 then
     run_workers(waiting, own, training, host)
   else
-    for _, job in ipairs(waiting) do branch.work(job.folder, own.quiet) end
+    for _, job in ipairs(waiting) do worker.run(job.folder, own.quiet) end
   end
   local experts = {}
   for _, name in ipairs(names) do
@@ -253,6 +247,3 @@ function branch.branch(seed, domains, given)
   return experts
 end
 
-return setmetatable(branch, {
-  __call = function(_, ...) return branch.branch(...) end,
-})

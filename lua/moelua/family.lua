@@ -282,7 +282,7 @@ function family.load(folder)
   local file
   file, message, code = checkpoint.open(folder)
   if not file then return nil, message, code end
-  local ok, m = pcall(model.Model, config)
+  local ok, m = pcall(model.Model, config, true)
   if not ok then
     message = plain(m)
     return nil, ("%s: %s"):format(folder, message), message:find("memory") and "memory" or "format"

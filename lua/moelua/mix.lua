@@ -4,6 +4,7 @@ local core = require("moelua.core")
 local options = require("moelua.options")
 local family = require("moelua.family")
 local model = require("moelua.model")
+local parameter = require("moelua.parameter")
 local router = require("moelua.router")
 local run = require("moelua.run")
 local raise = core.raise
@@ -27,10 +28,14 @@ local function resolve(what, models)
   return list
 end
 
-local function by_name(m)
-  local map = {}
-  for _, entry in ipairs(m:parameters()) do map[entry[1]] = entry[2] end
-  return map
+-- The tensors of each model by name.
+local function maps_of(models)
+  local maps = {}
+  for i, m in ipairs(models) do
+    maps[i] = {}
+    for _, entry in ipairs(m:parameters()) do maps[i][entry[1]] = entry[2] end
+  end
+  return maps
 end
 
 local SAME_SEED = "\nhint: all models must be trained from the same seed"
@@ -77,33 +82,34 @@ local function column(maps, name)
   return list
 end
 
-local function copy_into(target, source)
-  core.no_grad(function() target:copy_(source) end)
+-- A model with this configuration whose every tensor `write(name, tensor)` fills.
+local function filled(config, tokenizer, write)
+  local out = model.Model(config, true)
+  local function one(name, tensor)
+    local _ <close> = core.scope()
+    core.no_grad(write, name, tensor)
+  end
+  for _, entry in ipairs(out:parameters()) do one(entry[1], entry[2]) end
+  out.tokenizer = tokenizer
+  return out
 end
 
-local function copy_config(config) return options.merge(config, {}) end
-
---- The uniform average of models with a common seed, in f32.
+--- The uniform average of the weights of models with a common seed, in f32.
+---@param models (moelua.Model|string)[] models, or folders of models
+---@return moelua.Model
 function mix.average(models)
   models = resolve("average", models)
   check_alike("average", models)
-  local out = model.Model(copy_config(models[1].config), true)
-  local maps = {}
-  for i, m in ipairs(models) do maps[i] = by_name(m) end
-  for _, entry in ipairs(out:parameters()) do
-    local scope = core.scope()
-    copy_into(entry[2], mean(column(maps, entry[1])))
-    scope:close()
-  end
-  out.tokenizer = models[1].tokenizer
-  return out
+  local maps = maps_of(models)
+  return filled(options.merge(models[1].config, {}), models[1].tokenizer, function(name, tensor)
+    tensor:copy_(mean(column(maps, name)))
+  end)
 end
 
 -- The configuration of the mixture: each dense layer becomes one of as many experts as models.
 -- `std` is that of the routers, the only parameters which are drawn.
 local function mixture_config(config, count, router_options, seed)
-  local out = copy_config(config)
-  out.seed, out.std, out.ffn = seed, ROUTER_STD, {}
+  local out = options.merge(config, { seed = seed, std = ROUTER_STD, ffn = {} })
   for i, ffn in ipairs(config.ffn) do
     if ffn.kind ~= "dense" then
       raise("mix: layer %d is a mixture already\n" ..
@@ -114,33 +120,33 @@ local function mixture_config(config, count, router_options, seed)
   return out
 end
 
---- Branch-Train-MiX: every feed-forward layer of every model becomes an expert, everything else is
--- the plain mean over all models, in f32. Routers are the only new parameters: N(0, 0.02^2).
--- The seed model is passed like the others: it becomes the generalist expert and counts in the
--- mean.
--- opts: router (see router.lua; default top-2 over the selected, BTX's balance loss 0.01), seed.
+--- Branch-Train-MiX (Sukhbaatar et al. 2024, section 3): every feed-forward layer of every model
+--- becomes an expert, everything else is the plain mean over all models, in f32. Routers are the
+--- only new parameters: N(0, 0.02^2). The seed model is passed like the others: it becomes the
+--- generalist expert and counts in the mean. Raises when the models do not have the same shapes.
+--- Options: router (see router.lua; default top-2 over the selected, the paper's balance loss with
+--- 0.01), seed (of the routers).
+---@param models (moelua.Model|string)[] models, or folders of models
+---@param opts { router?: table, seed?: integer }?
+---@return moelua.Model
 function mix.mix(models, opts)
   opts = options.check("mix", opts, { router = "table", seed = { "integer", 1 } })
   models = resolve("mix", models)
   check_alike("mix", models)
   local routing = router.options(opts.router or { k = math.min(2, #models),
     balance = { form = "btx", coef = 0.01 } }, #models)
-  local out = model.Model(mixture_config(models[1].config, #models, routing, opts.seed))
-  local maps = {}
-  for i, m in ipairs(models) do maps[i] = by_name(m) end
-  for _, entry in ipairs(out:parameters()) do
-    local scope = core.scope()
-    local name, tensor = entry[1], entry[2]
+  local config, maps = mixture_config(models[1].config, #models, routing, opts.seed), maps_of(models)
+  local init = { std = ROUTER_STD, seed = opts.seed }
+  return filled(config, models[1].tokenizer, function(name, tensor)
     local dense = name:gsub("%.ffn%.experts%.", ".ffn.")
     if dense ~= name then
-      for e, map in ipairs(maps) do copy_into(tensor:detach():select(1, e), map[dense]) end
-    elseif not name:match("%.ffn%.router$") then
-      copy_into(tensor, mean(column(maps, name)))
+      for e, map in ipairs(maps) do tensor:detach():select(1, e):copy_(map[dense]) end
+    elseif name:match("%.ffn%.router$") then
+      tensor:copy_(parameter(init, name .. ".weight", table.unpack(tensor:shape())))
+    else
+      tensor:copy_(mean(column(maps, name)))
     end
-    scope:close()
-  end
-  out.tokenizer = models[1].tokenizer
-  return out
+  end)
 end
 
 return mix

@@ -20,10 +20,10 @@ local function check(where, given, declared)
   return opts
 end
 
--- Where the parameters of the part `name` draw from.
-local function inside(init, name)
-  return { seed = init.seed, std = init.std, residual_std = init.residual_std,
-    name = init.name .. name .. "." }
+-- How the parameters of the part `name` begin; `more` are the options of that part.
+local function inside(init, name, more)
+  return options.merge({ seed = init.seed, std = init.std, residual_std = init.residual_std,
+    name = init.name .. name .. "." }, more)
 end
 
 local function layer_class(name)
@@ -172,11 +172,10 @@ function MoE:init(opts)
     core.raise("nn.MoE: shared = %s: this layer has routed experts only\n" ..
       "hint: leave shared out, or set it to 0", tostring(opts.shared))
   end
-  self.router = router.new(opts.router or {}, { dim = opts.dim, experts = opts.experts,
-    init = inside(opts, "router") })
-  local init = inside(opts, "experts")
-  self.experts = Experts({ experts = opts.experts, dim = opts.dim, hidden = opts.hidden,
-    seed = init.seed, std = init.std, residual_std = init.residual_std, name = init.name })
+  self.router = router.Router(opts.router or {}, { dim = opts.dim, experts = opts.experts,
+    init = inside(opts, "router", {}) })
+  self.experts = Experts(inside(opts, "experts", { experts = opts.experts, dim = opts.dim,
+    hidden = opts.hidden }))
 end
 
 function MoE:forward(x, how)

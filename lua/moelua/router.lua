@@ -32,19 +32,20 @@ function router.options(given, experts)
   return opts
 end
 
-function router.new(given, where) return Router(given, where) end
-
+--- A router of a mixture layer. given: kind, k, gate, balance, z_loss, see `declared` above.
+--- where: dim, experts, and init (see parameter.lua).
 function Router:init(given, where)
   self.opts = router.options(given, where.experts)
   self.count = where.experts
   self.weight = weight(where.init or { std = 0.02 }, "weight", where.experts, where.dim)
 end
 
+--- One parameter, by the name of the router itself: layers.0.ffn.router, as checkpoints have it.
 function Router:parameters(prefix) return { { (prefix or ""):sub(1, -2), self.weight } } end
 
 local function add(a, b) return a and a + b or b end
 
--- log-sum-exp per token [T x 1]: x - log_softmax(x) is the same in every column.
+-- Log-sum-exp per token [T x 1]: x - log_softmax(x) is the same in every column.
 local function log_sum_exp(logits) return (logits - logits:log_softmax(-1)):narrow(2, 1, 1) end
 
 local function auxiliary_loss(opts, logits, gates, experts)
@@ -67,7 +68,8 @@ local function statistics(info, logits, experts, count)
   info.dropped = 0
 end
 
---- x [T x dim] -> gates [T x k], experts i32 [T x k], info.
+--- x [T x dim] -> gates f32 [T x k], experts i32 [T x k] counted from 0, and info: loss (a tensor,
+--- or nil), and unless how.stats is false load, entropy and dropped, see nn.MoE.
 function Router:route(x, how)
   local logits = x:linear(self.weight)
   local gates, experts = logits:topk_route(self.opts.k, self.opts.gate)

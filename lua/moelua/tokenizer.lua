@@ -129,8 +129,8 @@ end
 ---@return string? message
 ---@return string? code
 function Bytes:save(folder)
-  for _, name in ipairs({ "tokenizer.json", "tokenizer_config.json" }) do
-    local ok, message, code = system.write(folder .. "/" .. name, self:files()[name])
+  for name, content in pairs(self:files()) do
+    local ok, message, code = system.write(folder .. "/" .. name, content)
     if not ok then return nil, message, code end
   end
   return true

@@ -1,7 +1,24 @@
--- worker.lua: what `moelua --worker FOLDER` runs.
+-- worker.lua: trains one branch: what `moelua --worker FOLDER` runs.
 
-local branch = require("moelua.branch")
+local core = require("moelua.core")
+local data = require("moelua.data")
+local family = require("moelua.family")
+local run = require("moelua.run")
+local train = require("moelua.train")
+local check = run.check
 
-return {
-  run = function(folder) branch.work(folder, true) end,
-}
+local worker = {}
+
+--- Does the job of a folder (see branch.lua), here in this process: its model and summary are in
+--- the folder afterwards. A worker that has a parent is quiet: the log tells its parent enough.
+function worker.run(folder, quiet)
+  local job = check(core.json.decode(check(core.system.read(folder .. "/job.json"))))
+  for _, name in ipairs(job.modules) do require(name) end
+  local corpora = {}
+  for name, path in pairs(job.data) do corpora[name] = check(data.open(path, name)) end
+  local opts = { data = corpora, out = folder, name = job.name, quiet = quiet ~= false }
+  for k, v in pairs(job.options) do opts[k] = v end
+  return train(check(family.load(job.model)), opts)
+end
+
+return worker
