@@ -1,5 +1,6 @@
 -- Corpora and token files: what is read, in which order, and what is refused.
 local helper = require("spec.helper")
+local split_of = helper.split_of
 local core = require("moelua.core")
 local data = require("moelua.data")
 local lfs = require("lfs")
@@ -24,15 +25,6 @@ local function prose(bytes, seed)
     lines[#lines + 1], size = line, size + #line
   end
   return table.concat(lines):sub(1, bytes)
-end
-
--- The split that the hash of a text asks for, by the rule itself.
-local function split_of(text)
-  local rest = 0
-  for digit in core.system.hash(text):gmatch("%x") do
-    rest = (rest * 16 + tonumber(digit, 16)) % 20
-  end
-  return rest == 0 and "test" or rest == 1 and "validation" or "train"
 end
 
 -- Throws unless f raises exactly this message, with the line of this file in front.

@@ -1,16 +1,8 @@
 -- What a text is cut into, what of it is left out, and into which split it falls.
 local core = require("moelua.core")
+local split_of = require("spec.helper").split_of
 
 local KB = 1024
-
--- The split that the hash of a text asks for, by the rule itself.
-local function split_of(text)
-  local rest = 0
-  for digit in core.system.hash(text):gmatch("%x") do
-    rest = (rest * 16 + tonumber(digit, 16)) % 20
-  end
-  return rest == 0 and "test" or rest == 1 and "validation" or "train"
-end
 
 local function documents(text)
   local parts = {}

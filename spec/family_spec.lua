@@ -28,6 +28,22 @@ end
 local odd = { dim = 16, layers = 2, heads = 4, kv_heads = 2, head_dim = 6, vocab = 300,
   context = 48, rope_theta = 5000, norm_eps = 3e-5, std = 0.07, seed = 9, tied = false }
 
+-- Types and shapes of what both families have alike.
+local function without_ffn()
+  local want = { ["model.embed_tokens.weight"] = "F32 300x16", ["model.norm.weight"] = "F32 16",
+    ["lm_head.weight"] = "F32 300x16" }
+  for l = 0, 1 do
+    local layer = ("model.layers.%d."):format(l)
+    want[layer .. "input_layernorm.weight"] = "F32 16"
+    want[layer .. "post_attention_layernorm.weight"] = "F32 16"
+    want[layer .. "self_attn.q_proj.weight"] = "F32 24x16"
+    want[layer .. "self_attn.k_proj.weight"] = "F32 12x16"
+    want[layer .. "self_attn.v_proj.weight"] = "F32 12x16"
+    want[layer .. "self_attn.o_proj.weight"] = "F32 16x24"
+  end
+  return want
+end
+
 describe("a dense model", function()
   local m = models.tiny(odd)
   local folder = saved(m)
@@ -47,16 +63,9 @@ describe("a dense model", function()
   end)
 
   it("has the names and shapes of Llama", function()
-    local want = { ["model.embed_tokens.weight"] = "F32 300x16", ["model.norm.weight"] = "F32 16",
-      ["lm_head.weight"] = "F32 300x16" }
+    local want = without_ffn()
     for l = 0, 1 do
       local layer = ("model.layers.%d."):format(l)
-      want[layer .. "input_layernorm.weight"] = "F32 16"
-      want[layer .. "post_attention_layernorm.weight"] = "F32 16"
-      want[layer .. "self_attn.q_proj.weight"] = "F32 24x16"
-      want[layer .. "self_attn.k_proj.weight"] = "F32 12x16"
-      want[layer .. "self_attn.v_proj.weight"] = "F32 12x16"
-      want[layer .. "self_attn.o_proj.weight"] = "F32 16x24"
       want[layer .. "mlp.gate_proj.weight"] = "F32 24x16"
       want[layer .. "mlp.up_proj.weight"] = "F32 24x16"
       want[layer .. "mlp.down_proj.weight"] = "F32 16x24"
@@ -115,16 +124,9 @@ describe("a mixture", function()
   end)
 
   it("has the names and shapes of Mixtral", function()
-    local want = { ["model.embed_tokens.weight"] = "F32 300x16", ["model.norm.weight"] = "F32 16",
-      ["lm_head.weight"] = "F32 300x16" }
+    local want = without_ffn()
     for l = 0, 1 do
       local layer = ("model.layers.%d."):format(l)
-      want[layer .. "input_layernorm.weight"] = "F32 16"
-      want[layer .. "post_attention_layernorm.weight"] = "F32 16"
-      want[layer .. "self_attn.q_proj.weight"] = "F32 24x16"
-      want[layer .. "self_attn.k_proj.weight"] = "F32 12x16"
-      want[layer .. "self_attn.v_proj.weight"] = "F32 12x16"
-      want[layer .. "self_attn.o_proj.weight"] = "F32 16x24"
       want[layer .. "block_sparse_moe.gate.weight"] = "F32 3x16"
       for e = 0, 2 do
         local expert = ("%sblock_sparse_moe.experts.%d."):format(layer, e)

@@ -133,4 +133,14 @@ function models.distance(a, b)
   return math.sqrt(most:reshape(-1):max():item())
 end
 
+--- A run folder that does not exist yet.
+function models.run_folder() return helper.tmpdir() .. "/run" end
+
+--- Options of a short training; `more` replaces some.
+function models.training(corpus, more)
+  local options = { data = corpus, steps = 12, batch = 4, lr = 1e-2, quiet = true }
+  for k, v in pairs(more or {}) do options[k] = v end
+  return options
+end
+
 return models

@@ -10,13 +10,8 @@ local misuse, system = models.misuse, core.system
 
 local prose, code = models.corpus("prose"), models.corpus("code")
 
-local function new_folder() return helper.tmpdir() .. "/run" end
-
-local function options(more)
-  local opts = { data = prose, steps = 12, batch = 4, lr = 1e-2, quiet = true }
-  for k, v in pairs(more or {}) do opts[k] = v end
-  return opts
-end
+local new_folder = models.run_folder
+local function options(more) return models.training(prose, more) end
 
 -- A corpus that fails at batch number `at`.
 local function failing(corpus, at)

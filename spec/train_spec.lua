@@ -9,13 +9,8 @@ local misuse, system, json = models.misuse, core.system, core.json
 
 local prose, code = models.corpus("prose"), models.corpus("code")
 
-local function new_folder() return helper.tmpdir() .. "/run" end
-
-local function options(more)
-  local opts = { data = prose, steps = 12, batch = 4, lr = 1e-2, quiet = true }
-  for k, v in pairs(more or {}) do opts[k] = v end
-  return opts
-end
+local new_folder = models.run_folder
+local function options(more) return models.training(prose, more) end
 
 local function files(folder)
   local list = {}

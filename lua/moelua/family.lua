@@ -24,7 +24,7 @@ local layer_names = {
 }
 
 --- The name in a checkpoint of one of our parameters. For a stack of experts, the name of expert
--- `e` (from 0).
+--- `e` (from 0).
 function family.file_name(name, e)
   if top_names[name] then return top_names[name] end
   local layer, rest = name:match("^layers%.(%d+)%.(.*)$")
@@ -189,7 +189,7 @@ end
 -- ---- saving -----------------------------------------------------------------------------------
 
 --- Writes config.json, the weights and the tokenizer's files into `folder`. opts: dtype ("f32",
--- "bf16", "f16"), max_shard_size (bytes). Returns true, or nil, message, code.
+--- "bf16", "f16"), max_shard_size (bytes). Returns true, or nil, message, code.
 function family.save(m, folder, opts)
   opts = opts or {}
   local tensors = {}
@@ -274,7 +274,7 @@ local function read_config(folder)
 end
 
 --- A model from a Hugging Face directory; nil, message, code when there is none or it does not fit.
--- Weights are converted to f32. model.tokenizer is set when the directory has one that we read.
+--- Weights are converted to f32. model.tokenizer is set when the directory has one that we read.
 function family.load(folder)
   if type(folder) ~= "string" then raise("load: a path is needed, not %s", type(folder)) end
   local config, message, code = read_config(folder)

@@ -135,7 +135,8 @@ function mix.mix(models, opts)
   check_alike("mix", models)
   local routing = router.options(opts.router or { k = math.min(2, #models),
     balance = { form = "btx", coef = 0.01 } }, #models)
-  local config, maps = mixture_config(models[1].config, #models, routing, opts.seed), maps_of(models)
+  local config = mixture_config(models[1].config, #models, routing, opts.seed)
+  local maps = maps_of(models)
   local init = { std = ROUTER_STD, seed = opts.seed }
   return filled(config, models[1].tokenizer, function(name, tensor)
     local dense = name:gsub("%.ffn%.experts%.", ".ffn.")

@@ -151,8 +151,8 @@ function Model:forward(ids, how, cache)
 end
 
 --- Mean cross-entropy in nats plus the auxiliary losses of the mixture layers (summed over layers,
--- as in Branch-Train-MiX): ids and targets i32 [B x T], target -1 does not count.
--- Returns the loss, and { nll = tensor, aux = tensor or nil, layers = infos }.
+--- as in Branch-Train-MiX): ids and targets i32 [B x T], target -1 does not count.
+--- Returns the loss, and { nll = tensor, aux = tensor or nil, layers = infos }.
 function Model:loss(ids, targets, how)
   local hidden, infos = self:forward(ids, how)
   local nll = hidden:reshape(-1, self.config.dim)

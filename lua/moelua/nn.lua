@@ -85,7 +85,7 @@ end
 function RmsNorm:forward(x) return x:rms_norm(self.weight, self.eps) end
 
 --- Causal grouped-query attention with rotary positions: x [B x T x dim] -> [B x T x dim].
--- `cache` (a table with k, v [B x context x KV x D] and `used`) makes T the newest positions.
+--- `cache` (a table with k, v [B x context x KV x D] and `used`) makes T the newest positions.
 local Attention = layer_class("Attention")
 nn.Attention = Attention
 Attention.own = { "q", "k", "v", "o" }
@@ -158,9 +158,9 @@ function Experts:forward(x, gates, experts)
 end
 
 --- A mixture layer: y, info = layer(x) with x [.. x dim].
--- info: loss (a tensor to add to the training loss, or nil), load (share of routed slots per
--- expert), entropy (mean entropy of softmax(logits), nats), dropped (share of slots; dropless: 0).
--- `stats = false` leaves the figures out.
+--- info: loss (a tensor to add to the training loss, or nil), load (share of routed slots per
+--- expert), entropy (mean entropy of softmax(logits), nats), dropped (share of slots; dropless: 0).
+--- `stats = false` leaves the figures out.
 local MoE = layer_class("MoE")
 nn.MoE = MoE
 MoE.parts = { "router", "experts" }

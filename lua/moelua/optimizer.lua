@@ -32,7 +32,7 @@ end
 function Optimizer:norm() return core.grad_norm(self.tensors) end
 
 --- One update from the gradients that backward() left, which are then forgotten. Parameters
--- without a gradient stay as they are. Returns the norm before clipping.
+--- without a gradient stay as they are. Returns the norm before clipping.
 function Optimizer:step(lr, norm)
   local opts = self.opts
   norm = norm or self:norm()

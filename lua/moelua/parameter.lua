@@ -3,8 +3,8 @@
 local core = require("moelua.core")
 
 --- A leaf of the given shape. init: std (0 = zeros, without drawing), seed, name. With a seed the
--- numbers come from the stream named after the parameter, so that they do not depend on the order
--- of creation; without, from moe.manual_seed.
+--- numbers come from the stream named after the parameter, so that they do not depend on the order
+--- of creation; without, from moe.manual_seed.
 return function(init, name, ...)
   if init.std == 0 then return core.zeros(...):requires_grad() end
   local shape = { ... }

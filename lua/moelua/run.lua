@@ -97,7 +97,7 @@ local function clear(folder)
 end
 
 --- The lock of a folder, made if need be; opts.fresh empties the folder, unless it holds something
--- that is no run. Raises when another process works in it.
+--- that is no run. Raises when another process works in it.
 function run.lock(folder, opts)
   local fresh = opts and opts.fresh and system.exists(folder)
   if fresh and not is_empty(folder) and not system.exists(folder .. "/lock") then
@@ -118,7 +118,7 @@ function run.lock(folder, opts)
 end
 
 --- Opens the folder of a run, made if need be. `config` is plain data: everything that the result
--- depends on. opts.fresh empties the folder first. Raises when another process works in it.
+--- depends on. opts.fresh empties the folder first. Raises when another process works in it.
 function run.open(folder, config, opts)
   local lock = run.lock(folder, opts)
   local ok, message = pcall(agree, folder, config)

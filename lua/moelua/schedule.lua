@@ -23,7 +23,7 @@ local shape = {
 schedule.kinds = { "constant", "cosine", "linear", "wsd" }
 
 --- The rate at `step` of `steps`. opts: kind, lr (peak), warmup (steps), floor (share of the peak
--- at the end), decay (wsd: share of the steps).
+--- at the end), decay (wsd: share of the steps).
 function schedule.rate(opts, step, steps)
   local f = shape[opts.kind]
   if not f then

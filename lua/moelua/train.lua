@@ -218,8 +218,8 @@ local function train_in_folder(job)
 end
 
 --- Trains the model in place; returns { steps, tokens, flops, seconds, curve }. The options are
--- those of train_options.lua. With `out` the run can be continued, and its model is saved in
--- out/model.
+--- those of train_options.lua. With `out` the run can be continued, and its model is saved in
+--- out/model.
 return function(model, given)
   local job = new_job(model, given)
   model.path = nil                      -- what was saved is not this model any more

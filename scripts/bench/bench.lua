@@ -80,20 +80,12 @@ local MIXTURE = { kind = "moe", experts = 8, router = { kind = "topk", k = 2 } }
 local function training_step(config, batch, context)
   config.vocab, config.context = 256, context
   local model = moe.model.new(config)
-  local params, m, v = moe.nn.tensors(model), {}, {}
-  for i, p in ipairs(params) do m[i], v[i] = core.zeros(p:shape()), core.zeros(p:shape()) end
+  local optimizer = moe.optimizer(model, { lr = 1e-4 })
   local ids = (moe.rand(batch, context) * 256):to("i32")
-  local step = 0
   local function run()
-    local scope = moe.scope()
-    step = step + 1
+    local _ <close> = moe.scope()
     model:loss(ids, ids, { stats = false }):backward()
-    local norm = core.grad_norm(params)
-    for i, p in ipairs(params) do
-      core.adamw_step(p, m[i], v[i], { step = step, lr = 1e-4, clip = math.min(1, 1 / norm) })
-      p:zero_grad()
-    end
-    scope:close()
+    optimizer:step()
   end
   return { run = run, flops = batch * context * moe.flops.per_token(model.config, context) }
 end

@@ -534,21 +534,23 @@ moe.zero_grad = Tensor.zero_grad
 ---@return moelua.Tensor
 function moe.zeros(...) end
 
---- The uniform average of models with a common seed, in f32.
+--- The uniform average of the weights of models with a common seed, in f32.
+---@param models (moelua.Model|string)[] models, or folders of models
+---@return moelua.Model
 function moe.average(models) end
 
----@class moelua.branch
----@overload fun(...: any): any
-local branch = {}
-moe.branch = branch
-
---- experts = moe.branch(seed, { name = corpus, ... }, { steps = 400, out = "runs/x/branches" })
---- Returns the trained models by name; summary, curve and so on of each in expert.summary. Without
---- a command line around (an embedding host) the branches run in this process, one after another.
-function branch.branch(seed, domains, given) end
-
---- What a worker does: the job of `folder`, here in this process.
-function branch.work(folder, quiet) end
+--- Trains one copy of the seed per domain, each in a process and a run folder of its own:
+---   experts = moe.branch(seed, { name = corpus, ... }, { steps = 400, out = "runs/x/branches" })
+--- Options: out (the folder of the run folders), workers (processes at a time; default: one per
+--- domain, at most two per processor), modules (Lua modules that each worker requires first),
+--- quiet, fresh, and those of moe.train. Without a command line around (an embedding host) the
+--- branches run in this process, one after another. Raises when a branch has failed three times;
+--- the others are finished first. The same call again goes on where the last one stopped.
+---@param seed moelua.Model|string a model, or the folder of one
+---@param domains table<string, moelua.Corpus>
+---@param given table
+---@return table<string, moelua.Model> experts each with what moe.train returned in .summary
+function moe.branch(seed, domains, given) end
 
 ---@class moelua.checkpoint
 local checkpoint = {}
@@ -661,7 +663,7 @@ moe.double = nil
 --- { metric = { name = bits per token }, mean, tokens = { name = n }, routing = { name = rows } }
 --- where rows[layer][expert] is the share of routed slots (false for dense layers). A corpus alone
 --- goes by its own name.
-function moe.evaluate(model, corpora, given) end
+function moe.evaluate(model, texts, given) end
 
 ---@class moelua.flops
 local flops = {}
@@ -681,11 +683,15 @@ moe.kernels = nil
 --- Weights are converted to f32. model.tokenizer is set when the directory has one that we read.
 function moe.load(folder) end
 
---- Branch-Train-MiX: every feed-forward layer of every model becomes an expert, everything else is
---- the plain mean over all models, in f32. Routers are the only new parameters: N(0, 0.02^2).
---- The seed model is passed like the others: it becomes the generalist expert and counts in the
---- mean.
---- opts: router (see router.lua; default top-2 over the selected, BTX's balance loss 0.01), seed.
+--- Branch-Train-MiX (Sukhbaatar et al. 2024, section 3): every feed-forward layer of every model
+--- becomes an expert, everything else is the plain mean over all models, in f32. Routers are the
+--- only new parameters: N(0, 0.02^2). The seed model is passed like the others: it becomes the
+--- generalist expert and counts in the mean. Raises when the models do not have the same shapes.
+--- Options: router (see router.lua; default top-2 over the selected, the paper's balance loss with
+--- 0.01), seed (of the routers).
+---@param models (moelua.Model|string)[] models, or folders of models
+---@param opts { router?: table, seed?: integer }?
+---@return moelua.Model
 function moe.mix(models, opts) end
 
 ---@class moelua.model
@@ -706,10 +712,18 @@ function Model:count() end
 --- mixture layers by layer number.
 function Model:forward(ids, how, cache) end
 
---- Text after the prompt.
+--- Text after the prompt, up to the text `stop` if that is given. Options as for generate_ids.
+---@param prompt string
+---@param given table?
+---@return string
 function Model.generate(model, prompt, given) end
 
---- Ids after the given ones. Generation ends at the context length.
+--- Token ids after the given ones; those that `stop` is made of come last. Options: max_tokens,
+--- temperature (0: always the most likely token), top_k, top_p (Holtzman et al. 2020), seed, stop.
+--- Generation ends at the context length. A prompt that leaves no room loses its beginning.
+---@param ids integer[]
+---@param given table?
+---@return integer[]
 function Model.generate_ids(model, ids, given) end
 
 --- Token ids (a list, or i32 [B x T]) -> logits f32 [T x vocab] ([B x T x vocab] for a batch).
@@ -845,6 +859,7 @@ function nn.tensors(layer) end
 local optimizer = {}
 moe.optimizer = optimizer
 
+--- layer: a layer or model. given: lr, beta1, beta2, eps, weight_decay, clip.
 function optimizer:init(layer, given) end
 
 --- The global norm of the gradients.
@@ -906,13 +921,13 @@ do
 local Router = {}
 router.Router = Router
 
+--- One parameter, by the name of the router itself: layers.0.ffn.router, as checkpoints have it.
 function Router:parameters(prefix) end
 
---- x [T x dim] -> gates [T x k], experts i32 [T x k], info.
+--- x [T x dim] -> gates f32 [T x k], experts i32 [T x k] counted from 0, and info: loss (a tensor,
+--- or nil), and unless how.stats is false load, entropy and dropped, see nn.MoE.
 function Router:route(x, how) end
 end
-
-function router.new(given, where) end
 
 --- The options of a router of `experts` experts (nil: not known yet), complete and checked.
 function router.options(given, experts) end
