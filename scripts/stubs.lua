@@ -105,15 +105,6 @@ end
 
 -- ---- doc comments: functions in Lua -----------------------------------------------------------
 
-local function sorted_keys(t)
-  local keys = {}
-  for key in pairs(t) do
-    if type(key) == "string" and not key:find("^__") then keys[#keys + 1] = key end
-  end
-  table.sort(keys)
-  return keys
-end
-
 -- Annotations go on without a dash; prose has one blank.
 local function put_comment(comment)
   for _, line in ipairs(comment) do
@@ -140,7 +131,7 @@ local function put_class(owner, name, class)
   put("---@overload fun(%s): %s", table.concat(params, ", "), class.__name)
   put("local %s = {}", name)
   put("%s.%s = %s", owner, name, name)
-  for _, key in ipairs(sorted_keys(class)) do
+  for _, key in ipairs(manual.keys(class)) do
     if type(class[key]) == "function" and key ~= "init" then put_function(name, key, class[key]) end
   end
 end
@@ -151,7 +142,7 @@ local function put_module(name, module)
   if type(meta) == "table" and meta.__call then put("---@overload fun(...: any): any") end
   put("local %s = {}", name)
   put("moe.%s = %s", name, name)
-  for _, key in ipairs(sorted_keys(module)) do
+  for _, key in ipairs(manual.keys(module)) do
     if type(module[key]) == "function" then
       put_function(name, key, module[key])
     elseif manual.is_class(module[key]) then
@@ -187,7 +178,7 @@ end
 
 local function put_lua_surface()
   local modules = {}
-  for _, name in ipairs(sorted_keys(moe)) do
+  for _, name in ipairs(manual.keys(moe)) do
     local value = moe[name]
     if name ~= "ops" and type(value) == "table" then
       modules[#modules + 1] = name

@@ -7,9 +7,8 @@
 -- A folder holds model.safetensors, or shards that model.safetensors.index.json lists. Files are
 -- mapped: opening reads headers alone, and a tensor keeps its file for itself.
 
-local lfs = require("lfs")
-
 local core = require("moelua.core")
+local folder = require("moelua.folder")
 local options = require("moelua.options")
 local shards = require("moelua.shards")
 local writer = require("moelua.checkpoint_writer")
@@ -50,7 +49,7 @@ end
 ---@return string? code
 function checkpoint.open(path)
   check_path("checkpoint.open", path)
-  if lfs.attributes(path, "mode") == "directory" then return open_folder(path) end
+  if folder.is_one(path) then return open_folder(path) end
   return files.open(path)
 end
 

@@ -2,9 +2,8 @@
 -- memory can be merged, converted or split. A folder gets model.safetensors, or shards and their
 -- index; shards replace the old ones only when all of them are finished.
 
-local lfs = require("lfs")
-
 local core = require("moelua.core")
+local folder = require("moelua.folder")
 
 local files, json, raise, system = core.checkpoint, core.json, core.raise, core.system
 
@@ -67,7 +66,7 @@ end
 -- Removes what the new checkpoint has replaced: files of the old one that would be taken for a
 -- part of it, or loaded instead.
 local function remove_stale(path, new)
-  for name in lfs.dir(path) do
+  for _, name in ipairs(folder.names(path)) do
     local ours = name == writer.SINGLE or name == writer.INDEX or name:find(SHARD)
     if ours and not new[name] then
       local done, message, code = system.remove_tree(path .. "/" .. name)

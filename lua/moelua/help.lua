@@ -14,15 +14,6 @@ moelua: a workbench for mixture-of-experts language models.
   help("softmax")  help(moe.train)       about a function
   help("ops")  help("nn")                all operations, all there is in moe.nn]]
 
-local function sorted_keys(t)
-  local names = {}
-  for name in pairs(t) do
-    if type(name) == "string" and not name:find("^__") then names[#names + 1] = name end
-  end
-  table.sort(names)
-  return names
-end
-
 local function describe(name)
   local record = manual.record(name)
   return ("%s(%s)\n%s"):format(name, record.sig, record.doc)
@@ -50,7 +41,7 @@ local function first_sentence(text) return (text .. " "):match("^(.-)[.:]%s") or
 
 local function list_ops()
   local lines = {}
-  for i, name in ipairs(sorted_keys(core.ops)) do
+  for i, name in ipairs(manual.keys(core.ops)) do
     lines[i] = ("%-20s %s"):format(name, first_sentence(core.ops[name].doc))
   end
   return table.concat(lines, "\n")
@@ -64,7 +55,7 @@ local function describe_table(name, t)
     local about = readable(manual.class_comment(t))
     if about ~= "" then lines[2] = about end
   end
-  for _, key in ipairs(sorted_keys(t)) do
+  for _, key in ipairs(manual.keys(t)) do
     local known = type(t[key]) == "function" and key ~= "init" and manual.lua_function(t[key])
     local comment = known and known.comment
       or manual.is_class(t[key]) and manual.class_comment(t[key])
@@ -86,7 +77,7 @@ local function find(path)
   local value = require("moelua")
   for key in path:gsub("^moe%.", ""):gmatch("[^.:]+") do
     if type(value) ~= "table" then return nil end
-    value = rawget(value, key)
+    value = value[key]
   end
   return value
 end
@@ -94,10 +85,10 @@ end
 -- The path under which moe holds the value, looking one level deep.
 local function path_of(value)
   local moe = require("moelua")
-  for _, name in ipairs(sorted_keys(moe)) do
+  for _, name in ipairs(manual.keys(moe)) do
     if moe[name] == value then return name end
   end
-  for _, name in ipairs(sorted_keys(moe)) do
+  for _, name in ipairs(manual.keys(moe)) do
     for key, inner in pairs(type(moe[name]) == "table" and moe[name] or {}) do
       if inner == value then return ("%s.%s"):format(name, tostring(key)) end
     end
@@ -110,7 +101,7 @@ local function by_name(name)
   local value = find(name)
   if value ~= nil then return describe_value(name, value) end
   local names = manual.names()
-  table.move(sorted_keys(require("moelua")), 1, 1000, #names + 1, names)
+  table.move(manual.keys(require("moelua")), 1, 1000, #names + 1, names)
   local near = options.nearest(name, names)
   return ("no help for '%s'\nhint: %s"):format(name,
     near and ("did you mean '%s'?"):format(near) or "help(\"ops\") lists all operations")

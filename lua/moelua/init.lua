@@ -10,30 +10,29 @@ for name, value in pairs(core) do
   if not inner[name] then moe[name] = value end
 end
 
-moe.nn = require("moelua.nn")
-moe.router = require("moelua.router")
-moe.model = require("moelua.model")
-moe.data = require("moelua.data")
-moe.tokenizer = require("moelua.tokenizer")
-moe.checkpoint = require("moelua.checkpoint")
-moe.options = require("moelua.options")
-moe.schedule = require("moelua.schedule")
-moe.optimizer = require("moelua.optimizer")
-moe.train = require("moelua.train")
-moe.evaluate = require("moelua.evaluate")
-moe.flops = require("moelua.flops")
-moe.help = require("moelua.help")
-moe.domains = require("moelua.domains")
-moe.study = require("moelua.study")
+-- Modules, which are loaded when their name is first used: most scripts need few of them.
+local modules = { "nn", "router", "model", "data", "tokenizer", "checkpoint", "options", "schedule",
+  "optimizer", "train", "evaluate", "flops", "help", "domains", "study", "branch" }
+-- Functions that are not named as their module is: name -> module, field.
+local fields = { load = { "family", "load" }, mix = { "mix", "mix" },
+  average = { "mix", "average" } }
+for _, name in ipairs(modules) do fields[name] = { name } end
 
-local family, generate, mix = require("moelua.family"), require("moelua.generate"),
-  require("moelua.mix")
-moe.load, moe.mix, moe.average = family.load, mix.mix, mix.average
-moe.branch = require("moelua.branch")
+local lazy = {}
 
---- model:save(folder, opts), model:generate(prompt, opts), model:generate_ids(ids, opts)
-moe.model.Model.save = family.save
-moe.model.Model.generate = generate.text
-moe.model.Model.generate_ids = generate.ids
+function lazy.__index(_, name)
+  local where = fields[name]
+  if not where then return nil end
+  local value = require("moelua." .. where[1])
+  if where[2] then value = value[where[2]] end
+  moe[name] = value
+  return value
+end
 
-return moe
+-- Whoever looks through all names finds all.
+function lazy.__pairs()
+  for name in next, fields do local _ = moe[name] end
+  return next, moe, nil
+end
+
+return setmetatable(moe, lazy)

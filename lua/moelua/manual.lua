@@ -18,6 +18,16 @@ function manual.names()
   return names
 end
 
+--- What a module or class holds, sorted, without metamethods.
+function manual.keys(t)
+  local names = {}
+  for name in pairs(t) do
+    if type(name) == "string" and not name:find("^__") then names[#names + 1] = name end
+  end
+  table.sort(names)
+  return names
+end
+
 -- ---- signatures ---------------------------------------------------------------------------------
 
 -- "dim:dim=-1" -> { name = "dim", type = "dim", default = "-1", optional = true }

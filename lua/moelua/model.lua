@@ -5,6 +5,7 @@
 -- The configuration is plain data: it is what config.json is made from (family.lua).
 
 local core = require("moelua.core")
+local generate = require("moelua.generate")
 local nn = require("moelua.nn")
 local options = require("moelua.options")
 local router = require("moelua.router")
@@ -179,6 +180,17 @@ function Model:logits(ids, cache)
   local logits = hidden:linear(self.head or self.embedding)
   return list and logits:select(1, 1) or logits
 end
+
+Model.generate, Model.generate_ids = generate.text, generate.ids
+
+--- Writes the model as a Hugging Face directory: config.json, weights, the tokenizer's files. opts:
+--- dtype ("f32", "bf16", "f16"), max_shard_size (bytes of data in a file).
+---@param folder string
+---@param opts table?
+---@return true? ok
+---@return string? message
+---@return string? code
+function Model:save(folder, opts) return require("moelua.family").save(self, folder, opts) end
 
 --- Number of parameters, and of those that one token uses.
 function Model:count()

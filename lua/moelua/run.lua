@@ -3,7 +3,7 @@
 -- same folder is an error.
 
 local core = require("moelua.core")
-local lfs = require("lfs")
+local folders = require("moelua.folder")
 local system, json, raise = core.system, core.json, core.raise
 
 local run = {}
@@ -80,19 +80,10 @@ local function agree(folder, config)
   end
 end
 
-local function is_empty(folder)
-  for name in lfs.dir(folder) do
-    if name ~= "." and name ~= ".." then return false end
-  end
-  return true
-end
-
 -- Empties a folder but for its lock, which is ours by now.
 local function clear(folder)
-  for name in lfs.dir(folder) do
-    if name ~= "." and name ~= ".." and name ~= "lock" then
-      check(system.remove_tree(folder .. "/" .. name))
-    end
+  for _, name in ipairs(folders.names(folder)) do
+    if name ~= "lock" then check(system.remove_tree(folder .. "/" .. name)) end
   end
 end
 
@@ -100,7 +91,7 @@ end
 --- that is no run. Raises when another process works in it.
 function run.lock(folder, opts)
   local fresh = opts and opts.fresh and system.exists(folder)
-  if fresh and not is_empty(folder) and not system.exists(folder .. "/lock") then
+  if fresh and #folders.names(folder) > 0 and not system.exists(folder .. "/lock") then
     raise("%s is not the folder of a run: it will not be emptied\n" ..
       "hint: --out names another folder", folder)
   end
@@ -168,10 +159,9 @@ end
 local function state_files(folder)
   local list = {}
   if not system.exists(folder .. "/state") then return list end
-  for name in lfs.dir(folder .. "/state") do
+  for _, name in ipairs(folders.names(folder .. "/state")) do
     if name:match("^step%-%d+%.safetensors$") then list[#list + 1] = name end
   end
-  table.sort(list)
   return list
 end
 

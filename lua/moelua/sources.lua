@@ -30,7 +30,7 @@ end
 -- Adds the files below a folder. Hidden entries are left out, and links to folders, which could
 -- lead in circles. Returns how many files there were, or nil and a message.
 local function walk(folder, match, files)
-  local lfs = require("lfs")
+  local lfs = require("lfs")           -- where it is needed, see folder.lua
   local opened, iterate, state, control, closing = pcall(lfs.dir, folder)
   if not opened then return nil, ("corpus: %s"):format(iterate) end
   local seen = 0

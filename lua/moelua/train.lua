@@ -7,6 +7,7 @@ local core = require("moelua.core")
 local Batches = require("moelua.batches")
 local diverged = require("moelua.diverged")
 local evaluate = require("moelua.evaluate")
+local family = require("moelua.family")
 local flops = require("moelua.flops")
 local nn = require("moelua.nn")
 local Optimizer = require("moelua.optimizer")
@@ -184,7 +185,7 @@ local function adopt(job)
     raise("moe.train: %s is finished, and its model was not kept\n" ..
       "hint: --fresh trains it again", job.opts.out)
   end
-  local trained = run.check(require("moelua.family").load(job.opts.out .. "/model"))
+  local trained = run.check(family.load(job.opts.out .. "/model"))
   local list = trained:parameters()
   core.no_grad(function()
     for i, entry in ipairs(job.model:parameters()) do entry[2]:copy_(list[i][2]) end

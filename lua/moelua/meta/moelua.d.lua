@@ -737,9 +737,14 @@ function Model:loss(ids, targets, how) end
 --- {name, tensor} of every parameter, in the order of checkpoints.
 function Model:parameters() end
 
---- Writes config.json, the weights and the tokenizer's files into `folder`. opts: dtype ("f32",
---- "bf16", "f16"), max_shard_size (bytes). Returns true, or nil, message, code.
-function Model.save(m, folder, opts) end
+--- Writes the model as a Hugging Face directory: config.json, weights, the tokenizer's files. opts:
+--- dtype ("f32", "bf16", "f16"), max_shard_size (bytes of data in a file).
+---@param folder string
+---@param opts table?
+---@return true? ok
+---@return string? message
+---@return string? code
+function Model:save(folder, opts) end
 end
 
 function model.check_config(given) end
