@@ -78,10 +78,17 @@ local function measure(model, corpus, opts)
   return sum.nats / sum.tokens, sum.tokens, divide(sum.routing, sum.tokens)
 end
 
---- moe.evaluate(model, { name = corpus, ... }, { split = "test" }) ->
---- { metric = { name = bits per token }, mean, tokens = { name = n }, routing = { name = rows } }
---- where rows[layer][expert] is the share of routed slots (false for dense layers). A corpus alone
---- goes by its own name.
+--- Bits per token of each corpus, the mean over all tokens of its windows, which do not overlap:
+---   moe.evaluate(model, { name = corpus, ... }, { split = "test" }) ->
+---   { metric = { name = bits per token }, mean, tokens = { name = n }, routing = { name = rows } }
+--- `mean` is that of the corpora, each with the same weight, and rows[layer][expert] the share of
+--- routed slots (false for dense layers). A corpus alone goes by its own name. Options: split
+--- ("validation" unless given), batch, windows (at most so many of each corpus, evenly spaced; all
+--- when left out), context (the model's when left out).
+---@param model moelua.Model
+---@param texts moelua.Corpus|table<string, moelua.Corpus>
+---@param given table?
+---@return { metric: table, mean: number, tokens: table, routing: table, split: string }
 return function(model, texts, given)
   local opts = options.check("moe.evaluate", given, declared)
   if opts.batch < 1 then core.raise("evaluate: batch must be at least 1, not %d", opts.batch) end

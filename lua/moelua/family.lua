@@ -188,8 +188,7 @@ end
 
 -- ---- saving -----------------------------------------------------------------------------------
 
---- Writes config.json, the weights and the tokenizer's files into `folder`. opts: dtype ("f32",
---- "bf16", "f16"), max_shard_size (bytes). Returns true, or nil, message, code.
+--- What model:save(folder, opts) does, see model.lua.
 function family.save(m, folder, opts)
   opts = opts or {}
   local tensors = {}
@@ -275,6 +274,10 @@ end
 
 --- A model from a Hugging Face directory; nil, message, code when there is none or it does not fit.
 --- Weights are converted to f32. model.tokenizer is set when the directory has one that we read.
+---@param folder string
+---@return moelua.Model? model
+---@return string? message
+---@return string? code
 function family.load(folder)
   if type(folder) ~= "string" then raise("load: a path is needed, not %s", type(folder)) end
   local config, message, code = read_config(folder)

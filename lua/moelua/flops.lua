@@ -12,7 +12,11 @@ local function ffn_weights(ffn, dim)
   return ffn.router.k * expert + ffn.experts * dim
 end
 
---- Training FLOPs of one token at the given context length (default: the model's).
+--- Training FLOPs of one token at the given context length (default: the model's). Norms and
+--- lookups are not counted.
+---@param config table of a model
+---@param context integer?
+---@return number
 function flops.per_token(config, context)
   context = context or config.context
   local wide, narrow = config.heads * config.head_dim, config.kv_heads * config.head_dim

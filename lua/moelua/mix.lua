@@ -120,7 +120,7 @@ local function mixture_config(config, count, router_options, seed)
   return out
 end
 
---- Branch-Train-MiX (Sukhbaatar et al. 2024, section 3): every feed-forward layer of every model
+--- Branch-Train-MiX (Sukhbaatar et al. 2024): every feed-forward layer of every model
 --- becomes an expert, everything else is the plain mean over all models, in f32. Routers are the
 --- only new parameters: N(0, 0.02^2). The seed model is passed like the others: it becomes the
 --- generalist expert and counts in the mean. Raises when the models do not have the same shapes.

@@ -66,6 +66,10 @@ local function ffn_per_layer(config)
   return list
 end
 
+--- The options of a model, checked and with everything filled in: plain data, which a model keeps
+--- as its config.
+---@param given table see model.new
+---@return table config
 local function check_config(given)
   local config = options.check("moe.model.new", given, declared)
   at_least_1(config, { "dim", "layers", "heads", "vocab", "context", "kv_heads", "head_dim" })
@@ -113,6 +117,7 @@ function Block:forward(x, how, cache)
   return h + y, info
 end
 
+--- A decoder made from a configuration, see model.new and moe.load.
 local Model = nn.layer_class("Model")
 model.Model = Model
 
@@ -205,10 +210,14 @@ function Model:count()
   return total, active
 end
 
---- A new model: options as in the README; see `declared` above for all of them.
+--- A new model with random weights. Options: dim, layers, heads, vocab, context; hidden (width of
+--- dense layers) or ffn, one table or a list of one per layer: { kind = "dense" or "moe", hidden,
+--- experts, router }, see router.lua; kv_heads, head_dim, rope_theta, norm_eps, tied (is the
+--- head the embedding?), std (of the weights), seed.
+---@param given table
+---@return moelua.Model
 function model.new(given) return Model(check_config(given)) end
 
---- The configuration with everything filled in, as model.new makes it.
 model.check_config = check_config
 
 return model

@@ -123,7 +123,8 @@ function Attention:forward(x, cache)
   return q:attention(k, v):reshape(B, T, self.heads * self.head_dim):linear(self.o)
 end
 
---- Dense SwiGLU feed-forward: W2 (silu(W1 x) * W3 x); w1, w3 [hidden x dim], w2 [dim x hidden].
+--- Dense SwiGLU feed-forward (Shazeer 2020): W2 (silu(W1 x) * W3 x); w1, w3 [hidden x dim],
+--- w2 [dim x hidden].
 local FeedForward = layer_class("FeedForward")
 nn.FeedForward = FeedForward
 FeedForward.own = { "w1", "w3", "w2" }
@@ -157,7 +158,8 @@ function Experts:forward(x, gates, experts)
   return x:moe_ffn(gates, experts, self.w1, self.w3, self.w2)
 end
 
---- A mixture layer: y, info = layer(x) with x [.. x dim].
+--- A mixture layer: y, info = layer(x) with x [.. x dim]. Options: dim, hidden (of an expert),
+--- experts, router = { kind, k, gate, balance, z_loss }, see router.lua; seed, std.
 --- info: loss (a tensor to add to the training loss, or nil), load (share of routed slots per
 --- expert), entropy (mean entropy of softmax(logits), nats), dropped (share of slots; dropless: 0).
 --- `stats = false` leaves the figures out.

@@ -16,6 +16,8 @@ local declared = {
   kind = { { "topk" }, "topk" },
   k = { "integer", 2 },
   gate = { { "selected", "all", "sigmoid" }, "selected" },  -- BTX, Mixtral; Switch; DeepSeek-V3
+  -- coef * N * sum of u_e p_e, p_e the mean probability of expert e, u_e its mean gate ("btx",
+  -- Sukhbaatar et al. 2024) or the share of tokens that go to it ("switch", Fedus et al. 2022).
   balance = "table",              -- { form = "btx" | "switch", coef = 0.01 }
   z_loss = { "number", 0 },       -- coefficient of mean(logsumexp^2), ST-MoE eq. 5
 }

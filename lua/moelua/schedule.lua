@@ -24,6 +24,10 @@ schedule.kinds = { "constant", "cosine", "linear", "wsd" }
 
 --- The rate at `step` of `steps`. opts: kind, lr (peak), warmup (steps), floor (share of the peak
 --- at the end), decay (wsd: share of the steps).
+---@param opts table
+---@param step integer
+---@param steps integer
+---@return number
 function schedule.rate(opts, step, steps)
   local f = shape[opts.kind]
   if not f then

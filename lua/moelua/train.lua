@@ -218,9 +218,16 @@ local function train_in_folder(job)
   return summary(job)
 end
 
---- Trains the model in place; returns { steps, tokens, flops, seconds, curve }. The options are
---- those of train_options.lua. With `out` the run can be continued, and its model is saved in
---- out/model.
+--- Trains the model in place to predict the next token. Options: data (a corpus, or
+--- { name = corpus, ... } with even shares), steps, batch (sequences), context (tokens), lr (peak),
+--- schedule, warmup, floor, decay, beta1, beta2, eps, weight_decay, clip, seed, out, fresh,
+--- log_every, save_every, eval_every, eval_windows, name, quiet, save_model; see train_options.lua.
+--- With `out`, a run folder, the same call again goes on where the last one stopped, bit for bit,
+--- and the model is saved in out/model. Raises { message, code = "diverged" } when loss or gradient
+--- are no longer finite. The curve has { tokens, bits per token } for each logged step.
+---@param model moelua.Model
+---@param given table
+---@return { steps: integer, tokens: integer, flops: number, seconds: number, curve: number[][] }
 return function(model, given)
   local job = new_job(model, given)
   model.path = nil                      -- what was saved is not this model any more

@@ -659,17 +659,28 @@ function domains.open(given, folder, max_bytes, context) end
 ---@type boolean
 moe.double = nil
 
---- moe.evaluate(model, { name = corpus, ... }, { split = "test" }) ->
---- { metric = { name = bits per token }, mean, tokens = { name = n }, routing = { name = rows } }
---- where rows[layer][expert] is the share of routed slots (false for dense layers). A corpus alone
---- goes by its own name.
+--- Bits per token of each corpus, the mean over all tokens of its windows, which do not overlap:
+---   moe.evaluate(model, { name = corpus, ... }, { split = "test" }) ->
+---   { metric = { name = bits per token }, mean, tokens = { name = n }, routing = { name = rows } }
+--- `mean` is that of the corpora, each with the same weight, and rows[layer][expert] the share of
+--- routed slots (false for dense layers). A corpus alone goes by its own name. Options: split
+--- ("validation" unless given), batch, windows (at most so many of each corpus, evenly spaced; all
+--- when left out), context (the model's when left out).
+---@param model moelua.Model
+---@param texts moelua.Corpus|table<string, moelua.Corpus>
+---@param given table?
+---@return { metric: table, mean: number, tokens: table, routing: table, split: string }
 function moe.evaluate(model, texts, given) end
 
 ---@class moelua.flops
 local flops = {}
 moe.flops = flops
 
---- Training FLOPs of one token at the given context length (default: the model's).
+--- Training FLOPs of one token at the given context length (default: the model's). Norms and
+--- lookups are not counted.
+---@param config table of a model
+---@param context integer?
+---@return number
 function flops.per_token(config, context) end
 
 --- The help text for a topic: the name of a function, class or module ("softmax", "nn.Linear"), the
@@ -681,9 +692,13 @@ moe.kernels = nil
 
 --- A model from a Hugging Face directory; nil, message, code when there is none or it does not fit.
 --- Weights are converted to f32. model.tokenizer is set when the directory has one that we read.
+---@param folder string
+---@return moelua.Model? model
+---@return string? message
+---@return string? code
 function moe.load(folder) end
 
---- Branch-Train-MiX (Sukhbaatar et al. 2024, section 3): every feed-forward layer of every model
+--- Branch-Train-MiX (Sukhbaatar et al. 2024): every feed-forward layer of every model
 --- becomes an expert, everything else is the plain mean over all models, in f32. Routers are the
 --- only new parameters: N(0, 0.02^2). The seed model is passed like the others: it becomes the
 --- generalist expert and counts in the mean. Raises when the models do not have the same shapes.
@@ -700,6 +715,7 @@ moe.model = model
 
 do
 
+--- A decoder made from a configuration, see model.new and moe.load.
 ---@class moelua.Model
 ---@overload fun(config?: any, blank?: any): moelua.Model
 local Model = {}
@@ -747,9 +763,18 @@ function Model:parameters() end
 function Model:save(folder, opts) end
 end
 
+--- The options of a model, checked and with everything filled in: plain data, which a model keeps
+--- as its config.
+---@param given table see model.new
+---@return table config
 function model.check_config(given) end
 
---- A new model: options as in the README; see `declared` above for all of them.
+--- A new model with random weights. Options: dim, layers, heads, vocab, context; hidden (width of
+--- dense layers) or ffn, one table or a list of one per layer: { kind = "dense" or "moe", hidden,
+--- experts, router }, see router.lua; kv_heads, head_dim, rope_theta, norm_eps, tied (is the
+--- head the embedding?), std (of the weights), seed.
+---@param given table
+---@return moelua.Model
 function model.new(given) end
 
 ---@class moelua.nn
@@ -798,7 +823,8 @@ end
 
 do
 
---- Dense SwiGLU feed-forward: W2 (silu(W1 x) * W3 x); w1, w3 [hidden x dim], w2 [dim x hidden].
+--- Dense SwiGLU feed-forward (Shazeer 2020): W2 (silu(W1 x) * W3 x); w1, w3 [hidden x dim],
+--- w2 [dim x hidden].
 ---@class moelua.FeedForward
 ---@overload fun(opts?: any): moelua.FeedForward
 local FeedForward = {}
@@ -824,7 +850,8 @@ end
 
 do
 
---- A mixture layer: y, info = layer(x) with x [.. x dim].
+--- A mixture layer: y, info = layer(x) with x [.. x dim]. Options: dim, hidden (of an expert),
+--- experts, router = { kind, k, gate, balance, z_loss }, see router.lua; seed, std.
 --- info: loss (a tensor to add to the training loss, or nil), load (share of routed slots per
 --- expert), entropy (mean entropy of softmax(logits), nats), dropped (share of slots; dropless: 0).
 --- `stats = false` leaves the figures out.
@@ -943,6 +970,10 @@ moe.schedule = schedule
 
 --- The rate at `step` of `steps`. opts: kind, lr (peak), warmup (steps), floor (share of the peak
 --- at the end), decay (wsd: share of the steps).
+---@param opts table
+---@param step integer
+---@param steps integer
+---@return number
 function schedule.rate(opts, step, steps) end
 
 ---@class moelua.study
@@ -978,9 +1009,16 @@ function tokenizer.open(path) end
 ---@param where string the function that was called, for messages
 function tokenizer.resolve(where, value) end
 
---- Trains the model in place; returns { steps, tokens, flops, seconds, curve }. The options are
---- those of train_options.lua. With `out` the run can be continued, and its model is saved in
---- out/model.
+--- Trains the model in place to predict the next token. Options: data (a corpus, or
+--- { name = corpus, ... } with even shares), steps, batch (sequences), context (tokens), lr (peak),
+--- schedule, warmup, floor, decay, beta1, beta2, eps, weight_decay, clip, seed, out, fresh,
+--- log_every, save_every, eval_every, eval_windows, name, quiet, save_model; see train_options.lua.
+--- With `out`, a run folder, the same call again goes on where the last one stopped, bit for bit,
+--- and the model is saved in out/model. Raises { message, code = "diverged" } when loss or gradient
+--- are no longer finite. The curve has { tokens, bits per token } for each logged step.
+---@param model moelua.Model
+---@param given table
+---@return { steps: integer, tokens: integer, flops: number, seconds: number, curve: number[][] }
 function moe.train(model, given) end
 
 ---@type string
