@@ -1,6 +1,7 @@
 -- init.lua: what require("moelua") returns.
 
 local core = require("moelua.core")
+local require = require         -- what is loaded later does not depend on what scripts do to it
 
 local moe = {}
 -- Tensor functions, ops and constants; the C parts behind modules of ours stay inside.

@@ -26,11 +26,15 @@ local function inside(init, name, more)
     name = init.name .. name .. "." }, more)
 end
 
+--- A class of layers: see the head of this file. It needs init and forward, and names its
+--- parameters in `own` and its layers in `parts`.
+---@param name string
+---@return table class
 local function layer_class(name)
   local cls = class(name)
   cls.__call = function(self, ...) return self:forward(...) end
 
-  -- Fields named in `self.own` are parameters, those in `self.parts` are layers.
+  --- {name, tensor} of every parameter in registration order, `prefix` before each name.
   function cls:parameters(prefix)
     prefix = prefix or ""
     local list = {}

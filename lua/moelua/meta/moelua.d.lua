@@ -792,6 +792,7 @@ nn.Attention = Attention
 
 function Attention:forward(x, cache) end
 
+--- {name, tensor} of every parameter in registration order, `prefix` before each name.
 function Attention:parameters(prefix) end
 end
 
@@ -805,6 +806,7 @@ nn.Embedding = Embedding
 
 function Embedding:forward(ids) end
 
+--- {name, tensor} of every parameter in registration order, `prefix` before each name.
 function Embedding:parameters(prefix) end
 end
 
@@ -818,6 +820,7 @@ nn.Experts = Experts
 
 function Experts:forward(x, gates, experts) end
 
+--- {name, tensor} of every parameter in registration order, `prefix` before each name.
 function Experts:parameters(prefix) end
 end
 
@@ -832,6 +835,7 @@ nn.FeedForward = FeedForward
 
 function FeedForward:forward(x) end
 
+--- {name, tensor} of every parameter in registration order, `prefix` before each name.
 function FeedForward:parameters(prefix) end
 end
 
@@ -845,6 +849,7 @@ nn.Linear = Linear
 
 function Linear:forward(x) end
 
+--- {name, tensor} of every parameter in registration order, `prefix` before each name.
 function Linear:parameters(prefix) end
 end
 
@@ -862,6 +867,7 @@ nn.MoE = MoE
 
 function MoE:forward(x, how) end
 
+--- {name, tensor} of every parameter in registration order, `prefix` before each name.
 function MoE:parameters(prefix) end
 end
 
@@ -875,12 +881,17 @@ nn.RmsNorm = RmsNorm
 
 function RmsNorm:forward(x) end
 
+--- {name, tensor} of every parameter in registration order, `prefix` before each name.
 function RmsNorm:parameters(prefix) end
 end
 
 --- 16 hex digits that change when a parameter does.
 function nn.fingerprint(layer) end
 
+--- A class of layers: see the head of this file. It needs init and forward, and names its
+--- parameters in `own` and its layers in `parts`.
+---@param name string
+---@return table class
 function nn.layer_class(name) end
 
 --- All parameters of a layer or model, tensors only.
