@@ -217,10 +217,23 @@ describe("moelua", function()
     end)
 
     it("in moelua's own modules show the frames of the script only", function()
-      put("s.lua", "local options = require('moelua.options')\n"
-        .. "options.check('demo', { stpes = 1 }, { steps = 'integer' })")
+      put("s.lua", "local function f()\n  require('moelua.options').check('demo', "
+        .. "{ stpes = 1 }, { steps = 'integer' })\nend\nf()")
       assert.equal("moelua: s.lua:2: demo: unknown option 'stpes'\nhint: did you mean 'steps'?\n"
-        .. "stack traceback:\n\ts.lua:2: in main chunk\n", select(3, moelua("s.lua")))
+        .. "stack traceback:\n\ts.lua:2: in local 'f'\n\ts.lua:4: in main chunk\n",
+        select(3, moelua("s.lua")))
+    end)
+
+    it("of a single line leave out the traceback that would repeat it", function()
+      put("s.lua", "\nrequire('moelua').ones(2):softmax(0)")
+      assert.equal("moelua: s.lua:2: softmax: dim counts from 1 (or from -1, the last), not 0\n",
+        select(3, moelua("s.lua")))
+    end)
+
+    it("about names that do not exist come with a hint", function()
+      put("s.lua", "local moe = require('moelua')\nmoe.rnadn(2)")
+      assert.equal("moelua: s.lua:2: attempt to call a nil value (field 'rnadn')\n"
+        .. "hint: did you mean 'randn'?\n", select(3, moelua("s.lua")))
     end)
 
     it("with a code exit with what it stands for, without a traceback", function()

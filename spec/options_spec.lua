@@ -197,8 +197,31 @@ describe("the command line of a recipe", function()
       refused { "--preset", "smok" })
     assert.equal("demo: unknown preset 'x': this recipe has none",
       refused({ "--preset", "x" }, { presets = false }))
-    assert.matches("^demo: unknown option '%-%-colour'\nhint: known are %-%-steps, %-%-lr, ",
+    assert.equal("demo: unknown option '--colour'\nhint: --help lists the options",
       refused { "--colour" })
+    assert.equal("demo: unknown option '--helpp'\nhint: did you mean '--help'?",
+      refused { "--helpp" })
+  end)
+
+  it("names the options that a part of their name stands for", function()
+    local ok, err = pcall(options, { name = "demo", arg = { "--steps", "3" },
+      options = { { "seed_steps", 1 }, { "lr", 1.0 }, { "mix_steps", 1 } } })
+    assert.is_false(ok)
+    assert.equal("demo: unknown option '--steps'\nhint: there are --seed-steps, --mix-steps",
+      err.message)
+  end)
+
+  it("refuses numbers below the least one", function()
+    local declaration = { name = "demo", options = { { "k", 2, "", min = 1 },
+      { "lr", 0.5, "", min = 0 } } }
+    local function told(...)
+      declaration.arg = { ... }
+      local ok, result = pcall(options, declaration)
+      return ok and { result.k, result.lr } or { result.exit, result.message }
+    end
+    assert.same({ 2, "demo: --k is 0: at least 1 expected" }, told("--k", "0"))
+    assert.same({ 2, "demo: --lr is -1e-3: at least 0 expected" }, told("--lr", "-1e-3"))
+    assert.same({ 1, 0.0 }, told("--k", "1", "--lr=0"))
   end)
 
   it("refuses values that do not fit", function()

@@ -41,6 +41,25 @@ describe("repl", function()
       session { "setmetatable({}, { __tostring = function() return '(shown)' end })" })
   end)
 
+  it("shows what tables hold, long and deep ones in part", function()
+    assert.equal("{ 1, 2, a = 3, [true] = \"x\" }\n",
+      session { "{ 1, 2, a = 3, [true] = 'x' }" })
+    assert.equal("{}\t{ {} }\n", session { "{}, { {} }" })
+    assert.equal("{ { { { ... } } } }\n", session { "{ { { { 1 } } } }" })
+    assert.equal("{ 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, ... }\n",
+      session { "{ 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, x = 1 }" })
+    assert.equal("{ 2, 3 }\n", session { "moe.ones(2, 3):shape()" })
+  end)
+
+  it("puts values of several lines below each other", function()
+    assert.equal("Tensor f32 [1]\n           1\n7\n", session { "moe.ones(1), 7" })
+  end)
+
+  it("tells how to leave to those who ask for exit", function()
+    assert.matches("%(global 'quit'%)\nhint: os.exit%(%) ends a script, Ctrl%-D a session\n",
+      (session { "quit()" }))
+  end)
+
   it("keeps globals", function()
     assert.equal("5\n", session { "repl_spec_value = 4", "repl_spec_value + 1" })
     assert.equal(4, _G.repl_spec_value)

@@ -33,6 +33,17 @@ static int exit_code(lua_State *L, int index) {
     return code;
 }
 
+/* Replaces the message on top of the stack by what error_text.lua makes of it, when that works. */
+static void polish(lua_State *L) {
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "moelua.error_text");
+    if (lua_pcall(L, 1, 1, 0) == LUA_OK && lua_getfield(L, -1, "tell") == LUA_TFUNCTION) {
+        lua_pushvalue(L, 2);
+        if (lua_pcall(L, 1, 1, 0) == LUA_OK && lua_isstring(L, -1)) lua_replace(L, 2);
+    }
+    lua_settop(L, 2);
+}
+
 /* Prints the error value at index 1; returns the exit code. */
 static int report(lua_State *L) {
     int code = EXIT_FAILED;
@@ -40,6 +51,9 @@ static int report(lua_State *L) {
     if (lua_istable(L, 1)) {
         code = exit_code(L, 1);
         lua_getfield(L, 1, "message");
+    } else if (lua_isstring(L, 1)) {
+        lua_pushvalue(L, 1);
+        polish(L);
     }
     const char *message = lua_tostring(L, -1);
     if (!message && code != EXIT_FINE) message = "failed without a message";

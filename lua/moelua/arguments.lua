@@ -8,6 +8,7 @@
 --       { "checkpoint", nil, "start from this one", value = "DIR" },  -- no default: text or nil
 --       { "limit", nil, "...", type = "integer" },                   -- no default, but a type
 --       { "domain", {}, "name=path", repeatable = true },            -- a list of texts
+--       { "k", 2, "experts a token goes to", min = 1 },              -- a number from 1 on
 --     },
 --     arguments = "MODEL ...",                                       -- allows words: opt.arguments
 --     presets = { smoke = { steps = 20 } },
@@ -53,6 +54,7 @@ local function new_option(declared)
     help = declared[3] or "",
     kind = kind,
     choices = declared.choices,
+    min = declared.min,
     value = declared.value or placeholder[kind],
   }
 end
@@ -114,6 +116,9 @@ local function store(state, option, text)
     refuse(state.declaration, "%s is '%s': %s expected", option.flag, text, wanted[option.kind])
   end
   check_choice(state.declaration, option, text)
+  if option.min and not (value >= option.min) then
+    refuse(state.declaration, "%s is %s: at least %s expected", option.flag, text, option.min)
+  end
   if option.kind == "list" then
     local list = state.given[option.name] and state.values[option.name] or {}
     list[#list + 1] = value
@@ -125,15 +130,27 @@ end
 
 -- Parsing -------------------------------------------------------------------------------------
 
+-- What a name that is no option was meant to be: one close to it, or those that it is a part of.
+local function meant(state, name)
+  local flags, parts = { "help" }, {}
+  for _, known in ipairs(state.list) do
+    local flag = known.flag:sub(3)
+    flags[#flags + 1] = flag
+    if #name > 2 and flag:find(name, 1, true) then parts[#parts + 1] = "--" .. flag end
+  end
+  local near = options.nearest(name, flags)
+  if near then return ("did you mean '--%s'?"):format(near) end
+  if #parts > 0 then return "there are " .. table.concat(parts, ", ") end
+  return "--help lists the options"
+end
+
 local function find_option(state, name)
   local option = state.by_name[field_name(name)]
   if option then return option end
   local negated = name:match("^no%-(.+)$")
   option = negated and state.by_name[field_name(negated)]
   if option and option.kind == "boolean" then return option, "false" end
-  local flags = {}
-  for i, known in ipairs(state.list) do flags[i] = known.flag:sub(3) end
-  refuse(state.declaration, "unknown option '--%s'%s", name, options.hint(name, flags, "--"))
+  refuse(state.declaration, "unknown option '--%s'\nhint: %s", name, meant(state, name))
 end
 
 -- Reads the option at words[i]; returns the index of its last word.

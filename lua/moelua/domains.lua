@@ -4,7 +4,7 @@
 local core = require("moelua.core")
 local data = require("moelua.data")
 local run = require("moelua.run")
-local raise, check = core.raise, run.check
+local check = run.check
 
 local domains = {}
 
@@ -31,23 +31,42 @@ local standard = {
   prose = one_file("dict-gcide", "%.dict%.dz$"),
 }
 
+-- Ends the recipe: the command line prints the message and exits with 2.
+local function refuse(fmt, ...)
+  error({ exit = 2, message = fmt:format(...) }, 0)
+end
+
+-- A file or folder that is not there is told before anything is made. Not every shell puts the
+-- home folder for a ~ behind the equals sign.
+local function check_path(text, path)
+  if core.system.exists(path) then return end
+  local hint = path:sub(1, 1) == "~" and "\nhint: write $HOME instead of ~" or ""
+  check(nil, ("--domain %s: no such file or folder%s"):format(text, hint), "missing")
+end
+
 local function parse(given)
   local sources = {}
   for _, text in ipairs(given) do
     local name, path = text:match("^([%w_-]+)=(.+)$")
     if not name then
-      raise("--domain %s: name=path is expected, with letters, digits, - and _ in the name", text)
+      refuse("--domain %s: name=path is expected, with letters, digits, - and _ in the name", text)
     end
-    if sources[name] then raise("--domain %s: given twice", name) end
+    if sources[name] then refuse("--domain %s: '%s' is given twice", text, name) end
+    check_path(text, path)
     sources[name] = function() return path end
   end
   return sources
 end
 
---- { name = corpus }. `given` is the list of --domain options; folder keeps the token files; each
+--- Where each domain comes from: { name = function that returns the path of moe.data.corpus }.
+-- `given` is the list of --domain options, the standard domains when it is empty.
+function domains.sources(given)
+  return #given > 0 and parse(given) or standard
+end
+
+--- { name = corpus }. `sources` as domains.sources gives them; folder keeps the token files; each
 -- corpus is cut to max_bytes and must fill windows of `context` tokens in every split.
-function domains.open(given, folder, max_bytes, context)
-  local sources = #given > 0 and parse(given) or standard
+function domains.open(sources, folder, max_bytes, context)
   local corpora = {}
   check(core.system.make_folder(folder))
   for name, source in pairs(sources) do

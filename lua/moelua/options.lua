@@ -126,15 +126,15 @@ function options.check(where, given, declared)
     raise("%s: options are not a table: table expected, got %s", where, type(given))
   end
   given = given or {}
-  for key in pairs(given) do
+  -- In order of names, so that of several mistakes the same one is told every time.
+  for _, key in ipairs(sorted_keys(given)) do
     if declared[key] == nil then
-      raise("%s: unknown option '%s'%s", where, tostring(key),
-        options.hint(key, sorted_keys(declared)))
+      raise("%s: unknown option '%s'%s", where, key, options.hint(key, sorted_keys(declared)))
     end
   end
   local result = {}
-  for name, rule in pairs(declared) do
-    result[name] = check_one(where, name, given[name], rule)
+  for _, name in ipairs(sorted_keys(declared)) do
+    result[name] = check_one(where, name, given[name], declared[name])
   end
   return result
 end

@@ -89,7 +89,7 @@ local function describe(row, now, name_width, with_bar)
   local steps, tokens = speeds(row, now)
   local left = row.total and row.total - row.step
   if with_bar and row.total and row.total > 0 then add("%s", bar(row)) end
-  add("loss %.4g", row.loss)
+  add("loss %.3f", row.loss)
   if tokens then
     add("%s tok/s", short(tokens))
   else
@@ -133,13 +133,20 @@ local function draw_if_due(self, now)
   if since >= (self.last_draw and REDRAW or PATIENCE) then draw(self) end
 end
 
+-- How a job ended, and how long it took.
+local function last_line(self, row, now)
+  return ("%s  %s"):format(describe(row, now, self.name_width, false), duration(now - self.started))
+end
+
 -- Away from a terminal: a line when another tenth is done, or after a long silence.
 local function print_if_due(self, row, now)
   local tenth = row.total and row.total > 0 and math.floor(10 * row.step / row.total) or 0
   local silence = now - (row.last_print or self.started)
   if silence < PATIENCE or (tenth <= row.shown and silence < PLAIN_EVERY) then return end
   row.shown, row.last_print = tenth, now
-  self.out:write(describe(row, now, self.name_width, false), "\n")
+  row.told = row.total ~= nil and row.step >= row.total
+  self.out:write(row.told and last_line(self, row, now)
+    or describe(row, now, self.name_width, false), "\n")
   self.out:flush()
 end
 
@@ -202,9 +209,7 @@ function Progress:done(text)
   local now = self.clock()
   erase(self)
   for _, row in ipairs(self.list) do
-    local line = text or ("%s  %s"):format(describe(row, now, self.name_width, false),
-      duration(now - self.started))
-    self.out:write(line, "\n")
+    if text or not row.told then self.out:write(text or last_line(self, row, now), "\n") end
     if text then break end
   end
   self.out:flush()

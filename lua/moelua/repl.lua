@@ -16,6 +16,7 @@ local help_text = [[
 Type an expression to see its value, or any Lua statement.
   moe.randn(2, 3)        moe is require("moelua")
   x = moe.ones(4)        globals stay; locals end with their line
+  help("softmax")        what a function does; help("ops") and help("nn") list what there is
   Ctrl-C stops what runs, Ctrl-D ends the session
 ]]
 
@@ -90,16 +91,50 @@ local function enter(session)
   end
 end
 
+local LONGEST, DEEPEST = 10, 3     -- entries of a table that are shown, tables in tables
+
+local show_table
+
+local function inner(value, depth)
+  if type(value) == "string" then return ("%q"):format(value) end
+  return show_table(value, depth)
+end
+
+-- { 1, 2, a = 3 }: the list, then the other keys in order, cut short where it gets long. Objects
+-- show themselves.
+function show_table(value, depth)
+  if type(value) ~= "table" or getmetatable(value) ~= nil then return tostring(value) end
+  if depth > DEEPEST then return "{ ... }" end
+  local parts, keys, count = {}, {}, rawlen(value)
+  for i = 1, math.min(count, LONGEST + 1) do parts[i] = inner(value[i], depth + 1) end
+  for key in next, value do
+    local listed = math.type(key) == "integer" and key >= 1 and key <= count
+    if not listed then keys[#keys + 1] = key end
+  end
+  table.sort(keys, function(a, b) return tostring(a) < tostring(b) end)
+  for i = 1, math.min(#keys, LONGEST + 1) do
+    local name = tostring(keys[i])
+    local word = type(keys[i]) == "string" and name:find("^[%a_][%w_]*$")
+    if not word then name = "[" .. name .. "]" end
+    parts[#parts + 1] = name .. " = " .. inner(value[keys[i]], depth + 1)
+  end
+  if #parts == 0 then return "{}" end
+  local rest = #parts > LONGEST and ", ..." or ""
+  return "{ " .. table.concat(parts, ", ", 1, math.min(#parts, LONGEST)) .. rest .. " }"
+end
+
+-- Values side by side, or below each other where one takes several lines.
 local function show(session, results)
   if results.n == 0 then return end
   local texts = {}
-  for i = 1, results.n do texts[i] = tostring(results[i]) end
-  session.write(table.concat(texts, "\t"), "\n")
+  for i = 1, results.n do texts[i] = show_table(results[i], 1) end
+  local lines = table.concat(texts):find("\n", 1, true)
+  session.write(table.concat(texts, lines and "\n" or "\t"), "\n")
 end
 
 local function describe(err)
   if type(err) == "table" and err.message ~= nil then err = err.message end
-  return tostring(err)
+  return require("moelua.error_text").tell(tostring(err))
 end
 
 -- Runs the chunk and shows its results; showing may fail too, in somebody's __tostring.

@@ -10,6 +10,7 @@
 -- "metric": {domain: bits per byte}, "mean"}], "claims": [{"name", "holds", "detail"}]}.
 
 local core = require("moelua.core")
+local lfs = require("lfs")
 local class = require("moelua.class")
 local data = require("moelua.data")
 local domains = require("moelua.domains")
@@ -36,11 +37,29 @@ local function request(opt)
   return config
 end
 
+-- What a run folder holds before its first stage begins.
+local preparations = { ["."] = true, [".."] = true, lock = true, data = true,
+  ["config.json"] = true }
+
+-- A folder in which no stage has begun is bound to no options: who mistyped one, and was told so,
+-- just types again.
+local function unbind(folder)
+  if not system.exists(folder .. "/config.json") then return end
+  for name in lfs.dir(folder) do
+    if not preparations[name] then return end
+  end
+  local lock = run.lock(folder)
+  os.remove(folder .. "/config.json")
+  lock:release()
+end
+
 function Study:init(opt, parts)
   self.opt, self.parts = opt, parts
   self.split, self.windows = opt.split or "test", opt.eval_windows
+  local sources = domains.sources(opt.domain or {})
+  unbind(opt.out)
   self.run = run.open(opt.out, request(opt), { fresh = opt.fresh })
-  self.domains = domains.open(opt.domain or {}, opt.out .. "/data", opt.max_bytes, opt.context)
+  self.domains = domains.open(sources, opt.out .. "/data", opt.max_bytes, opt.context)
   self.names = {}
   for name in pairs(self.domains) do self.names[#self.names + 1] = name end
   table.sort(self.names)
@@ -52,11 +71,29 @@ function Study:say(fmt, ...)
   if not self.opt.quiet then io.stderr:write(fmt:format(...), "\n") end
 end
 
+--- Wrong usage that only shows when the domains are known: ends the recipe unless `holds`.
+function Study:need(holds, fmt, ...)
+  if holds then return end
+  self.run:close()
+  error({ exit = 2, message = ("%s: "):format(self.parts.recipe) .. fmt:format(...) }, 0)
+end
+
+-- Says what of a stage is there already.
+local function found(self, name)
+  local folder = self.opt.out .. "/" .. name
+  if run.finished(folder) then
+    self:say("%s: finished before", name)
+  elseif run.can_continue(folder) then
+    self:say("%s: continued from its last saved state", name)
+  end
+end
+
 --- Trains a stage in its own run folder; finished stages are not trained again. Its curve begins
 -- where the cost `before` ended. Returns its own cost { tokens, flops, seconds, curve }.
 function Study:train(name, model, options, before)
   options.out, options.name = self.opt.out .. "/" .. name, name
   options.quiet, options.seed = self.opt.quiet, options.seed or self.opt.seed
+  found(self, name)
   local cost = train(model, options)
   self:curve(name, cost.curve, before)
   return cost
@@ -141,11 +178,8 @@ end
 -- ---- the end ----------------------------------------------------------------------------------
 
 function Study:table()
-  local columns = { "model" }
-  for _, name in ipairs(self.names) do
-    columns[#columns + 1] = { name = name, unit = "bits/byte" }
-  end
-  columns[#columns + 1] = { name = "mean", unit = "bits/byte" }
+  local columns = { "model", table.unpack(self.names) }
+  columns[#columns + 1] = "mean"
   columns[#columns + 1] = { name = "tokens", format = "si", best = false }
   columns[#columns + 1] = { name = "FLOPs", format = "si", best = false }
   local rows = {}

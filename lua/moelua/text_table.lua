@@ -10,6 +10,7 @@ end
 local MISSING = "-"
 local NARROWEST = 12                               -- words keep this much of themselves
 local GAP = "  "
+local UNBOUNDED = 1 << 20
 
 -- Text ------------------------------------------------------------------------------------
 
@@ -259,10 +260,11 @@ local function render(block, count, width, out)
   end
 end
 
--- The terminal's width when the executable runs us, 80 elsewhere.
+-- The terminal's width when the executable runs us, 80 elsewhere; a file or a pipe has no edge.
 local function default_width()
   local ok, host = pcall(require, "moelua.host")
-  return ok and type(host) == "table" and host.width and host.width() or 80
+  if not ok or type(host) ~= "table" or not host.width then return 80 end
+  return host.is_tty(1) and host.width() or UNBOUNDED
 end
 
 local OPTIONS = { best = true, width = true }

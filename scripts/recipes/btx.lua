@@ -19,23 +19,23 @@ local opt = moe.options {
   options = {
     { "domain", {}, "name=path of a file or folder; replaces the three standard domains",
       repeatable = true },
-    { "max_bytes", 8000000, "text used of each domain" },
-    { "dim", 128, "model width" },
-    { "layers", 4, "layers" },
-    { "heads", 4, "attention heads" },
-    { "hidden", 352, "width of the feed-forward layers" },
-    { "context", 128, "tokens of a sequence" },
-    { "batch", 32, "sequences of a step" },
-    { "seed_steps", 400, "steps of the seed model" },
-    { "expert_steps", 200, "steps of each expert" },
-    { "mix_steps", 100, "finetuning steps of the mixture" },
-    { "k", 2, "experts a token goes to" },
-    { "balance", 0.01, "coefficient of the load-balancing loss" },
-    { "lr", 3e-3, "peak learning rate of the seed model" },
-    { "btx_lr", 2e-3, "of the experts and of the finetuning" },
-    { "dense_lr", 4e-3, "of the dense comparison" },
-    { "workers", nil, "branches trained at the same time", type = "integer" },
-    { "eval_windows", 512, "windows of each domain in the final table" },
+    { "max_bytes", 8000000, "text used of each domain", min = 1 },
+    { "dim", 128, "model width", min = 1 },
+    { "layers", 4, "layers", min = 1 },
+    { "heads", 4, "attention heads", min = 1 },
+    { "hidden", 352, "width of the feed-forward layers", min = 1 },
+    { "context", 128, "tokens of a sequence", min = 1 },
+    { "batch", 32, "sequences of a step", min = 1 },
+    { "seed_steps", 400, "steps of the seed model", min = 1 },
+    { "expert_steps", 200, "steps of each expert", min = 1 },
+    { "mix_steps", 100, "finetuning steps of the mixture", min = 1 },
+    { "k", 2, "experts a token goes to", min = 1 },
+    { "balance", 0.01, "coefficient of the load-balancing loss", min = 0 },
+    { "lr", 3e-3, "peak learning rate of the seed model", min = 0 },
+    { "btx_lr", 2e-3, "of the experts and of the finetuning", min = 0 },
+    { "dense_lr", 4e-3, "of the dense comparison", min = 0 },
+    { "workers", nil, "branches trained at the same time", type = "integer", min = 1 },
+    { "eval_windows", 512, "windows of each domain in the final table", min = 1 },
     { "split", "test", "what the final table reads", choices = { "test", "validation" } },
   },
   presets = {
@@ -51,6 +51,8 @@ local study = moe.study.open(opt, { recipe = "btx", title = "Branch-Train-MiX",
     "their feed-forward layers, and the seed's, became the experts of a mixture, which was " ..
     "finetuned on all domains together. The dense model had the same compute after the seed." })
 local domains = study.domains
+study:need(opt.k <= #study.names + 1, "--k is %d: there are %d experts, the seed's and one per " ..
+  "domain", opt.k, #study.names + 1)
 local training = { batch = opt.batch, lr = opt.btx_lr }
 local function with(more) return moe.options.merge(training, more) end
 

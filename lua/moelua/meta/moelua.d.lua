@@ -652,9 +652,13 @@ function data.text(corpus, split, n) end
 local domains = {}
 moe.domains = domains
 
---- { name = corpus }. `given` is the list of --domain options; folder keeps the token files; each
+--- { name = corpus }. `sources` as domains.sources gives them; folder keeps the token files; each
 --- corpus is cut to max_bytes and must fill windows of `context` tokens in every split.
-function domains.open(given, folder, max_bytes, context) end
+function domains.open(sources, folder, max_bytes, context) end
+
+--- Where each domain comes from: { name = function that returns the path of moe.data.corpus }.
+--- `given` is the list of --domain options, the standard domains when it is empty.
+function domains.sources(given) end
 
 ---@type boolean
 moe.double = nil

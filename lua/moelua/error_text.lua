@@ -1,0 +1,76 @@
+-- error_text.lua: an error message as its reader wants it: with a hint where a name is misspelt or
+-- comes from another library, and without a traceback that only repeats the message's own line.
+
+local manual = require("moelua.manual")
+local options = require("moelua.options")
+
+local error_text = {}
+
+-- What people who know PyTorch, or Python, look for under its name there.
+local elsewhere = {
+  view = "x:reshape(...)", flatten = "x:reshape(...)", squeeze = "x:reshape(...)",
+  unsqueeze = "x:reshape(...)", permute = "x:transpose(1, 2) swaps two dimensions",
+  t = "x:transpose(1, 2)", mm = "x:matmul(y)", bmm = "x:matmul(y)",
+  cat = "moe.concat({ x, y }, dim)", cuda = "everything is computed on the CPU",
+  numpy = "x:totable()", tolist = "x:totable()", numel = "x:count()", ndim = "x:dim()",
+  float = "x:to(\"f32\")", int = "x:to(\"i32\")", long = "x:to(\"i32\")",
+  zeros_like = "moe.zeros(x:shape())", ones_like = "moe.ones(x:shape())",
+  from_pretrained = "moe.load(folder)", save_pretrained = "model:save(folder)",
+  state_dict = "model:save(folder)", load_state_dict = "moe.load(folder)",
+  exit = "os.exit() ends a script, Ctrl-D a session",
+  quit = "os.exit() ends a script, Ctrl-D a session",
+  len = "#list, x:size(dim)", range = "for i = 1, n do ... end",
+}
+
+local function add_keys(names, t)
+  for name in pairs(t) do
+    if type(name) == "string" and not name:find("^_") then names[#names + 1] = name end
+  end
+end
+
+-- Everything that can be written after a dot or a colon, sorted: the same message every time.
+local function known_names()
+  local names, moe = {}, require("moelua")
+  for _, name in ipairs(manual.names()) do names[#names + 1] = name:match("[%w_]+$") end
+  add_keys(names, moe)
+  add_keys(names, require("moelua.model"))
+  for _, module in ipairs { "nn", "data", "checkpoint", "tokenizer", "options" } do
+    if type(moe[module]) == "table" then add_keys(names, moe[module]) end
+  end
+  table.sort(names)
+  return names
+end
+
+-- The hint for a call of something that does not exist, or nil.
+local function hint(message)
+  local kind, name = message:match("attempt to call a nil value %((%a+) '([%w_]+)'%)")
+  if not kind then return nil end
+  if elsewhere[name] then return elsewhere[name] end
+  local near = kind ~= "global" and options.nearest(name, known_names())
+  return near and ("did you mean '%s'?"):format(near)
+end
+
+-- Whether the frames say no more than the message, which begins with the line of the only one.
+local function repeats(message, frames)
+  local where, count = nil, 0
+  for frame in frames:gmatch("\n\t([^\n]*)") do
+    if not frame:find("^%[C%]:") and not frame:find("^%(%.%.%.tail") then
+      where, count = frame:match("^(.-:%d+:) "), count + 1
+    end
+  end
+  return count == 1 and where ~= nil and message:sub(1, #where) == where
+end
+
+--- The message, which may end with a traceback, for the terminal.
+---@param message string
+---@return string
+function error_text.tell(message)
+  local text, frames = message:match("^(.-)\nstack traceback:(.*)$")
+  if not text then text, frames = message, "" end
+  local known = not text:find("\nhint: ", 1, true) and hint(text)
+  if known then text = text .. "\nhint: " .. known end
+  if frames == "" or repeats(text, frames) then return text end
+  return text .. "\nstack traceback:" .. frames
+end
+
+return error_text
