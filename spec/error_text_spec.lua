@@ -1,5 +1,7 @@
 -- error_text_spec.lua: messages as the terminal shows them.
-local tell = require("moelua.error_text").tell
+local error_text = require("moelua.error_text")
+
+local tell = error_text.tell
 
 local function nil_call(kind, name)
   return ("s.lua:2: attempt to call a nil value (%s '%s')"):format(kind, name)
@@ -43,6 +45,14 @@ describe("error_text.tell", function()
   it("leaves the user's own globals alone", function()
     local text = nil_call("global", "rnadn")
     assert.equal(text, tell(text))
+  end)
+
+  it("says after Ctrl-C what it was told to say", function()
+    assert.equal("interrupted!", tell("interrupted!"))
+    error_text.when_interrupted("again")
+    assert.equal("interrupted!\nhint: again", tell("interrupted!"))
+    error_text.when_interrupted(nil)
+    assert.equal("interrupted!", tell("interrupted!"))
   end)
 
   it("keeps a hint that is there", function()

@@ -116,7 +116,7 @@ local function store(state, option, text)
     refuse(state.declaration, "%s is '%s': %s expected", option.flag, text, wanted[option.kind])
   end
   check_choice(state.declaration, option, text)
-  if option.min and not (value >= option.min) then
+  if option.min and value < option.min then
     refuse(state.declaration, "%s is %s: at least %s expected", option.flag, text, option.min)
   end
   if option.kind == "list" then

@@ -50,6 +50,12 @@ local function hint(message)
   return near and ("did you mean '%s'?"):format(near)
 end
 
+local interrupted       -- how to go on after Ctrl-C, when something is under way
+
+--- What to say after Ctrl-C from now on; nil for nothing.
+---@param text string?
+function error_text.when_interrupted(text) interrupted = text end
+
 -- Whether the frames say no more than the message, which begins with the line of the only one.
 local function repeats(message, frames)
   local where, count = nil, 0
@@ -65,6 +71,7 @@ end
 ---@param message string
 ---@return string
 function error_text.tell(message)
+  if message == "interrupted!" and interrupted then return message .. "\nhint: " .. interrupted end
   local text, frames = message:match("^(.-)\nstack traceback:(.*)$")
   if not text then text, frames = message, "" end
   local known = not text:find("\nhint: ", 1, true) and hint(text)

@@ -14,6 +14,7 @@ local lfs = require("lfs")
 local class = require("moelua.class")
 local data = require("moelua.data")
 local domains = require("moelua.domains")
+local error_text = require("moelua.error_text")
 local evaluate = require("moelua.evaluate")
 local report = require("moelua.report")
 local run = require("moelua.run")
@@ -59,6 +60,7 @@ function Study:init(opt, parts)
   local sources = domains.sources(opt.domain or {})
   unbind(opt.out)
   self.run = run.open(opt.out, request(opt), { fresh = opt.fresh })
+  error_text.when_interrupted("the same command again continues " .. opt.out)
   self.domains = domains.open(sources, opt.out .. "/data", opt.max_bytes, opt.context)
   self.names = {}
   for name in pairs(self.domains) do self.names[#self.names + 1] = name end
@@ -235,6 +237,7 @@ function Study:finish()
   end
   for _, note in ipairs(self.notes) do print(note) end
   self.run:close()
+  error_text.when_interrupted(nil)
   print(("results: %s/results.json, report: %s/report.html"):format(self.opt.out, self.opt.out))
 end
 
