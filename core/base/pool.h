@@ -27,12 +27,17 @@ void moe__parallel(moe_ctx *ctx, int64_t tasks, moe_task_fn fn, void *arg);
 typedef void (*moe_range_fn)(void *arg, int64_t begin, int64_t end);
 void moe__parallel_range(moe_ctx *ctx, int64_t n, int64_t grain, moe_range_fn fn, void *arg);
 
-/* Scratch for the running op, `bytes` for each worker, 64-byte aligned and kept between ops.
- * NULL when there is no memory. Worker w's part begins at base + w * stride. */
+/* Scratch for the running op, `bytes` for each worker, 64-byte aligned and kept between ops. */
 typedef struct moe_scratch {
     char *base;
     size_t stride;
 } moe_scratch;
+/* MOE_ENOMEM. What an earlier call gave out is gone after it. */
 moe_status moe__scratch(moe_ctx *ctx, size_t bytes, moe_scratch *out);
+
+/* The part of the worker that runs a task. */
+static inline moe_real *moe__scratch_of(const moe_scratch *s, int worker) {
+    return (moe_real *)(void *)(s->base + s->stride * (size_t)worker);
+}
 
 #endif

@@ -54,7 +54,7 @@ static void backward_row(const along *a, int64_t at, moe_real *row) {
 
 static void rows_task(void *arg, int64_t task, int worker) {
     const along *a = arg;
-    moe_real *row = (moe_real *)(void *)(a->scratch.base + a->scratch.stride * (size_t)worker);
+    moe_real *row = moe__scratch_of(&a->scratch, worker);
     int64_t end = (task + 1) * a->grain < a->rows ? (task + 1) * a->grain : a->rows;
     for (int64_t r = task * a->grain; r < end; r++) {
         int64_t at = r / a->axis.inner * a->axis.len * a->axis.inner + r % a->axis.inner;

@@ -107,7 +107,7 @@ static void forward_block(const work *w, const head *p, int64_t first, int64_t r
 static void forward_task(void *arg, int64_t task, int worker) {
     const work *w = arg;
     head p = locate(w->c, &w->s, task / w->s.H, task % w->s.H);
-    moe_real *scores = (moe_real *)(void *)(w->scratch.base + (size_t)worker * w->scratch.stride);
+    moe_real *scores = moe__scratch_of(&w->scratch, worker);
     for (int64_t first = 0; first < w->s.T; first += BLOCK) {
         int64_t rows = w->s.T - first < BLOCK ? w->s.T - first : BLOCK;
         forward_block(w, &p, first, rows, scores);
@@ -164,7 +164,7 @@ static void backward_task(void *arg, int64_t task, int worker) {
     const sizes *s = &w->s;
     int64_t b = task / s->KV, kv = task % s->KV;
     int64_t at_k = (b * s->S * s->KV + kv) * s->D;
-    moe_real *prob = (moe_real *)(void *)(w->scratch.base + (size_t)worker * w->scratch.stride);
+    moe_real *prob = moe__scratch_of(&w->scratch, worker);
     moe_real *ds = prob + (s->T < BLOCK ? s->T : BLOCK) * s->S;
     for (int64_t h = kv * s->group; h < (kv + 1) * s->group; h++) {
         head p = locate(w->c, s, b, h);

@@ -81,7 +81,7 @@ static void backward_row(const loss *l, int64_t r, moe_real *spare) {
 
 static void backward_task(void *arg, int64_t task, int worker) {
     const loss *l = arg;
-    moe_real *spare = (moe_real *)(void *)(l->scratch.base + l->scratch.stride * (size_t)worker);
+    moe_real *spare = moe__scratch_of(&l->scratch, worker);
     int64_t end = (task + 1) * l->grain < l->rows ? (task + 1) * l->grain : l->rows;
     for (int64_t r = task * l->grain; r < end; r++) backward_row(l, r, spare);
 }

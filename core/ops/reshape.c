@@ -5,17 +5,14 @@
 
 /* Fills the size that is -1; false when the elements do not come out. */
 static bool complete(int64_t count, int ndim, int64_t *shape) {
-    int unknown = -1;
-    int64_t known = 1;
-    for (int d = 0; d < ndim; d++) {
-        if (shape[d] == -1)
-            unknown = d;
-        else if (shape[d] < 0 || __builtin_mul_overflow(known, shape[d], &known))
-            return false;
-    }
-    if (unknown < 0) return known == count;
-    if (known == 0 || count % known != 0) return false;
-    shape[unknown] = count / known;
+    int64_t *unknown = NULL;
+    for (int d = 0; d < ndim && !unknown; d++)
+        if (shape[d] == -1) unknown = &shape[d];
+    if (!unknown) return moe__count(ndim, shape) == count;
+    *unknown = 1;
+    int64_t known = moe__count(ndim, shape);
+    if (known <= 0 || count % known != 0) return false;
+    *unknown = count / known;
     return true;
 }
 
@@ -32,10 +29,8 @@ static moe_status infer(moe_call *c) {
         return MOE_REJECT(c, MOE_ESHAPE, "%s has %lld elements and cannot become %s", MOE_SHAPE(x),
                           (long long)x->count, MOE_SHAPE_OF(ndim, c->sizes));
     moe__out(c, 0, x->dtype, ndim, shape);
-    moe_desc *out = &c->out_desc[0];
-    int64_t stride = 1;
-    for (int d = ndim - 1; d >= 0; stride *= shape[d--]) out->stride[d] = stride;
-    out->offset = x->offset;
+    moe__row_major(ndim, shape, c->out_desc[0].stride);
+    c->out_desc[0].offset = x->offset;
     return MOE_OK;
 }
 

@@ -96,8 +96,7 @@ static void spread_range(void *arg, int64_t begin, int64_t end) {
 
 moe_status moe__view_backward(moe_call *c, moe_view_fn *change) {
     spread s = {.v = desc_of(c->in[0]), .dy = moe__real(c->dout[0]), .dx = moe__grad(c, 0)};
-    int64_t stride = 1;
-    for (int d = s.v.ndim - 1; d >= 0; stride *= s.v.shape[d--]) s.v.stride[d] = stride;
+    moe__row_major(s.v.ndim, s.v.shape, s.v.stride);
     s.v.offset = 0;
     change(c, &s.v);
     if (s.dx && c->out[0]->count)

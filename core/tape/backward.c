@@ -109,11 +109,8 @@ moe_status moe__grad_pass(moe_call *c, int i, moe_tensor *g) {
     if (!*slot && shares && moe_tensor_contiguous(g)) {
         moe_desc desc = {.dtype = MOE_F32, .ndim = c->in[i]->ndim, .offset = g->offset};
         memcpy(desc.shape, c->in[i]->shape, sizeof desc.shape);
-        moe_status s = moe__tensor_view(g, &desc, slot);
-        if (s) return s;
-        int64_t stride = 1;
-        for (int d = desc.ndim - 1; d >= 0; stride *= desc.shape[d--]) (*slot)->stride[d] = stride;
-        return MOE_OK;
+        moe__row_major(desc.ndim, desc.shape, desc.stride);
+        return moe__tensor_view(g, &desc, slot);
     }
     moe_status s = moe__grad_ready(c, i);
     if (s) return s;
@@ -153,7 +150,8 @@ static moe_status collect(node_list *l, moe_node *root) {
         if (n->done)
             return moe__fail(l->ctx, MOE_EARG,
                              "backward: the graph was freed by an earlier backward()\n"
-                             "hint: compute the loss again, or add the losses before one backward()");
+                             "hint: compute the loss again, or add the losses before one "
+                             "backward()");
         for (int k = 0; k < n->call.nin && !s; k++) {
             moe_node *before = n->edge[k].node;
             if (before && !before->visited) s = push(l, before);

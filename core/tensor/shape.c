@@ -20,10 +20,20 @@ const char *moe__dtype_name(moe_dtype dtype) {
 }
 
 int64_t moe__count(int ndim, const int64_t *shape) {
-    int64_t count = 1;
-    for (int i = 0; i < ndim; i++)
-        if (shape[i] < 0 || __builtin_mul_overflow(count, shape[i], &count)) return -1;
-    return count > INT64_MAX / 16 ? -1 : count;
+    int64_t product = 1;
+    bool empty = false;
+    for (int i = 0; i < ndim; i++) {
+        empty |= shape[i] == 0;
+        if (shape[i] < 0 || __builtin_mul_overflow(product, shape[i] ? shape[i] : 1, &product))
+            return -1;
+    }
+    if (product > INT64_MAX / 64) return -1;
+    return empty ? 0 : product;
+}
+
+void moe__row_major(int ndim, const int64_t *shape, int64_t *stride) {
+    int64_t step = 1;
+    for (int d = ndim - 1; d >= 0; step *= shape[d--]) stride[d] = step;
 }
 
 const char *moe__shape_text(int ndim, const int64_t *shape, char *buffer, size_t size) {

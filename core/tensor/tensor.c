@@ -20,12 +20,8 @@ static moe_tensor *new_header(moe_ctx *ctx, const moe_desc *desc) {
     t->dtype = desc->dtype;
     t->ndim = desc->ndim;
     t->count = moe__count(desc->ndim, desc->shape);
-    int64_t stride = 1;
-    for (int i = desc->ndim - 1; i >= 0; i--) {
-        t->shape[i] = desc->shape[i];
-        t->stride[i] = stride;
-        stride *= desc->shape[i];
-    }
+    for (int i = 0; i < desc->ndim; i++) t->shape[i] = desc->shape[i];
+    moe__row_major(t->ndim, t->shape, t->stride);
     moe__ctx_retain(ctx);
     ctx->tensors++;
     return t;

@@ -58,8 +58,11 @@ typedef struct moe_desc {
 size_t moe__dtype_size(moe_dtype dtype);
 const char *moe__dtype_name(moe_dtype dtype);
 
-/* Elements of a shape; -1 when a size is negative or the bytes would overflow. */
+/* Elements of a shape; -1 when a size is negative or a product overflows. Sizes of 0 do not hide
+ * the others: in a shape that passes, products of any of its sizes and their bytes fit. */
 int64_t moe__count(int ndim, const int64_t *shape);
+/* The strides of a contiguous tensor. */
+void moe__row_major(int ndim, const int64_t *shape, int64_t *stride);
 
 /* "[2 x 3]", written into `buffer` and returned. MOE_SHAPE(t) is for messages. */
 const char *moe__shape_text(int ndim, const int64_t *shape, char *buffer, size_t size);
