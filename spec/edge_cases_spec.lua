@@ -48,4 +48,27 @@ describe("at the edge", function()
     assert.False(ok)
     assert.truthy(message:find("adamw: a moment [3] is mapped from a file", 1, true), message)
   end)
+
+  it("sizes that no product can take are refused, also where a 0 makes the tensor empty", function()
+    local function says(text, f, ...)
+      local ok, message = pcall(f, ...)
+      assert.False(ok)
+      assert.truthy(message:find(text, 1, true), message)
+    end
+    local huge, limit = 1 << 31, "a matrix of 2147483648 rows or columns is too large"
+    says("[0 x 1099511627776 x 1099511627776] is too large", moe.zeros, 0, 1 << 40, 1 << 40)
+    says("reshape: [0] has 0 elements and cannot become [0 x 1099511627776 x 1099511627776]",
+      moe.reshape, moe.zeros(0), 0, 1 << 40, 1 << 40)
+    says("matmul: " .. limit, moe.matmul, moe.zeros(huge, 0), moe.zeros(0, 1))
+    says("matmul: " .. limit, moe.matmul, moe.zeros(1, 0), moe.zeros(0, huge))
+    says("linear: " .. limit, moe.linear, moe.zeros(huge, 0), moe.zeros(1, 0))
+    says("head_cross_entropy: " .. limit, moe.head_cross_entropy, moe.zeros(1, 0),
+      moe.zeros(huge, 0), moe.tensor({ 0 }, "i32"))
+    local keys = moe.zeros(0, huge, 1, 8)
+    says("attention: " .. limit, moe.attention, moe.zeros(0, 1, 1, 8), keys, keys)
+    says("moe_ffn: " .. limit, moe.moe_ffn, moe.zeros(1, 0), moe.ones(1, 1),
+      moe.tensor({ { 0 } }, "i32"), moe.zeros(1, huge, 0), moe.zeros(1, huge, 0),
+      moe.zeros(1, 0, huge))
+    assert.same({ 1 << 40, 0, 0 }, moe.zeros(1 << 40, 0, 0):matmul(moe.zeros(1 << 40, 0, 0)):shape())
+  end)
 end)

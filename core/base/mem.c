@@ -8,6 +8,7 @@
 #define ALIGN ((size_t)64)
 #define HUGE_PAGE ((size_t)2 << 20)
 #define HUGE_FROM ((size_t)4 << 20)
+#define LARGEST ((size_t)1 << 49)       /* its class is still one of the MOE_BINS */
 
 /* Sanitizers see overflows and use after free only when every block comes from malloc. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -23,8 +24,8 @@ static int size_class(size_t bytes, size_t *rounded) {
         *rounded = 64;
         return 0;
     }
-    int log = 63 - __builtin_clzll((unsigned long long)(bytes - 1));    /* 2^log < bytes <= 2^(log+1) */
-    size_t step = ((size_t)1 << log) >> 3;
+    int log = 63 - __builtin_clzll((unsigned long long)(bytes - 1));    /* 2^log < bytes ...     */
+    size_t step = ((size_t)1 << log) >> 3;                              /* ... <= 2^(log + 1)    */
     size_t steps = (bytes - ((size_t)1 << log) + step - 1) / step;      /* 1..8 */
     *rounded = ((size_t)1 << log) + steps * step;
     return (log - 6) * 8 + (int)steps;
@@ -67,7 +68,7 @@ static void *take(moe_heap *h, int bin, size_t bytes) {
 void *moe__alloc(moe_ctx *ctx, size_t bytes) {
     moe_heap *h = &ctx->heap;
     h->requests++;
-    if (told_to_fail(h) || bytes > ((size_t)1 << 49)) return NULL;
+    if (told_to_fail(h) || bytes > LARGEST) return NULL;
     size_t size;
     int bin = size_class(bytes, &size);
     if (h->limit && h->live + size > h->limit) return NULL;

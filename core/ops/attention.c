@@ -40,7 +40,9 @@ static moe_status infer(moe_call *c) {
     if (q->shape[1] > k->shape[1])
         return MOE_REJECT(c, MOE_ESHAPE, "more queries than keys: %s and %s", MOE_SHAPE(q),
                           MOE_SHAPE(k));
-    int64_t lse[3] = {q->shape[0], q->shape[2], q->shape[1]};
+    int64_t across = q->shape[2] * q->shape[3], lse[3] = {q->shape[0], q->shape[2], q->shape[1]};
+    moe_status s = moe__product_sizes(c, 2, (int64_t[]){k->shape[1], across});
+    if (s) return s;
     moe__out_like(c, 0, q);
     moe__keep(c, 0, MOE_F32, 3, lse);
     return MOE_OK;
@@ -58,10 +60,7 @@ static head locate(const moe_call *c, const sizes *s, int64_t b, int64_t h) {
     int64_t at_q = (b * s->T * s->H + h) * s->D, at_k = (b * s->S * s->KV + kv) * s->D;
     head p = {.q = moe__real(c->in[0]) + at_q, .k = moe__real(c->in[1]) + at_k,
               .v = moe__real(c->in[2]) + at_k, .q_step = s->H * s->D, .k_step = s->KV * s->D};
-    if (c->out[0] && c->out[0]->storage) {
-        p.o = moe__real(c->out[0]) + at_q;
-        p.out = moe__real(c->out[0]) + at_q;
-    }
+    p.o = p.out = moe__real(c->out[0]) + at_q;
     if (c->keep[0]) p.lse = moe__real(c->keep[0]) + (b * s->H + h) * s->T;
     if (c->dout[0]) p.dy = moe__real(c->dout[0]) + at_q;
     return p;
@@ -158,7 +157,8 @@ static void backward_block(const work *w, const head *p, int64_t first, int64_t 
                               .ldc = p->k_step});
 }
 
-/* One task is one key head with all the query heads that share it: nobody else writes its dk, dv. */
+/* One task is one key head with all the query heads that share it: nobody else writes its dk and
+ * dv. */
 static void backward_task(void *arg, int64_t task, int worker) {
     const work *w = arg;
     const sizes *s = &w->s;
@@ -192,8 +192,9 @@ static moe_status backward(moe_call *c) {
 
 MOE_OP(attention,
     .sig = "q:tensor, k:tensor, v:tensor -> tensor",
-    .doc = "Causal grouped-query attention: q [B x T x H x D], k and v [B x S x KV x D] with T <= S and "
-           "H a multiple of KV; the queries are the last T positions. -> [B x T x H x D].",
+    .doc = "Causal grouped-query attention: q [B x T x H x D], k and v [B x S x KV x D] with "
+           "T <= S and H a multiple of KV; the queries are the last T positions. "
+           "-> [B x T x H x D].",
     .sample = "randn(2, 5, 2, 3), randn(2, 5, 2, 3), randn(2, 5, 2, 3)"
               " | randn(1, 3, 4, 2), randn(1, 7, 2, 2), randn(1, 7, 2, 2)"
               " | randn(1, 70, 2, 2), randn(1, 70, 1, 2), randn(1, 70, 1, 2)",

@@ -4,29 +4,22 @@
  * contribution to dx and dW at once, while the logits are at hand. backward then only scales by
  * the incoming gradient.
  */
-#include <math.h>
 #include <string.h>
 
 #include "kernels/kernels.h"
-#include "tape/op.h"
+#include "ops/targets.h"
 
 #define CHUNK_ELEMENTS ((int64_t)1 << 22)   /* logits of one chunk: 16 MB */
 
 static moe_status infer(moe_call *c) {
-    const moe_tensor *x = c->in[0], *w = c->in[1], *target = c->in[2];
+    const moe_tensor *x = c->in[0], *w = c->in[1];
     if (moe__rank(c, x, "x", 2) || moe__rank(c, w, "weight", 2)) return MOE_ESHAPE;
     if (x->shape[1] != w->shape[1])
         return MOE_REJECT(c, MOE_ESHAPE, "inner dimensions differ: %s x transposed %s",
                           MOE_SHAPE(x), MOE_SHAPE(w));
-    if (target->ndim != 1 || target->shape[0] != x->shape[0])
-        return MOE_REJECT(c, MOE_ESHAPE, "one target per row is needed: %s and %s",
-                          MOE_SHAPE(target), MOE_SHAPE(x));
-    moe_status s = moe__ids_below(c, target, w->shape[0], c->arg[0].i, "targets");
+    moe_status s = moe__product_sizes(c, 3, (int64_t[]){x->shape[0], w->shape[0], w->shape[1]});
+    if (!s) s = moe__targets_infer(c, x, c->in[2], w->shape[0], c->arg[0].i);
     if (s) return s;
-    int64_t counted = 0;
-    for (int64_t i = 0; i < target->count; i++) counted += moe__int(target)[i] != c->arg[0].i;
-    if (counted == 0)
-        return MOE_REJECT(c, MOE_EARG, "all %lld targets are ignored", (long long)target->count);
     moe__out(c, 0, MOE_F32, 0, NULL);
     moe__keep(c, 0, MOE_F32, 2, x->shape);
     moe__keep(c, 1, MOE_F32, 2, w->shape);
@@ -75,8 +68,8 @@ static double run_chunk(const moe_call *c, const chunk *k, int64_t rows) {
 }
 
 static moe_status forward(moe_call *c) {
-    int64_t n = c->in[0]->shape[0], V = c->in[1]->shape[0], counted = 0;
-    for (int64_t i = 0; i < n; i++) counted += moe__int(c->in[2])[i] != c->arg[0].i;
+    int64_t n = c->in[0]->shape[0], V = c->in[1]->shape[0];
+    int64_t counted = moe__targets_counted(c->in[2], c->arg[0].i);
     int64_t rows = CHUNK_ELEMENTS / V;
     rows = rows < 64 ? 64 : rows > 1024 ? 1024 : rows;
     if (rows > n) rows = n;

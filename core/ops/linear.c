@@ -4,6 +4,12 @@
 #include "kernels/kernels.h"
 #include "tape/op.h"
 
+static int64_t rows_of(const moe_tensor *x) {
+    int64_t m = 1;
+    for (int d = 0; d < x->ndim - 1; d++) m *= x->shape[d];
+    return m;
+}
+
 static moe_status infer(moe_call *c) {
     const moe_tensor *x = c->in[0], *w = c->in[1], *bias = c->in[2];
     if (moe__rank(c, w, "weight", 2)) return MOE_ESHAPE;
@@ -15,13 +21,7 @@ static moe_status infer(moe_call *c) {
                           MOE_SHAPE(bias), MOE_SHAPE(w));
     moe__out_like(c, 0, x);
     c->out_desc[0].shape[x->ndim - 1] = w->shape[0];
-    return MOE_OK;
-}
-
-static int64_t rows_of(const moe_tensor *x) {
-    int64_t m = 1;
-    for (int d = 0; d < x->ndim - 1; d++) m *= x->shape[d];
-    return m;
+    return moe__product_sizes(c, 3, (int64_t[]){rows_of(x), w->shape[0], w->shape[1]});
 }
 
 static moe_status forward(moe_call *c) {

@@ -81,9 +81,9 @@ static moe_status backward(moe_call *c) {
 
 MOE_OP(load_balance,
     .sig = "logits:tensor, gates:tensor, experts:itensor, form:{btx|switch}=btx -> tensor",
-    .doc = "Load-balancing loss N sum(u p) without its coefficient: logits [T x N], gates and 0-based "
-           "experts [T x k]. \"btx\": u is the mean gate (balanced = 1); \"switch\": the share of "
-           "tokens (balanced = k).",
+    .doc = "Load-balancing loss N sum(u p) without its coefficient: logits [T x N], gates and "
+           "0-based experts [T x k]. \"btx\": u is the mean gate (balanced = 1); \"switch\": the "
+           "share of tokens (balanced = k).",
     .sample = "randn(4, 3), rand(0.1, 1, 4, 2), ids{{0, 1}, {2, 1}, {1, 0}, {0, 2}}"
               " | randn(4, 3), rand(0.1, 1, 4, 2), ids{{0, 1}, {2, 1}, {1, 0}, {0, 2}}, 'switch'",
     .saves = MOE_IN(EXPERTS),

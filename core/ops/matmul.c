@@ -4,23 +4,6 @@
 #include "kernels/kernels.h"
 #include "tape/op.h"
 
-static moe_status infer(moe_call *c) {
-    const moe_tensor *a = c->in[0], *b = c->in[1];
-    if (a->ndim < 2 || b->ndim < 2)
-        return MOE_REJECT(c, MOE_ESHAPE, "both sides need at least 2 dimensions: %s x %s",
-                          MOE_SHAPE(a), MOE_SHAPE(b));
-    if (a->shape[a->ndim - 1] != b->shape[b->ndim - 2])
-        return MOE_REJECT(c, MOE_ESHAPE, "inner dimensions differ: %s x %s", MOE_SHAPE(a),
-                          MOE_SHAPE(b));
-    if (b->ndim > 2 && (a->ndim != b->ndim ||
-                        memcmp(a->shape, b->shape, sizeof *a->shape * (size_t)(a->ndim - 2)) != 0))
-        return MOE_REJECT(c, MOE_ESHAPE, "leading dimensions differ: %s x %s", MOE_SHAPE(a),
-                          MOE_SHAPE(b));
-    moe__out_like(c, 0, a);
-    c->out_desc[0].shape[a->ndim - 1] = b->shape[b->ndim - 1];
-    return MOE_OK;
-}
-
 /* A two-dimensional right side makes one tall product of the whole batch. */
 typedef struct sizes {
     int64_t batch, m, n, k;
@@ -37,8 +20,28 @@ static sizes measure(const moe_call *c) {
     return s;
 }
 
+static moe_status infer(moe_call *c) {
+    const moe_tensor *a = c->in[0], *b = c->in[1];
+    if (a->ndim < 2 || b->ndim < 2)
+        return MOE_REJECT(c, MOE_ESHAPE, "both sides need at least 2 dimensions: %s x %s",
+                          MOE_SHAPE(a), MOE_SHAPE(b));
+    if (a->shape[a->ndim - 1] != b->shape[b->ndim - 2])
+        return MOE_REJECT(c, MOE_ESHAPE, "inner dimensions differ: %s x %s", MOE_SHAPE(a),
+                          MOE_SHAPE(b));
+    if (b->ndim > 2 && (a->ndim != b->ndim ||
+                        memcmp(a->shape, b->shape, sizeof *a->shape * (size_t)(a->ndim - 2)) != 0))
+        return MOE_REJECT(c, MOE_ESHAPE, "leading dimensions differ: %s x %s", MOE_SHAPE(a),
+                          MOE_SHAPE(b));
+    moe__out_like(c, 0, a);
+    c->out_desc[0].shape[a->ndim - 1] = b->shape[b->ndim - 1];
+    sizes s = measure(c);
+    return moe__product_sizes(c, 3, (int64_t[]){s.m, s.n, s.k});
+}
+
+/* c_i = a_i b_i for `count` products, whose operands lie step_a, step_b and step_c apart. */
 static moe_status multiply(moe_call *c, int64_t count, const moe_gemm *first, int64_t step_a,
                            int64_t step_b, int64_t step_c) {
+    if (count * step_c == 0) return MOE_OK;
     size_t bytes = sizeof *first * (size_t)count;
     moe_gemm *list = moe__alloc(c->ctx, bytes);
     if (!list) return moe__no_memory(c->ctx, bytes, "a batch of products");
@@ -53,13 +56,11 @@ static moe_status multiply(moe_call *c, int64_t count, const moe_gemm *first, in
     return MOE_OK;
 }
 
-static int64_t at_least_one(int64_t n) { return n < 1 ? 1 : n; }
-
 static moe_status forward(moe_call *c) {
     sizes s = measure(c);
     moe_gemm g = {.m = s.m, .n = s.n, .k = s.k, .alpha = 1, .a = moe__real(c->in[0]),
-                  .lda = at_least_one(s.k), .b = moe__real(c->in[1]), .ldb = at_least_one(s.n),
-                  .c = moe__real(c->out[0]), .ldc = at_least_one(s.n)};
+                  .lda = s.k, .b = moe__real(c->in[1]), .ldb = s.n,
+                  .c = moe__real(c->out[0]), .ldc = s.n};
     return multiply(c, s.batch, &g, s.m * s.k, s.k * s.n, s.m * s.n);
 }
 
@@ -71,15 +72,15 @@ static moe_status backward(moe_call *c) {
     moe_real beta, *da = moe__grad_beta(c, 0, &beta);
     if (da) {
         moe_gemm g = {.tb = true, .m = s.m, .n = s.k, .k = s.n, .alpha = 1, .a = dc,
-                      .lda = at_least_one(s.n), .b = moe__real(c->in[1]),
-                      .ldb = at_least_one(s.n), .beta = beta, .c = da, .ldc = at_least_one(s.k)};
+                      .lda = s.n, .b = moe__real(c->in[1]),
+                      .ldb = s.n, .beta = beta, .c = da, .ldc = s.k};
         status = multiply(c, s.batch, &g, s.m * s.n, s.k * s.n, s.m * s.k);
     }
     moe_real *db = moe__grad_beta(c, 1, &beta);
     if (db && !status) {
         moe_gemm g = {.ta = true, .m = s.k, .n = s.n, .k = s.m, .alpha = 1,
-                      .a = moe__real(c->in[0]), .lda = at_least_one(s.k), .b = dc,
-                      .ldb = at_least_one(s.n), .beta = beta, .c = db, .ldc = at_least_one(s.n)};
+                      .a = moe__real(c->in[0]), .lda = s.k, .b = dc,
+                      .ldb = s.n, .beta = beta, .c = db, .ldc = s.n};
         status = multiply(c, s.batch, &g, s.m * s.k, s.m * s.n, s.k * s.n);
     }
     return status;
@@ -87,7 +88,9 @@ static moe_status backward(moe_call *c) {
 
 MOE_OP(matmul,
     .sig = "a:tensor, b:tensor -> tensor",
-    .doc = "Matrix product [.. x m x k] x [.. x k x n]; a two-dimensional b serves the whole batch.",
-    .sample = "randn(2, 3), randn(3, 4) | randn(2, 3, 4), randn(4, 2) | randn(3, 2, 4), randn(3, 4, 2)",
+    .doc = "Matrix product [.. x m x k] x [.. x k x n]; a two-dimensional b serves the whole "
+           "batch. -> [.. x m x n].",
+    .sample = "randn(2, 3), randn(3, 4) | randn(2, 3, 4), randn(4, 2) | "
+              "randn(3, 2, 4), randn(3, 4, 2)",
     .saves = MOE_IN(0) | MOE_IN(1),
     .infer = infer, .forward = forward, .backward = backward);

@@ -56,7 +56,12 @@ static moe_status infer(moe_call *c) {
     moe_status s = moe__ids_below(c, experts, w1->shape[0], INT64_MIN, "experts");
     if (s) return s;
     sizes z = measure(c);
-    int64_t hidden[2] = {z.R, z.I}, bounds = z.E + 1;
+    int64_t hidden[2] = {z.R, z.I}, wide[2] = {z.R, z.d}, bounds = z.E + 1;
+    s = moe__product_sizes(c, 4, (int64_t[]){z.R, z.E, z.I, z.d});
+    if (s) return s;
+    if (moe__count(2, hidden) < 0 || moe__count(2, wide) < 0)
+        return MOE_REJECT(c, MOE_ESHAPE, "%lld routed rows of w1 %s are too many", (long long)z.R,
+                          MOE_SHAPE(w1));
     moe__out_like(c, 0, x);
     moe__keep(c, G, MOE_F32, 2, hidden);
     moe__keep(c, U, MOE_F32, 2, hidden);
@@ -65,7 +70,7 @@ static moe_status infer(moe_call *c) {
     return MOE_OK;
 }
 
-/* ---- working memory: one block, cut into pieces ----------------------------------------------- */
+/* ---- working memory: one block, cut into pieces --------------------------------------------- */
 
 typedef struct work {
     moe_call *c;
@@ -113,7 +118,7 @@ static moe_status allocate(work *w, bool backward) {
     return MOE_OK;
 }
 
-/* ---- sorting, gathering, multiplying ---------------------------------------------------------- */
+/* ---- sorting, gathering, multiplying -------------------------------------------------------- */
 
 static void sort_by_expert(work *w) {
     const int32_t *expert = moe__int(w->c->in[EXPERTS]);
@@ -283,9 +288,9 @@ static moe_status backward(moe_call *c) {
 
 MOE_OP(moe_ffn,
     .sig = "x:tensor, gates:tensor, experts:itensor, w1:tensor, w3:tensor, w2:tensor -> tensor",
-    .doc = "SwiGLU experts over routed tokens, dropless: x [T x d], gates and 0-based experts [T x k], "
-           "w1 and w3 [E x I x d], w2 [E x d x I] -> [T x d].",
-    .sample = "randn(5, 3), rand(0.1, 1, 5, 2), ids{{0, 1}, {1, 3}, {3, 0}, {1, 0}, {0, 3}}, randn(4, 2, 3),"
-              " randn(4, 2, 3), randn(4, 3, 2)",
+    .doc = "SwiGLU experts over routed tokens, dropless: x [T x d], gates and 0-based experts "
+           "[T x k], w1 and w3 [E x I x d], w2 [E x d x I] -> [T x d].",
+    .sample = "randn(5, 3), rand(0.1, 1, 5, 2), ids{{0, 1}, {1, 3}, {3, 0}, {1, 0}, {0, 3}},"
+              " randn(4, 2, 3), randn(4, 2, 3), randn(4, 3, 2)",
     .saves = MOE_IN(X) | MOE_IN(GATES) | MOE_IN(EXPERTS) | MOE_IN(W1) | MOE_IN(W3) | MOE_IN(W2),
     .infer = infer, .forward = forward, .backward = backward);

@@ -11,7 +11,8 @@ static moe_status infer(moe_call *c) {
     if (x->ndim < 1 || w->ndim != 1 || w->shape[0] != moe__last(x))
         return MOE_REJECT(c, MOE_ESHAPE, "weight must have one element per column: %s and %s",
                           MOE_SHAPE(x), MOE_SHAPE(w));
-    if (!(c->arg[0].f >= 0)) return MOE_REJECT(c, MOE_EARG, "eps must not be negative: %g", c->arg[0].f);
+    if (!(c->arg[0].f >= 0))
+        return MOE_REJECT(c, MOE_EARG, "eps must not be negative: %g", c->arg[0].f);
     int64_t d = moe__last(x), rows = d ? x->count / d : 0;
     moe__out_like(c, 0, x);
     moe__keep(c, 0, MOE_F32, 1, &rows);
@@ -71,7 +72,8 @@ static moe_status backward(moe_call *c) {
 
 MOE_OP(rms_norm,
     .sig = "x:tensor, weight:tensor, eps:num=1e-5 -> tensor",
-    .doc = "Root-mean-square norm along the last dimension, times `weight`: x [.. x d], weight [d].",
+    .doc = "Root-mean-square norm along the last dimension, times `weight`: x [.. x d], weight "
+           "[d].",
     .sample = "randn(3, 5), randn(5)",
     .saves = MOE_IN(0) | MOE_IN(1),
     .infer = infer, .forward = forward, .backward = backward);

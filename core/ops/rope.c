@@ -44,7 +44,7 @@ static void fill_table(void *arg, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
         double frequency = pow(r->c->arg[0].f, -(double)i / (double)r->half);
         for (int64_t t = 0; t < r->t; t++) {
-            double angle = (double)(t + r->c->arg[1].i) * frequency;
+            double angle = ((double)t + (double)r->c->arg[1].i) * frequency;
             r->table[t * 2 * r->half + i] = (moe_real)cos(angle);
             r->table[t * 2 * r->half + r->half + i] = (moe_real)sin(angle);
         }

@@ -135,8 +135,8 @@ static moe_status backward(moe_call *c) {
 
 MOE_OP(topk_route,
     .sig = "logits:tensor, k:int=2, gate:{selected|all|sigmoid}=selected -> tensor, itensor",
-    .doc = "Top-k routing: logits [T x E] -> gates [T x k] in descending order of the logits, and the "
-           "0-based experts [T x k]. gate: softmax over the \"selected\", over \"all\", or "
+    .doc = "Top-k routing: logits [T x E] -> gates [T x k] in descending order of the logits, and "
+           "the 0-based experts [T x k]. gate: softmax over the \"selected\", over \"all\", or "
            "\"sigmoid\" normalised over the selected.",
     .sample = "randn(4, 5), 2 | randn(3, 4), 3, 'all' | randn(3, 4), 2, 'sigmoid'",
     .saves = MOE_OUT(0) | MOE_OUT(1),

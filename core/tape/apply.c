@@ -63,6 +63,14 @@ moe_status moe__ids_below(moe_call *c, const moe_tensor *ids, int64_t bound, int
     return MOE_OK;
 }
 
+moe_status moe__product_sizes(moe_call *c, int n, const int64_t *size) {
+    for (int i = 0; i < n; i++)
+        if (size[i] > INT32_MAX)
+            return MOE_REJECT(c, MOE_EUNSUPPORTED, "a matrix of %lld rows or columns is too large "
+                              "(the limit is %d)", (long long)size[i], INT32_MAX);
+    return MOE_OK;
+}
+
 /* ---- gradients asked for? ------------------------------------------------------------------- */
 
 static bool tracks(const moe_tensor *t) { return t && (t->requires_grad || t->node); }

@@ -45,7 +45,7 @@ struct moe_call {
     moe_tensor **in;                    /* NULL where an optional tensor is absent */
     int nout, nkeep;
     moe_tensor *out[MOE_MAX_OUT];
-    moe_tensor *keep[MOE_MAX_OUT];      /* what forward leaves for backward; NULL without gradient */
+    moe_tensor *keep[MOE_MAX_OUT];      /* what forward leaves for backward, NULL without it */
     moe_tensor *dout[MOE_MAX_OUT];      /* backward: gradients of the outputs, NULL = zero */
     moe_desc out_desc[MOE_MAX_OUT], keep_desc[MOE_MAX_OUT];
     moe_arg arg[MOE_MAX_ARG];           /* the parameters that are no tensors, in order */
@@ -66,14 +66,15 @@ struct moe_call {
 
 struct moe_op {
     const char *name, *sig, *doc;
-    const char *sample;             /* Lua: arguments for the gradient check; NULL = not differentiable */
+    const char *sample;             /* Lua: arguments for the gradient check, alternatives
+                                       separated by ` | `; NULL = not differentiable */
     unsigned flags, saves;
     moe_status (*infer)(moe_call *c);
     moe_status (*forward)(moe_call *c);
     moe_status (*backward)(moe_call *c);
 };
 
-#define MOE_OP(stem, ...)            \
+#define MOE_OP(stem, ...)              \
     extern const moe_op moe_op_##stem; \
     const moe_op moe_op_##stem = {.name = #stem, __VA_ARGS__}
 
@@ -98,6 +99,9 @@ moe_status moe__reject(moe_call *c, moe_status status, const char *fmt, ...)
 /* Every element of the i32 tensor lies in 0 .. bound-1 (or equals `except`). */
 moe_status moe__ids_below(moe_call *c, const moe_tensor *ids, int64_t bound, int64_t except,
                           const char *name);
+
+/* Rejects what OpenBLAS cannot count: rows, columns or row distances above 2^31 - 1. */
+moe_status moe__product_sizes(moe_call *c, int n, const int64_t *size);
 
 /* ---- for backward ------------------------------------------------------------------------- */
 

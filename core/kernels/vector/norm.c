@@ -31,7 +31,8 @@ void KERNEL(rms_norm_grad)(int64_t n, moe_real r, const moe_real *x, const moe_r
     vec sum = splat(0);
     for (i = 0; i + VL <= n; i += VL) sum += load(w + i) * load(dy + i) * load(x + i);
     if (i < n)
-        sum += load_part(w + i, n - i, 0) * load_part(dy + i, n - i, 0) * load_part(x + i, n - i, 0);
+        sum += load_part(w + i, n - i, 0) * load_part(dy + i, n - i, 0) *
+               load_part(x + i, n - i, 0);
     moe_real mean = lanes_sum(sum) / (moe_real)n * r * r;
     for (i = 0; i < n; i += VL) {
         int64_t part = n - i < VL ? n - i : VL;

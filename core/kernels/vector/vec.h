@@ -1,8 +1,9 @@
 /* vec.h -- one register of numbers at a time, in the compiler's own vector type.
  *
  * The same source is compiled for every instruction set; only the width of a vector differs: 64
- * bytes with AVX-512, 32 with AVX2, else 16 (wider ones would be compared piece by piece). Only operators that IEEE 754 rounds correctly are used, so the
- * double build checks exactly this code. Sums run in VL lanes that are combined in a fixed order.
+ * bytes with AVX-512, 32 with AVX2, else 16 (wider ones would be compared piece by piece). Only
+ * operators that IEEE 754 rounds correctly are used, so the double build checks exactly this code.
+ * Sums run in VL lanes that are combined in a fixed order.
  */
 #ifndef MOE_KERNELS_VEC_H
 #define MOE_KERNELS_VEC_H
@@ -55,9 +56,6 @@ INLINE void store_part(moe_real *p, vec v, int64_t n) { memcpy(p, &v, (size_t)n 
 INLINE vec choose(veci mask, vec yes, vec no) {
     return (vec)(((veci)yes & mask) | ((veci)no & ~mask));
 }
-/* NaN in either operand: the second is returned, as x86's own instructions do. */
-INLINE vec vmax(vec a, vec b) { return choose(a > b, a, b); }
-INLINE vec vmin(vec a, vec b) { return choose(a < b, a, b); }
 
 INLINE moe_real lanes_sum(vec v) {
     for (int width = VL / 2; width > 0; width /= 2)
