@@ -65,24 +65,25 @@ typedef struct moe_tensor moe_tensor;
 typedef void *(*moe_alloc_fn)(void *ud, void *ptr, size_t osize, size_t nsize);
 
 typedef struct moe_config {
-    size_t size;            /* sizeof(moe_config); lets the struct grow                            */
-    moe_alloc_fn alloc;     /* NULL = malloc                                                       */
+    size_t size;            /* sizeof(moe_config); lets the struct grow                           */
+    moe_alloc_fn alloc;     /* NULL = malloc                                                      */
     void *alloc_ud;
-    size_t memory_limit;    /* bytes of tensors and scratch, 0 = none                              */
-    int threads;            /* worker threads incl. the caller, 0 = the size of the affinity mask  */
-    const char *kernels;    /* "avx512", "avx2", "plain", NULL = the best this processor has       */
+    size_t memory_limit;    /* bytes of tensors and scratch, 0 = none                             */
+    int threads;            /* worker threads incl. the caller, 0 = the size of the affinity mask */
+    const char *kernels;    /* "avx512", "avx2", "plain", NULL = the best this processor has      */
 } moe_config;
 
 typedef struct moe_memory_info {
-    size_t live, peak;      /* bytes handed out now, and the most ever                             */
-    size_t cached;          /* bytes kept for reuse                                                */
-    size_t limit;           /* 0 = none                                                            */
-    size_t tensors;         /* live tensors                                                        */
+    size_t live, peak;      /* bytes handed out now, and the most ever                            */
+    size_t cached;          /* bytes kept for reuse                                               */
+    size_t limit;           /* 0 = none                                                           */
+    size_t tensors;         /* live tensors, with the views that gradients hold                   */
 } moe_memory_info;
 
 /* Opens a context; cfg may be NULL. Fails with MOE_ENOMEM, or MOE_EARG for a kernel variant this
  * processor does not have; *out is NULL then. */
 MOE_API moe_status moe_open(moe_ctx **out, const moe_config *cfg);
+/* Gives the opener's hold on the context up. NULL is ignored. */
 MOE_API void moe_close(moe_ctx *ctx);
 
 /* The message of the last failure, valid until the next one; "" when there was none. */
@@ -94,23 +95,29 @@ MOE_API void moe_interrupt(moe_ctx *ctx);
 MOE_API bool moe_interrupted(moe_ctx *ctx);
 
 MOE_API moe_memory_info moe_memory(const moe_ctx *ctx);
+/* 0 = none. A limit below what is live frees nothing: requests fail until enough is released. */
 MOE_API void moe_set_memory_limit(moe_ctx *ctx, size_t bytes);
+/* Threads that an operation may use, with the caller. */
 MOE_API int moe_threads(const moe_ctx *ctx);
-/* The name of the kernel variant in use. */
+/* The name of the kernel variant in use; static. */
 MOE_API const char *moe_kernels_name(const moe_ctx *ctx);
 
-/* Creates a contiguous tensor with unspecified contents. MOE_ESHAPE for a bad rank or a size that
- * overflows, MOE_ENOMEM. */
+/* Creates a contiguous tensor with unspecified contents; *out is the caller's to release, NULL on
+ * failure. MOE_ESHAPE for a bad rank, a negative size or sizes that overflow (also beside a 0),
+ * MOE_ETYPE for an unknown type, MOE_ENOMEM. */
 MOE_API moe_status moe_tensor_new(moe_ctx *ctx, moe_dtype dtype, int ndim, const int64_t *shape,
                                   moe_tensor **out);
+/* One more holder, one fewer; the last release frees it. Releasing NULL does nothing. */
 MOE_API void moe_tensor_retain(moe_tensor *t);
-MOE_API void moe_tensor_release(moe_tensor *t);    /* NULL is ignored */
+MOE_API void moe_tensor_release(moe_tensor *t);
 MOE_API int moe_tensor_ndim(const moe_tensor *t);
-MOE_API int64_t moe_tensor_size(const moe_tensor *t, int dim);
-MOE_API int64_t moe_tensor_count(const moe_tensor *t);   /* elements */
+MOE_API int64_t moe_tensor_size(const moe_tensor *t, int dim);   /* dim: 0 .. ndim-1, unchecked */
+MOE_API int64_t moe_tensor_count(const moe_tensor *t);           /* elements, 1 for a scalar    */
 MOE_API moe_dtype moe_tensor_dtype(const moe_tensor *t);
+/* Do the elements lie side by side in row-major order? Always, but for views of other tensors. */
 MOE_API bool moe_tensor_contiguous(const moe_tensor *t);
-/* First element. Row-major when contiguous. */
+/* The first element, valid while the tensor is held. Views share it with their base; the elements
+ * of a tensor that is mapped from a file must not be written. */
 MOE_API void *moe_tensor_data(moe_tensor *t);
 
 #ifdef __cplusplus

@@ -86,11 +86,12 @@ MOE_API moelua_status moelua_run_file(moelua *m, const char *path, int argc, cha
 MOE_API moelua_status moelua_run_string(moelua *m, const char *code, const char *chunkname);
 
 /* Fetches the tensor that a global variable holds. *out is retained: release it with
- * moe_tensor_release(). It shares its storage with the script's tensor. */
+ * moe_tensor_release(). It shares its storage with the script's tensor. MOELUA_ERROR, and *out is
+ * NULL, when the variable holds no tensor or a released one. */
 MOE_API moelua_status moelua_get_tensor(moelua *m, const char *global, moe_tensor **out);
 
-/* Makes `t` the value of a global variable. The script gets its own reference. `t` belongs to
- * moelua_ctx(m). */
+/* Makes `t` the value of a global variable. The script gets its own reference. MOELUA_MISUSE when
+ * `t` was made in another context than moelua_ctx(m). */
 MOE_API moelua_status moelua_set_tensor(moelua *m, const char *global, moe_tensor *t);
 
 /* Stops what runs now, or else the next run, with MOELUA_INTERRUPTED: the script sees the error
@@ -102,7 +103,8 @@ MOE_API void moelua_interrupt(moelua *m);
 /* Message, and traceback where there is one, of the last failure; "" when there was none. */
 MOE_API const char *moelua_errmsg(const moelua *m);
 
-/* The core's context, for tensors that the host makes itself. Borrowed. */
+/* The core's context, for tensors that the host makes itself. Borrowed; NULL when moelua_open()
+ * failed, as moelua_state() is. */
 MOE_API moe_ctx *moelua_ctx(moelua *m);
 
 /* The Lua state, borrowed: add functions, call functions. */

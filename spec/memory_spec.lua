@@ -165,6 +165,17 @@ describe("a limit", function()
     collectgarbage("restart")
   end)
 
+  it("collects before backward, which cannot be tried again", function()
+    local x = moe.randn(N):requires_grad()
+    moe.memory({ limit = moe.memory().live + 13 * MB // 2 })
+    collectgarbage("stop")
+    for _ = 1, 4 do moe.zeros(N) end
+    local loss = (x * x):sum()
+    loss:backward()
+    collectgarbage("restart")
+    assert.equal(2 * x:select(1, 1):item(), x:grad():select(1, 1):item())
+  end)
+
   it("lets the cache go first", function()
     do
       local _ <close> = moe.scope()

@@ -88,6 +88,24 @@ static int raise(lua_State *L) {
     return lmoe_raise(L, "%s", luaL_tolstring(L, 1, NULL));
 }
 
+/* ---- types ---------------------------------------------------------------------------------- */
+
+void lmoe_newtype(lua_State *L, const char *name, lua_CFunction release, const luaL_Reg *methods) {
+    luaL_newmetatable(L, name);
+    lua_pushcfunction(L, release);
+    lua_setfield(L, -2, "__gc");
+    lua_pushcfunction(L, release);
+    lua_setfield(L, -2, "__close");
+    lua_pushstring(L, name);
+    lua_setfield(L, -2, "__metatable");
+    if (methods) {
+        lua_newtable(L);
+        luaL_setfuncs(L, methods, 0);
+        lua_setfield(L, -2, "__index");
+    }
+    lua_pop(L, 1);
+}
+
 /* ---- arguments ------------------------------------------------------------------------------ */
 
 int lmoe_readshape(lua_State *L, int arg, int last, const char *what, int64_t *shape) {
@@ -296,8 +314,8 @@ static void open_context(lua_State *L) {
     lua_pop(L, 1);
     moe_status status = moe_open(&s->ctx, &cfg);
     if (status == MOE_EARG)
-        luaL_error(L, "kernels \"%s\" cannot run here\nhint: avx512, avx2 and plain exist; leave it "
-                   "out for the best this processor has", cfg.kernels);
+        luaL_error(L, "kernels \"%s\" cannot run here\nhint: avx512, avx2 and plain exist; leave "
+                   "it out for the best this processor has", cfg.kernels);
     if (status != MOE_OK) luaL_error(L, "not enough memory");
     s->ceiling = s->floor;
 }

@@ -65,7 +65,14 @@ void lmoe_setscope(lmoe_box *box, lmoe_scope *scope);
 int lmoe_pushtensor(lua_State *L, moe_tensor *t);
 /* Charges what was allocated since `live_before` to Lua's collector. */
 void lmoe_charge(lua_State *L, size_t live_before);
+/* A full collection, after which the ceiling follows what is left alive. */
 void lmoe_collect(lua_State *L);
+/* Releases what the box holds; an empty one stays as it is. */
+void lmoe_emptybox(lmoe_box *box);
+/* Makes the metatable `name` of a userdata that `release` empties, by __gc and __close alike. What
+ * release does must be harmless the second time. `methods` may be NULL. Scripts that ask for the
+ * metatable get the name. */
+void lmoe_newtype(lua_State *L, const char *name, lua_CFunction release, const luaL_Reg *methods);
 
 /* ---- errors -------------------------------------------------------------------------------- */
 
@@ -91,7 +98,7 @@ lua_Integer lmoe_intfield(lua_State *L, int arg, const char *name, lua_Integer o
 lua_Number lmoe_numfield(lua_State *L, int arg, const char *name, lua_Number otherwise);
 const char *lmoe_strfield(lua_State *L, int arg, const char *name, const char *otherwise);
 
-/* ---- the parts of the module: each leaves, or adds to, one table on top of the stack ---------- */
+/* ---- the parts of the module: each leaves, or adds to, one table on top of the stack -------- */
 
 void lmoe_open_tensor(lua_State *L);        /* Tensor functions and methods, one table for both */
 void lmoe_add_ops(lua_State *L);            /* adds every op, and the field `ops` */

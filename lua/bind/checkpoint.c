@@ -257,20 +257,15 @@ void lmoe_open_checkpoint(lua_State *L) {
         {"names", names}, {"info", info}, {"tensor", tensor}, {"raw", raw},
         {"metadata", metadata}, {"close", close_file}, {NULL, NULL},
     };
-    static const luaL_Reg events[] = {
-        {"__gc", close_file}, {"__close", close_file}, {"__tostring", to_string}, {NULL, NULL},
-    };
     static const luaL_Reg functions[] = {
         {"open", open_checkpoint}, {"save", lmoe_checkpoint_save},
         {"create", lmoe_checkpoint_create}, {"describe", lmoe_checkpoint_describe},
         {"nearest", nearest}, {NULL, NULL},
     };
-    luaL_newmetatable(L, CHECKPOINT_TYPE);
-    luaL_setfuncs(L, events, 0);
-    luaL_newlib(L, methods);
-    lua_setfield(L, -2, "__index");
-    lua_pushliteral(L, CHECKPOINT_TYPE);
-    lua_setfield(L, -2, "__metatable");
+    lmoe_newtype(L, CHECKPOINT_TYPE, close_file, methods);
+    luaL_getmetatable(L, CHECKPOINT_TYPE);
+    lua_pushcfunction(L, to_string);
+    lua_setfield(L, -2, "__tostring");
     lua_pop(L, 1);
     lmoe_checkpoint_writer_type(L);
     luaL_newlib(L, functions);

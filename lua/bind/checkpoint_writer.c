@@ -148,12 +148,5 @@ void lmoe_checkpoint_writer_type(lua_State *L) {
         {"names", names}, {"put", put}, {"close", close_writer}, {"abandon", release},
         {NULL, NULL},
     };
-    static const luaL_Reg events[] = {{"__gc", release}, {"__close", release}, {NULL, NULL}};
-    luaL_newmetatable(L, WRITER_TYPE);
-    luaL_setfuncs(L, events, 0);
-    luaL_newlib(L, methods);
-    lua_setfield(L, -2, "__index");
-    lua_pushliteral(L, WRITER_TYPE);
-    lua_setfield(L, -2, "__metatable");
-    lua_pop(L, 1);
+    lmoe_newtype(L, WRITER_TYPE, release, methods);
 }

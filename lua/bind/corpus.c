@@ -143,20 +143,11 @@ static int corpus_metadata(lua_State *L) {
     return 1;
 }
 
-/* Pushes an i32 tensor [rows x columns] with unspecified contents. */
-static int32_t *push_ids(lua_State *L, int64_t rows, int64_t columns) {
+/* Pushes two i32 tensors [rows x columns] with unspecified contents, for inputs and targets. May
+ * collect: read the corpus and the tensors afterwards. */
+static void push_pair(lua_State *L, int64_t rows, int64_t columns) {
     int64_t shape[2] = {rows, columns};
-    lmoe_box *box = lmoe_newbox(L);
-    moe_ctx *ctx = lmoe_ctx(L);
-    size_t live = moe_memory(ctx).live;
-    moe_status status = moe_tensor_new(ctx, MOE_I32, 2, shape, &box->tensor);
-    if (status == MOE_ENOMEM) {
-        lmoe_collect(L);
-        status = moe_tensor_new(ctx, MOE_I32, 2, shape, &box->tensor);
-    }
-    lmoe_check(L, status);
-    lmoe_charge(L, live);
-    return moe_tensor_data(box->tensor);
+    for (int i = 0; i < 2; i++) lmoe_fillbox(L, lmoe_newbox(L), MOE_I32, 2, shape);
 }
 
 static moe_draw check_draw(lua_State *L) {
@@ -180,8 +171,10 @@ static int corpus_batch(lua_State *L) {
     if (moe__corpus_can_draw(c, &draw) != MOE_OK)
         lmoe_raise(L, "batch: %s", moe_errmsg(lmoe_ctx(L)));
     int64_t next;
-    int32_t *x = push_ids(L, draw.batch, draw.context), *y = push_ids(L, draw.batch, draw.context);
-    lmoe_check(L, moe__corpus_batch(c, &draw, x, y, &next));
+    push_pair(L, draw.batch, draw.context);
+    moe_tensor *x = lmoe_checktensor(L, -2), *y = lmoe_checktensor(L, -1);
+    c = check_corpus(L, "batch");
+    lmoe_check(L, moe__corpus_batch(c, &draw, moe__int(x), moe__int(y), &next));
     lua_pushinteger(L, next);
     return 3;
 }
@@ -215,8 +208,11 @@ static int corpus_window_batch(lua_State *L) {
     if (first > count || n > count - first + 1)
         lmoe_raise(L, "window_batch: split \"%s\" has %I windows: %I from %I on are too many",
                    moe__split_name(split), (LUAI_UACINT)count, (LUAI_UACINT)n, (LUAI_UACINT)first);
-    int32_t *x = push_ids(L, n, context), *y = push_ids(L, n, context);
-    lmoe_check(L, moe__corpus_evaluation(c, split, context, limit, first - 1, n, x, y));
+    push_pair(L, n, context);
+    moe_tensor *x = lmoe_checktensor(L, -2), *y = lmoe_checktensor(L, -1);
+    c = check_corpus(L, what);
+    lmoe_check(L, moe__corpus_evaluation(c, split, context, limit, first - 1, n, moe__int(x),
+                                         moe__int(y)));
     return 2;
 }
 
@@ -269,7 +265,7 @@ static int corpus_open(lua_State *L) {
     return status == MOE_OK ? 1 : lmoe_fail_status(L, status);
 }
 
-static void make_type(lua_State *L) {
+void lmoe_open_text(lua_State *L) {
     static const luaL_Reg methods[] = {
         {"tokens", corpus_tokens},   {"documents", corpus_documents},
         {"vocab", corpus_vocab},     {"batch", corpus_batch},
@@ -278,21 +274,10 @@ static void make_type(lua_State *L) {
         {"metadata", corpus_metadata}, {"shared_lines", corpus_shared_lines},
         {"release", corpus_release},
         {NULL, NULL}};
-    luaL_newmetatable(L, CORPUS_TYPE);
-    luaL_newlib(L, methods);
-    lua_setfield(L, -2, "__index");
-    lua_pushcfunction(L, corpus_release);
-    lua_setfield(L, -2, "__gc");
-    lua_pushcfunction(L, corpus_release);
-    lua_setfield(L, -2, "__close");
-    lua_pop(L, 1);
-}
-
-void lmoe_open_text(lua_State *L) {
     static const luaL_Reg functions[] = {{"documents", documents},
                                          {"pack_bytes", pack_bytes},
                                          {"corpus_open", corpus_open},
                                          {NULL, NULL}};
-    make_type(L);
+    lmoe_newtype(L, CORPUS_TYPE, corpus_release, methods);
     luaL_newlib(L, functions);
 }

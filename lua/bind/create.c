@@ -7,29 +7,15 @@
 #include "base/pool.h"
 #include "base/rng.h"
 
-/* Pushes a new tensor of the shape at `arg` (numbers or a table), skipping a trailing options
- * table when `options` is not NULL; *options is then its index, or 0. */
-static moe_tensor *new_tensor(lua_State *L, int arg, const char *what, moe_dtype dtype,
-                              int *options) {
+/* Pushes a new f32 tensor of the shape from `arg` on (numbers or a table). */
+static moe_tensor *new_tensor(lua_State *L, int arg, const char *what) {
     int64_t shape[MOE_MAX_DIMS];
-    int top = lua_gettop(L);
-    if (options) {
-        *options = 0;
-        if (top > arg && lua_istable(L, top)) {
-            *options = top;
-            lua_pushvalue(L, top);
-            lua_insert(L, 1);           /* keeps the options below the sizes */
-            lua_settop(L, top);
-            *options = 1;
-            arg++;
-        }
-    }
     int n = lmoe_checkshape(L, arg, what, shape);
-    return lmoe_fillbox(L, lmoe_newbox(L), dtype, n, shape);
+    return lmoe_fillbox(L, lmoe_newbox(L), MOE_F32, n, shape);
 }
 
 static int fill_with(lua_State *L, int arg, const char *what, double value) {
-    lmoe_check(L, moe__fill(new_tensor(L, arg, what, MOE_F32, NULL), value));
+    lmoe_check(L, moe__fill(new_tensor(L, arg, what), value));
     return 1;
 }
 
@@ -74,22 +60,23 @@ static void draw_range(void *arg, int64_t begin, int64_t end) {
 /* Without `seed` and `stream` the numbers come from the context's own counter: each call
  * continues. A seed alone stands for the first call after manual_seed(seed). */
 static int random_tensor(lua_State *L, const char *what, draw_fn *fn) {
-    int options;
-    moe_tensor *t = new_tensor(L, 1, what, MOE_F32, &options);
     moe_ctx *ctx = lmoe_ctx(L);
-    draw d = {.fn = fn, .seed = ctx->seed, .out = moe_tensor_data(t), .scale = 1};
+    draw d = {.fn = fn, .seed = ctx->seed, .scale = 1};
     const char *stream = NULL;
-    bool seeded = false;
+    bool options = lua_gettop(L) > 1 && lua_istable(L, -1), seeded = false;
     if (options) {
-        lmoe_checkfields(L, options, what, "std mean seed stream");
-        seeded = lua_getfield(L, options, "seed") != LUA_TNIL;
+        lua_insert(L, 1);               /* below the sizes */
+        lmoe_checkfields(L, 1, what, "std mean seed stream");
+        seeded = lua_getfield(L, 1, "seed") != LUA_TNIL;
         lua_pop(L, 1);
-        stream = lmoe_strfield(L, options, "stream", NULL);
-        d.seed = (uint64_t)lmoe_intfield(L, options, "seed", (lua_Integer)ctx->seed);
-        d.scale = lmoe_numfield(L, options, "std", 1);
-        d.shift = lmoe_numfield(L, options, "mean", 0);
+        stream = lmoe_strfield(L, 1, "stream", NULL);
+        d.seed = (uint64_t)lmoe_intfield(L, 1, "seed", (lua_Integer)ctx->seed);
+        d.scale = lmoe_numfield(L, 1, "std", 1);
+        d.shift = lmoe_numfield(L, 1, "mean", 0);
     }
     d.stream = moe__stream(stream ? stream : "moe.manual_seed");
+    moe_tensor *t = new_tensor(L, options ? 2 : 1, what);
+    d.out = moe_tensor_data(t);
     if (!stream && !seeded) d.stream += ctx->draws++;
     moe__parallel_range(ctx, t->count, 1 << 14, draw_range, &d);
     if (moe_interrupted(ctx)) lmoe_check(L, MOE_EINTR);

@@ -554,5 +554,7 @@ static int set_tensor(lua_State *L) {
 moelua_status moelua_set_tensor(moelua *m, const char *global, moe_tensor *t) {
     variable v = {.name = global, .tensor = t};
     if (!global || !t) return fail(m, MOELUA_MISUSE, "moelua_set_tensor: no name or no tensor");
+    if (t->ctx != m->ctx)
+        return fail(m, MOELUA_MISUSE, "moelua_set_tensor: the tensor belongs to another context");
     return protect(m, set_tensor, &v);
 }

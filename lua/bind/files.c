@@ -468,9 +468,9 @@ static int system_lock(lua_State *L)
 static void make_types(lua_State *L)
 {
     static const luaL_Reg lock_methods[] = { { "release", lock_release }, { NULL, NULL } };
-    lmoe_system_type(L, TEMPORARY_TYPE, temporary_release, NULL);
-    lmoe_system_type(L, GZIP_TYPE, gzip_release, NULL);
-    lmoe_system_type(L, LOCK_TYPE, lock_release, lock_methods);
+    lmoe_newtype(L, TEMPORARY_TYPE, temporary_release, NULL);
+    lmoe_newtype(L, GZIP_TYPE, gzip_release, NULL);
+    lmoe_newtype(L, LOCK_TYPE, lock_release, lock_methods);
 }
 
 void lmoe_add_files(lua_State *L)

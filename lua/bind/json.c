@@ -268,17 +268,6 @@ static int json_decode(lua_State *L)
 
 /* ------------------------------------------------------------------------------------------ */
 
-void lmoe_json_make_type(lua_State *L, const char *name, lua_CFunction release)
-{
-    if (luaL_newmetatable(L, name)) {
-        lua_pushcfunction(L, release);
-        lua_setfield(L, -2, "__gc");
-        lua_pushcfunction(L, release);
-        lua_setfield(L, -2, "__close");
-    }
-    lua_pop(L, 1);
-}
-
 /* The mark has no __name: a marked table shall print like any other. */
 static void make_mark(lua_State *L)
 {
@@ -312,7 +301,7 @@ void lmoe_open_json(lua_State *L)
         { NULL, NULL },
     };
     make_mark(L);
-    lmoe_json_make_type(L, TREE_TYPE, tree_release);
+    lmoe_newtype(L, TREE_TYPE, tree_release, NULL);
     make_null(L);
     luaL_newlib(L, functions);
     lmoe_json_add_encode(L);

@@ -15,9 +15,6 @@ bool lmoe_json_is_array(lua_State *L, int index);
 /* Whether the value at `index` is json.null. */
 bool lmoe_json_is_null(lua_State *L, int index);
 
-/* Makes the metatable `name` for a userdata that `release` empties, by __gc and __close. */
-void lmoe_json_make_type(lua_State *L, const char *name, lua_CFunction release);
-
 /* Adds `encode` to the table on top of the stack. */
 void lmoe_json_add_encode(lua_State *L);
 

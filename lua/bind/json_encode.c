@@ -424,7 +424,7 @@ static int json_encode(lua_State *L)
 
 void lmoe_json_add_encode(lua_State *L)
 {
-    lmoe_json_make_type(L, WRITER_TYPE, writer_release);
+    lmoe_newtype(L, WRITER_TYPE, writer_release, NULL);
     lua_pushcfunction(L, json_encode);
     lua_setfield(L, -2, "encode");
 }

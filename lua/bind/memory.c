@@ -8,13 +8,7 @@
 /* Releases every tensor boxed since the scope opened, and those of scopes inside it that were
  * abandoned without closing (a dead coroutine does not run its <close>). */
 static void close_one(lmoe_scope *scope) {
-    while (scope->first) {
-        lmoe_box *box = scope->first;
-        lmoe_setscope(box, NULL);
-        moe_tensor *t = box->tensor;
-        box->tensor = NULL;
-        moe_tensor_release(t);
-    }
+    while (scope->first) lmoe_emptybox(scope->first);
     scope->open = false;
 }
 
@@ -90,8 +84,7 @@ static int memory(lua_State *L) {
     if (!lua_isnoneornil(L, 1)) {
         luaL_checktype(L, 1, LUA_TTABLE);
         lmoe_checkfields(L, 1, "memory", "limit floor growth");
-        size_t limit = moe_memory(s->ctx).limit;
-        limit = bytes_field(L, "limit", limit);
+        size_t limit = bytes_field(L, "limit", moe_memory(s->ctx).limit);
         size_t floor = bytes_field(L, "floor", s->floor);
         double growth = lmoe_numfield(L, 1, "growth", s->growth);
         if (!(growth > 1)) lmoe_raise(L, "memory: growth must be above 1, not %f", growth);
@@ -153,13 +146,10 @@ void lmoe_add_memory(lua_State *L) {
 #endif
         {NULL, NULL}};
     static const luaL_Reg methods[] = {{"keep", scope_keep}, {"close", scope_close}, {NULL, NULL}};
-    luaL_newmetatable(L, SCOPE);
-    lua_pushcfunction(L, scope_close);
-    lua_setfield(L, -2, "__close");
+    lmoe_newtype(L, SCOPE, scope_close, methods);
+    luaL_getmetatable(L, SCOPE);
     lua_pushcfunction(L, scope_gc);
     lua_setfield(L, -2, "__gc");
-    luaL_newlib(L, methods);
-    lua_setfield(L, -2, "__index");
     lua_pop(L, 1);
     luaL_setfuncs(L, functions, 0);
 }

@@ -416,7 +416,7 @@ void lmoe_add_process(lua_State *L)
         { "kill", process_kill },
         { NULL, NULL },
     };
-    lmoe_system_type(L, PROCESS_TYPE, process_collect, methods);
+    lmoe_newtype(L, PROCESS_TYPE, process_collect, methods);
     luaL_getmetatable(L, PROCESS_TYPE);
     lua_pushcfunction(L, process_close);
     lua_setfield(L, -2, "__close");

@@ -93,23 +93,6 @@ int lmoe_succeed(lua_State *L)
 /* ------------------------------------------------------------------------------------------ */
 /* Owners                                                                                      */
 
-void lmoe_system_type(lua_State *L, const char *name, lua_CFunction release,
-                      const luaL_Reg *methods)
-{
-    if (luaL_newmetatable(L, name)) {
-        lua_pushcfunction(L, release);
-        lua_setfield(L, -2, "__gc");
-        lua_pushcfunction(L, release);
-        lua_setfield(L, -2, "__close");
-    }
-    if (methods != NULL) {
-        lua_newtable(L);
-        luaL_setfuncs(L, methods, 0);
-        lua_setfield(L, -2, "__index");
-    }
-    lua_pop(L, 1);
-}
-
 void lmoe_close_descriptor(int *fd)
 {
     if (*fd >= 0)
@@ -218,7 +201,7 @@ void lmoe_open_system(lua_State *L)
         { "cpus", system_cpus },
         { NULL, NULL },
     };
-    lmoe_system_type(L, DESCRIPTOR_TYPE, descriptor_release, NULL);
+    lmoe_newtype(L, DESCRIPTOR_TYPE, descriptor_release, NULL);
     luaL_newlib(L, functions);
     lmoe_add_files(L);
     lmoe_add_process(L);

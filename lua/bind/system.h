@@ -4,11 +4,6 @@
 
 #include "bind.h"
 
-/* Makes the metatable `name` for a userdata that `release` empties, by __gc and __close.
-   `methods` may be NULL. */
-void lmoe_system_type(lua_State *L, const char *name, lua_CFunction release,
-                      const luaL_Reg *methods);
-
 /* Returns the string at `arg`, or raises with the argument's name. */
 const char *lmoe_check_text(lua_State *L, int arg, const char *function, const char *name,
                             size_t *size);

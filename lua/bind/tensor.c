@@ -77,6 +77,13 @@ moe_tensor *lmoe_fillbox(lua_State *L, lmoe_box *box, moe_dtype dtype, int ndim,
     return box->tensor;
 }
 
+void lmoe_emptybox(lmoe_box *box) {
+    lmoe_setscope(box, NULL);
+    moe_tensor *t = box->tensor;
+    box->tensor = NULL;
+    moe_tensor_release(t);
+}
+
 int lmoe_pushtensor(lua_State *L, moe_tensor *t) {
     moe_tensor_retain(t);               /* the collector may release everybody else's */
     lmoe_state *s = lmoe_getstate(L);
@@ -110,15 +117,8 @@ moe_tensor *lmoe_checktensor(lua_State *L, int arg) {
     return box->tensor;
 }
 
-static void empty_box(lmoe_box *box) {
-    lmoe_setscope(box, NULL);
-    moe_tensor *t = box->tensor;
-    box->tensor = NULL;
-    moe_tensor_release(t);
-}
-
 static int release(lua_State *L) {
-    empty_box(lua_touserdata(L, 1));
+    lmoe_emptybox(lua_touserdata(L, 1));
     return 0;
 }
 
@@ -127,7 +127,7 @@ static int free_tensor(lua_State *L) {
     return release(L);
 }
 
-/* ---- what it is ------------------------------------------------------------------------------ */
+/* ---- what it is ----------------------------------------------------------------------------- */
 
 static int shape(lua_State *L) {
     lua_createtable(L, lmoe_checktensor(L, 1)->ndim, 0);
@@ -143,7 +143,7 @@ static int size(lua_State *L) {
     const moe_tensor *t = lmoe_checktensor(L, 1);
     lua_Integer dim = luaL_checkinteger(L, 2);
     if (dim == 0 || dim > t->ndim || dim < -t->ndim)
-        lmoe_raise(L, "size: there is no dimension %d in %s", (int)dim, MOE_SHAPE(t));
+        lmoe_raise(L, "size: there is no dimension %I in %s", (LUAI_UACINT)dim, MOE_SHAPE(t));
     lua_pushinteger(L, t->shape[dim > 0 ? dim - 1 : dim + t->ndim]);
     return 1;
 }
@@ -202,7 +202,8 @@ static lmoe_box *hold(lua_State *L, moe_tensor *t) {
 static int item(lua_State *L) {
     const moe_tensor *t = lmoe_checktensor(L, 1);
     if (t->count != 1)
-        lmoe_raise(L, "item: the tensor %s holds %d numbers, not one", MOE_SHAPE(t), (int)t->count);
+        lmoe_raise(L, "item: the tensor %s holds %I numbers, not one", MOE_SHAPE(t),
+                   (LUAI_UACINT)t->count);
     push_element(L, t, 0);
     return 1;
 }
@@ -224,7 +225,7 @@ static int totable(lua_State *L) {
     int64_t next = 0;
     lmoe_box *box = hold(L, lmoe_checktensor(L, 1));
     push_nested(L, box->tensor, 0, &next);
-    empty_box(box);
+    lmoe_emptybox(box);
     return 1;
 }
 
@@ -236,7 +237,7 @@ static int bytes(lua_State *L) {
     return 1;
 }
 
-/* ---- text: a header, then a corner of at most 8 x 8 ------------------------------------------ */
+/* ---- text: a header, then a corner of at most 8 x 8 ----------------------------------------- */
 
 #define CORNER 8
 
@@ -246,6 +247,8 @@ static void add_number(luaL_Buffer *b, const moe_tensor *t, int64_t i) {
     push_element(L, t, i);
     if (lua_isinteger(L, -1))
         snprintf(text, sizeof text, "%8lld", (long long)lua_tointeger(L, -1));
+    else if (isnan(lua_tonumber(L, -1)))        /* printf would show a sign that says nothing */
+        snprintf(text, sizeof text, "%11s", "nan");
     else
         snprintf(text, sizeof text, "%11.4g", lua_tonumber(L, -1));
     lua_pop(L, 1);
@@ -276,7 +279,7 @@ static int tostring(lua_State *L) {
     for (int64_t i = 0; i < rows && i < CORNER; i++) add_row(&b, t, i * columns, columns);
     if (rows > CORNER) luaL_addstring(&b, "\n  ...");
     luaL_pushresult(&b);
-    empty_box(box);
+    lmoe_emptybox(box);
     return 1;
 }
 
@@ -318,7 +321,11 @@ static int zero_grad(lua_State *L) {
     return 0;
 }
 
+/* Once it has added to gradients it cannot be tried again: when memory may run short, garbage goes
+ * first. The gradients and what is saved for them rarely need more than is alive already. */
 static int backward(lua_State *L) {
+    moe_memory_info m = moe_memory(lmoe_ctx(L));
+    if (m.limit && m.live > m.limit / 2) lmoe_collect(L);
     lmoe_check(L, moe__backward(lmoe_checktensor(L, 1)));
     return 0;
 }
@@ -330,7 +337,7 @@ static int detach(lua_State *L) {
     return 1;
 }
 
-/* ---- copying and writing --------------------------------------------------------------------- */
+/* ---- copying and writing -------------------------------------------------------------------- */
 
 static moe_dtype check_dtype_name(lua_State *L, int arg, const char *what) {
     const char *name = luaL_checkstring(L, arg);
@@ -384,7 +391,7 @@ static int copy_from(lua_State *L) {
     return 1;
 }
 
-/* ---- operators: the ops of the same meaning -------------------------------------------------- */
+/* ---- operators: the ops of the same meaning ------------------------------------------------- */
 
 static int operate(lua_State *L) {
     int n = lua_gettop(L);
@@ -419,19 +426,12 @@ void lmoe_open_tensor(lua_State *L) {
         {"requires_grad", requires_grad}, {"tracks_grad", tracks_grad}, {"grad", grad},
         {"zero_grad", zero_grad}, {"backward", backward}, {"detach", detach}, {"clone", clone},
         {"to", to}, {"fill_", fill}, {"copy_", copy_from}, {"free", free_tensor}, {NULL, NULL}};
-    luaL_newmetatable(L, LMOE_TENSOR);
+    lmoe_newtype(L, LMOE_TENSOR, release, functions);
+    luaL_getmetatable(L, LMOE_TENSOR);
     lmoe_getstate(L)->tensor_type = lua_topointer(L, -1);
-    lua_pushcfunction(L, release);
-    lua_setfield(L, -2, "__gc");
-    lua_pushcfunction(L, release);
-    lua_setfield(L, -2, "__close");
     lua_pushcfunction(L, tostring);
     lua_setfield(L, -2, "__tostring");
-    lua_pushliteral(L, LMOE_TENSOR);
-    lua_setfield(L, -2, "__metatable");
     add_operators(L);
-    luaL_newlib(L, functions);
-    lua_pushvalue(L, -1);
-    lua_setfield(L, -3, "__index");
+    lua_getfield(L, -1, "__index");
     lua_remove(L, -2);
 }
