@@ -28,11 +28,9 @@
 #define CHUNK (64u * 1024u)
 #define NAME_ATTEMPTS 100
 
-/* ------------------------------------------------------------------------------------------ */
-/* Reading                                                                                     */
+/* ---- reading --------------------------------------------------------------------------------- */
 
-static ssize_t read_some(int fd, char *into, size_t size)
-{
+static ssize_t read_some(int fd, char *into, size_t size) {
     ssize_t got;
     do
         got = read(fd, into, size);
@@ -41,31 +39,25 @@ static ssize_t read_some(int fd, char *into, size_t size)
 }
 
 /* How much to ask for first: a regular file in one piece, with a byte more to see its end. */
-static size_t first_request(int fd)
-{
+static size_t first_request(int fd) {
     struct stat status;
-    if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode) || status.st_size < CHUNK)
-        return CHUNK;
+    if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode) || status.st_size < CHUNK) return CHUNK;
     return (size_t)status.st_size + 1;
 }
 
 /* system.read(path): the content as a string. */
-static int system_read(lua_State *L)
-{
+static int system_read(lua_State *L) {
     const char *path = lmoe_check_path(L, 1, "read");
     int *fd = lmoe_push_descriptor(L);
     *fd = lmoe_open_file(path, O_RDONLY);
-    if (*fd < 0)
-        return lmoe_fail_system(L, "read", path, errno);
+    if (*fd < 0) return lmoe_fail_system(L, "read", path, errno);
     size_t request = first_request(*fd);
     luaL_Buffer content;
     luaL_buffinit(L, &content);
     for (;;) {
         ssize_t got = read_some(*fd, luaL_prepbuffsize(&content, request), request);
-        if (got < 0)
-            return lmoe_fail_system(L, "read", path, errno);
-        if (got == 0)
-            break;
+        if (got < 0) return lmoe_fail_system(L, "read", path, errno);
+        if (got == 0) break;
         luaL_addsize(&content, (size_t)got);
         request = CHUNK;
     }
@@ -73,17 +65,14 @@ static int system_read(lua_State *L)
     return 1;
 }
 
-static int gzip_release(lua_State *L)
-{
+static int gzip_release(lua_State *L) {
     gzFile *file = luaL_checkudata(L, 1, GZIP_TYPE);
-    if (*file != NULL)
-        gzclose_r(*file);
+    if (*file != NULL) gzclose_r(*file);
     *file = NULL;
     return 0;
 }
 
-static gzFile *push_gzip(lua_State *L)
-{
+static gzFile *push_gzip(lua_State *L) {
     gzFile *file = lua_newuserdatauv(L, sizeof *file, 0);
     *file = NULL;
     luaL_setmetatable(L, GZIP_TYPE);
@@ -92,64 +81,51 @@ static gzFile *push_gzip(lua_State *L)
 }
 
 /* zlib tells a truncated file only in the error state that it leaves at the end. */
-static int fail_gzip(lua_State *L, gzFile file, const char *path)
-{
+static int fail_gzip(lua_State *L, gzFile file, const char *path) {
     int status;
     int error = errno;
     const char *reason = gzerror(file, &status);
-    if (status == Z_ERRNO)
-        return lmoe_fail_system(L, "read_gzip", path, error);
-    if (status == Z_BUF_ERROR)
-        reason = "the compressed data ends too early";
+    if (status == Z_ERRNO) return lmoe_fail_system(L, "read_gzip", path, error);
+    if (status == Z_BUF_ERROR) reason = "the compressed data ends too early";
     lua_pushfstring(L, "read_gzip: %s: %s", path, reason);
     return lmoe_fail(L, status == Z_MEM_ERROR ? "memory" : "format");
 }
 
-static bool gzip_is_sound(gzFile file)
-{
+static bool gzip_is_sound(gzFile file) {
     int status;
     gzerror(file, &status);
     return status == Z_OK || status == Z_STREAM_END;
 }
 
 /* system.read_gzip(path): the uncompressed content; a plain file is read as it is. */
-static int system_read_gzip(lua_State *L)
-{
+static int system_read_gzip(lua_State *L) {
     const char *path = lmoe_check_path(L, 1, "read_gzip");
     gzFile *file = push_gzip(L);
     errno = 0;
     *file = gzopen(path, "rbe");
-    if (*file == NULL)
-        return lmoe_fail_system(L, "read_gzip", path, errno ? errno : ENOMEM);
+    if (*file == NULL) return lmoe_fail_system(L, "read_gzip", path, errno ? errno : ENOMEM);
     gzbuffer(*file, CHUNK);
     luaL_Buffer content;
     luaL_buffinit(L, &content);
     for (;;) {
         int got = gzread(*file, luaL_prepbuffsize(&content, CHUNK), CHUNK);
-        if (got < 0 || (got == 0 && !gzip_is_sound(*file)))
-            return fail_gzip(L, *file, path);
-        if (got == 0)
-            break;
+        if (got < 0 || (got == 0 && !gzip_is_sound(*file))) return fail_gzip(L, *file, path);
+        if (got == 0) break;
         luaL_addsize(&content, (size_t)got);
     }
     luaL_pushresult(&content);
     return 1;
 }
 
-/* ------------------------------------------------------------------------------------------ */
-/* Writing                                                                                     */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 /* Writes all bytes; 0 or an error number. The system may take fewer than asked at a time. */
-static int write_all(int fd, const char *data, size_t size)
-{
+static int write_all(int fd, const char *data, size_t size) {
     while (size > 0) {
         ssize_t put = write(fd, data, size);
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put < 0)
-            return errno;
-        if (put == 0)
-            return EIO;
+        if (put < 0 && errno == EINTR) continue;
+        if (put < 0) return errno;
+        if (put == 0) return EIO;
         data += put;
         size -= (size_t)put;
     }
@@ -157,8 +133,7 @@ static int write_all(int fd, const char *data, size_t size)
 }
 
 /* Flushes to the disk; files that cannot be flushed (pipes, devices) need none. */
-static int flush(int fd)
-{
+static int flush(int fd) {
     int status;
     do
         status = fsync(fd);
@@ -167,8 +142,7 @@ static int flush(int fd)
     return failed ? errno : 0;
 }
 
-static int close_checked(int *fd)
-{
+static int close_checked(int *fd) {
     int closing = *fd;
     *fd = -1;
     /* Linux has closed the descriptor even when close is interrupted. */
@@ -176,16 +150,14 @@ static int close_checked(int *fd)
 }
 
 /* The length of the folder part of a path, with its slash. */
-static size_t folder_length(const char *path)
-{
+static size_t folder_length(const char *path) {
     const char *slash = strrchr(path, '/');
     return slash == NULL ? 0 : (size_t)(slash - path) + 1;
 }
 
 /* Makes a rename in the folder of `path` survive a power cut. A folder that may be entered but
-   not read cannot be flushed by us; the rename itself has happened. */
-static int flush_folder(lua_State *L, const char *path)
-{
+ * not read cannot be flushed by us; the rename itself has happened. */
+static int flush_folder(lua_State *L, const char *path) {
     size_t length = folder_length(path);
     const char *folder = length > 0 ? lua_pushlstring(L, path, length) : ".";
     int *fd = lmoe_push_descriptor(L);
@@ -200,12 +172,10 @@ struct temporary {
     char path[];
 };
 
-static int temporary_release(lua_State *L)
-{
+static int temporary_release(lua_State *L) {
     struct temporary *t = luaL_checkudata(L, 1, TEMPORARY_TYPE);
     lmoe_close_descriptor(&t->fd);
-    if (t->exists)
-        unlink(t->path);
+    if (t->exists) unlink(t->path);
     t->exists = false;
     return 0;
 }
@@ -214,8 +184,7 @@ static int temporary_release(lua_State *L)
 #define TEMPORARY_NAME "%.*s.moelua-%ld-%lx.tmp"
 #define TEMPORARY_NAME_SIZE 80
 
-static struct temporary *push_temporary(lua_State *L, const char *target)
-{
+static struct temporary *push_temporary(lua_State *L, const char *target) {
     size_t room = folder_length(target) + TEMPORARY_NAME_SIZE;
     struct temporary *t = lua_newuserdatauv(L, sizeof *t + room, 0);
     t->fd = -1;
@@ -226,8 +195,7 @@ static struct temporary *push_temporary(lua_State *L, const char *target)
 }
 
 /* Creates the file under a name that was free; 0 or an error number. */
-static int create_temporary(struct temporary *t, const char *target)
-{
+static int create_temporary(struct temporary *t, const char *target) {
     int folder = (int)folder_length(target);
     size_t room = (size_t)folder + TEMPORARY_NAME_SIZE;
     struct timespec now;
@@ -240,56 +208,45 @@ static int create_temporary(struct temporary *t, const char *target)
             t->exists = true;
             return 0;
         }
-        if (errno != EEXIST)
-            return errno;
+        if (errno != EEXIST) return errno;
     }
     return EEXIST;
 }
 
 /* Fills the temporary file and moves it over the target; 0 or an error number. */
-static int replace(struct temporary *t, const char *target, const char *data, size_t size)
-{
+static int replace(struct temporary *t, const char *target, const char *data, size_t size) {
     int error = write_all(t->fd, data, size);
-    if (error == 0)
-        error = flush(t->fd);
+    if (error == 0) error = flush(t->fd);
     int close_error = close_checked(&t->fd);
-    if (error == 0)
-        error = close_error;
-    if (error == 0 && rename(t->path, target) != 0)
-        error = errno;
+    if (error == 0) error = close_error;
+    if (error == 0 && rename(t->path, target) != 0) error = errno;
     t->exists = error != 0;
     return error;
 }
 
 static int write_file(lua_State *L, const char *target, const struct stat *old, const char *data,
-                      size_t size)
-{
+                      size_t size) {
     struct temporary *t = push_temporary(L, target);
     int error = create_temporary(t, target);
-    if (error != 0)
-        return error;
-    if (old != NULL)
-        (void)fchmod(t->fd, old->st_mode & 07777);
+    if (error != 0) return error;
+    if (old != NULL) (void)fchmod(t->fd, old->st_mode & 07777);
     error = replace(t, target, data, size);
     return error != 0 ? error : flush_folder(L, target);
 }
 
 /* Pipes and devices cannot be replaced, and must not be: they are written to as they are. */
-static int write_in_place(lua_State *L, const char *path, const char *data, size_t size)
-{
+static int write_in_place(lua_State *L, const char *path, const char *data, size_t size) {
     int *fd = lmoe_push_descriptor(L);
     *fd = lmoe_open_file(path, O_WRONLY);
-    if (*fd < 0)
-        return errno;
+    if (*fd < 0) return errno;
     int error = write_all(*fd, data, size);
     int close_error = close_checked(fd);
     return error != 0 ? error : close_error;
 }
 
 /* system.write(path, data): replaces the whole file or leaves it as it was. The mode of an
-   existing file is kept, a symbolic link is followed. */
-static int system_write(lua_State *L)
-{
+ * existing file is kept, a symbolic link is followed. */
+static int system_write(lua_State *L) {
     const char *path = lmoe_check_path(L, 1, "write");
     size_t size;
     const char *data = lmoe_check_text(L, 2, "write", "data", &size);
@@ -308,55 +265,45 @@ static int system_write(lua_State *L)
 }
 
 /* Adds bytes at the end; 0 or an error number. What a full disk took of them is cut off again,
-   so that a log never holds half a line. */
-static int append_all(int fd, const char *data, size_t size)
-{
+ * so that a log never holds half a line. */
+static int append_all(int fd, const char *data, size_t size) {
     struct stat before;
     bool regular = fstat(fd, &before) == 0 && S_ISREG(before.st_mode);
     int error = write_all(fd, data, size);
-    if (error != 0 && regular && ftruncate(fd, before.st_size) != 0)
-        return error;
+    if (error != 0 && regular && ftruncate(fd, before.st_size) != 0) return error;
     return error;
 }
 
 /* system.append(path, data): adds to the file, which need not exist. */
-static int system_append(lua_State *L)
-{
+static int system_append(lua_State *L) {
     const char *path = lmoe_check_path(L, 1, "append");
     size_t size;
     const char *data = lmoe_check_text(L, 2, "append", "data", &size);
     int *fd = lmoe_push_descriptor(L);
     *fd = lmoe_open_file(path, O_WRONLY | O_APPEND | O_CREAT);
-    if (*fd < 0)
-        return lmoe_fail_system(L, "append", path, errno);
+    if (*fd < 0) return lmoe_fail_system(L, "append", path, errno);
     int error = append_all(*fd, data, size);
     int close_error = close_checked(fd);
-    if (error == 0)
-        error = close_error;
+    if (error == 0) error = close_error;
     return error != 0 ? lmoe_fail_system(L, "append", path, error) : lmoe_succeed(L);
 }
 
-/* ------------------------------------------------------------------------------------------ */
-/* Folders and names                                                                           */
+/* ---- folders and names ----------------------------------------------------------------------- */
 
-static bool is_folder(const char *path)
-{
+static bool is_folder(const char *path) {
     struct stat status;
     return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
 }
 
 /* Makes one folder; one that is there already, or that another process just made, will do. */
-static int make_one(const char *path)
-{
-    if (is_folder(path) || mkdir(path, 0777) == 0)
-        return 0;
+static int make_one(const char *path) {
+    if (is_folder(path) || mkdir(path, 0777) == 0) return 0;
     int error = errno;
     return error == EEXIST && is_folder(path) ? 0 : error;
 }
 
 /* system.make_folder(path): makes the folder and those above it. */
-static int system_make_folder(lua_State *L)
-{
+static int system_make_folder(lua_State *L) {
     const char *path = lmoe_check_path(L, 1, "make_folder");
     size_t size = strlen(path) + 1;
     char *part = memcpy(lua_newuserdatauv(L, size, 0), path, size);
@@ -364,17 +311,14 @@ static int system_make_folder(lua_State *L)
     for (char *slash = part; error == 0 && (slash = strchr(slash + 1, '/')) != NULL;) {
         *slash = '\0';
         error = make_one(part);
-        if (error != 0)
-            break;
+        if (error != 0) break;
         *slash = '/';
     }
-    if (error == 0)
-        error = make_one(part);
+    if (error == 0) error = make_one(part);
     return error != 0 ? lmoe_fail_system(L, "make_folder", part, error) : lmoe_succeed(L);
 }
 
-static int remove_entry(const char *path, const struct stat *status, int kind, struct FTW *where)
-{
+static int remove_entry(const char *path, const struct stat *status, int kind, struct FTW *where) {
     (void)status;
     (void)kind;
     (void)where;
@@ -382,9 +326,8 @@ static int remove_entry(const char *path, const struct stat *status, int kind, s
 }
 
 /* system.remove_tree(path): removes a file, or a folder with all it holds; symbolic links are
-   removed, not followed. Nothing there is no failure. */
-static int system_remove_tree(lua_State *L)
-{
+ * removed, not followed. Nothing there is no failure. */
+static int system_remove_tree(lua_State *L) {
     const char *path = lmoe_check_path(L, 1, "remove_tree");
     char real[PATH_MAX];
     if (*path == '\0' || (realpath(path, real) != NULL && strcmp(real, "/") == 0))
@@ -395,98 +338,83 @@ static int system_remove_tree(lua_State *L)
 }
 
 /* system.exists(path): whether a file or folder is there; a dangling link is not. */
-static int system_exists(lua_State *L)
-{
+static int system_exists(lua_State *L) {
     struct stat status;
     lua_pushboolean(L, stat(lmoe_check_path(L, 1, "exists"), &status) == 0);
     return 1;
 }
 
 /* system.file_size(path): bytes. */
-static int system_file_size(lua_State *L)
-{
+static int system_file_size(lua_State *L) {
     const char *path = lmoe_check_path(L, 1, "file_size");
     struct stat status;
-    if (stat(path, &status) != 0)
-        return lmoe_fail_system(L, "file_size", path, errno);
+    if (stat(path, &status) != 0) return lmoe_fail_system(L, "file_size", path, errno);
     lua_pushinteger(L, (lua_Integer)status.st_size);
     return 1;
 }
 
 /* system.rename(from, to): moves a file or folder within a file system, and lasts. */
-static int system_rename(lua_State *L)
-{
+static int system_rename(lua_State *L) {
     const char *from = lmoe_check_path(L, 1, "rename");
     const char *to = lmoe_check_path(L, 2, "rename");
     int error = rename(from, to) != 0 ? errno : 0;
-    if (error == 0)
-        error = flush_folder(L, to);
-    if (error == 0)
-        return lmoe_succeed(L);
+    if (error == 0) error = flush_folder(L, to);
+    if (error == 0) return lmoe_succeed(L);
     return lmoe_fail_system(L, "rename", lua_pushfstring(L, "%s to %s", from, to), error);
 }
 
-/* ------------------------------------------------------------------------------------------ */
-/* Locks                                                                                       */
+/* ---- locks ----------------------------------------------------------------------------------- */
 
-static int lock_release(lua_State *L)
-{
+static int lock_release(lua_State *L) {
     int *fd = luaL_testudata(L, 1, LOCK_TYPE);
-    if (fd == NULL)
-        return lmoe_raise(L, "release: a lock is expected: call it as lock:release()");
+    if (fd == NULL) return lmoe_raise(L, "release: a lock is expected: call it as lock:release()");
     lmoe_close_descriptor(fd);
     return 0;
 }
 
 /* system.lock(path): a lock that the system drops when its holder ends, however it ends. The
-   file stays: removing it would let two processes hold two files of one name. */
-static int system_lock(lua_State *L)
-{
+ * file stays: removing it would let two processes hold two files of one name. */
+static int system_lock(lua_State *L) {
     const char *path = lmoe_check_path(L, 1, "lock");
     int *fd = lua_newuserdatauv(L, sizeof *fd, 0);
     *fd = -1;
     luaL_setmetatable(L, LOCK_TYPE);
     *fd = lmoe_open_file(path, O_RDWR | O_CREAT);
-    if (*fd < 0)
-        return lmoe_fail_system(L, "lock", path, errno);
+    if (*fd < 0) return lmoe_fail_system(L, "lock", path, errno);
     int status;
     do
         status = flock(*fd, LOCK_EX | LOCK_NB);
     while (status != 0 && errno == EINTR);
-    if (status == 0)
-        return 1;
+    if (status == 0) return 1;
     int error = errno;
     lmoe_close_descriptor(fd);
-    if (error != EWOULDBLOCK)
-        return lmoe_fail_system(L, "lock", path, error);
+    if (error != EWOULDBLOCK) return lmoe_fail_system(L, "lock", path, error);
     lua_pushfstring(L, "lock: %s: another process holds it", path);
     return lmoe_fail(L, "busy");
 }
 
-/* ------------------------------------------------------------------------------------------ */
+/* ---- opening --------------------------------------------------------------------------------- */
 
-static void make_types(lua_State *L)
-{
-    static const luaL_Reg lock_methods[] = { { "release", lock_release }, { NULL, NULL } };
+static void make_types(lua_State *L) {
+    static const luaL_Reg lock_methods[] = { {"release", lock_release}, {NULL, NULL} };
     lmoe_newtype(L, TEMPORARY_TYPE, temporary_release, NULL);
     lmoe_newtype(L, GZIP_TYPE, gzip_release, NULL);
     lmoe_newtype(L, LOCK_TYPE, lock_release, lock_methods);
 }
 
-void lmoe_add_files(lua_State *L)
-{
+void lmoe_add_files(lua_State *L) {
     static const luaL_Reg functions[] = {
-        { "read", system_read },
-        { "read_gzip", system_read_gzip },
-        { "write", system_write },
-        { "append", system_append },
-        { "make_folder", system_make_folder },
-        { "remove_tree", system_remove_tree },
-        { "exists", system_exists },
-        { "file_size", system_file_size },
-        { "rename", system_rename },
-        { "lock", system_lock },
-        { NULL, NULL },
+        {"read", system_read},
+        {"read_gzip", system_read_gzip},
+        {"write", system_write},
+        {"append", system_append},
+        {"make_folder", system_make_folder},
+        {"remove_tree", system_remove_tree},
+        {"exists", system_exists},
+        {"file_size", system_file_size},
+        {"rename", system_rename},
+        {"lock", system_lock},
+        {NULL, NULL},
     };
     make_types(L);
     luaL_setfuncs(L, functions, 0);

@@ -15,8 +15,7 @@
 #define PATH_SHOWN 100
 #define WRITER_TYPE "moelua.json.writer"
 
-/* ------------------------------------------------------------------------------------------ */
-/* Encoding: the text so far                                                                   */
+/* ---- encoding: the text so far --------------------------------------------------------------- */
 
 /* The growing text. It comes from Lua's own allocator, so that a host's limit holds for it. */
 struct writer {
@@ -27,20 +26,17 @@ struct writer {
     int indent;
 };
 
-static int writer_release(lua_State *L)
-{
+static int writer_release(lua_State *L) {
     struct writer *w = luaL_checkudata(L, 1, WRITER_TYPE);
     void *data;
     lua_Alloc allocate = lua_getallocf(L, &data);
-    if (w->text != NULL)
-        allocate(data, w->text, w->room, 0);
+    if (w->text != NULL) allocate(data, w->text, w->room, 0);
     w->text = NULL;
     w->used = w->room = 0;
     return 0;
 }
 
-static struct writer *push_writer(lua_State *L, int indent)
-{
+static struct writer *push_writer(lua_State *L, int indent) {
     struct writer *w = lua_newuserdatauv(L, sizeof *w, 0);
     *w = (struct writer){ .L = L, .indent = indent };
     luaL_setmetatable(L, WRITER_TYPE);
@@ -48,63 +44,50 @@ static struct writer *push_writer(lua_State *L, int indent)
     return w;
 }
 
-static int grow(struct writer *w, size_t least)
-{
+static int grow(struct writer *w, size_t least) {
     size_t room = w->room < 512 ? 1024 : w->room * 2;
-    if (room < least)
-        room = least;
+    if (room < least) room = least;
     void *data;
     lua_Alloc allocate = lua_getallocf(w->L, &data);
     char *text = allocate(data, w->text, w->room, room);
-    if (text == NULL)
-        return -1;
+    if (text == NULL) return -1;
     w->text = text;
     w->room = room;
     return 0;
 }
 
 /* Adds bytes without ever raising: jansson calls this with memory of its own at stake. */
-static int append(const char *bytes, size_t size, void *writer)
-{
+static int append(const char *bytes, size_t size, void *writer) {
     struct writer *w = writer;
-    if (w->room - w->used < size && grow(w, w->used + size) != 0)
-        return -1;
+    if (w->room - w->used < size && grow(w, w->used + size) != 0) return -1;
     memcpy(w->text + w->used, bytes, size);
     w->used += size;
     return 0;
 }
 
-static void raise_memory(lua_State *L)
-{
+static void raise_memory(lua_State *L) {
     lua_pushliteral(L, "not enough memory");
     lua_error(L);
 }
 
-static void add(struct writer *w, const char *bytes, size_t size)
-{
-    if (append(bytes, size, w) != 0)
-        raise_memory(w->L);
+static void add(struct writer *w, const char *bytes, size_t size) {
+    if (append(bytes, size, w) != 0) raise_memory(w->L);
 }
 
-static void add_text(struct writer *w, const char *text)
-{
+static void add_text(struct writer *w, const char *text) {
     add(w, text, strlen(text));
 }
 
-static void add_line_break(struct writer *w, int depth)
-{
-    if (w->indent == 0)
-        return;
+static void add_line_break(struct writer *w, int depth) {
+    if (w->indent == 0) return;
     add_text(w, "\n");
-    for (int i = 0; i < depth * w->indent; i++)
-        add_text(w, " ");
+    for (int i = 0; i < depth * w->indent; i++) add_text(w, " ");
 }
 
-/* ------------------------------------------------------------------------------------------ */
-/* Encoding: the place in the value                                                            */
+/* ---- encoding: the place in the value -------------------------------------------------------- */
 
 /* One step of the way from the value given to encode to the one at hand. `table` is the container
-   that the step enters; `key` is NULL in a list, where `index` counts. */
+ * that the step enters; `key` is NULL in a list, where `index` counts. */
 struct step {
     const struct step *outer;
     const void *table;
@@ -113,25 +96,18 @@ struct step {
     int depth;
 };
 
-static bool is_digit(char c)
-{
-    return c >= '0' && c <= '9';
-}
+static bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
-static bool is_name(const char *key)
-{
-    if (*key == '\0' || is_digit(*key))
-        return false;
+static bool is_name(const char *key) {
+    if (*key == '\0' || is_digit(*key)) return false;
     for (; *key; key++) {
         bool letter = (*key >= 'a' && *key <= 'z') || (*key >= 'A' && *key <= 'Z');
-        if (!letter && !is_digit(*key) && *key != '_')
-            return false;
+        if (!letter && !is_digit(*key) && *key != '_') return false;
     }
     return true;
 }
 
-static void push_path(lua_State *L, const struct step *step)
-{
+static void push_path(lua_State *L, const struct step *step) {
     if (step == NULL) {
         lua_pushliteral(L, "");
         return;
@@ -148,28 +124,23 @@ static void push_path(lua_State *L, const struct step *step)
 }
 
 /* The path for a message; only the end of a long one is of use. */
-static const char *place(struct writer *w, const struct step *step)
-{
+static const char *place(struct writer *w, const struct step *step) {
     lua_State *L = w->L;
     luaL_checkstack(L, 8, "encode: too deep");
-    if (step == NULL)
-        return "the value";
+    if (step == NULL) return "the value";
     push_path(L, step);
     size_t size;
     const char *path = lua_tolstring(L, -1, &size);
-    if (size <= PATH_SHOWN)
-        return path;
+    if (size <= PATH_SHOWN) return path;
     return lua_pushfstring(L, "...%s", path + size - PATH_SHOWN);
 }
 
-/* ------------------------------------------------------------------------------------------ */
-/* Encoding: values                                                                            */
+/* ---- encoding: values ------------------------------------------------------------------------ */
 
 static void encode_value(struct writer *w, int index, const struct step *step);
 
 static void encode_string(struct writer *w, const char *text, size_t size,
-                          const struct step *step)
-{
+                          const struct step *step) {
     json_t *string = json_stringn(text, size);
     if (string == NULL) {
         lmoe_raise(w->L, "encode: %s is not valid UTF-8", place(w, step));
@@ -177,14 +148,12 @@ static void encode_string(struct writer *w, const char *text, size_t size,
     }
     int failed = json_dump_callback(string, append, w, JSON_ENCODE_ANY);
     json_decref(string);
-    if (failed)
-        raise_memory(w->L);
+    if (failed) raise_memory(w->L);
 }
 
 /* Writes the shortest of 15 to 17 digits that reads back as the same double, with a point or an
-   exponent, so that it also reads back as a float; snprintf follows the locale, JSON does not. */
-static void encode_float(struct writer *w, double number, const struct step *step)
-{
+ * exponent, so that it also reads back as a float; snprintf follows the locale, JSON does not. */
+static void encode_float(struct writer *w, double number, const struct step *step) {
     if (!isfinite(number)) {
         const char *name = isnan(number) ? "nan" : number > 0 ? "inf" : "-inf";
         lmoe_raise(w->L, "encode: %s is %s: JSON has no such number", place(w, step), name);
@@ -193,8 +162,7 @@ static void encode_float(struct writer *w, double number, const struct step *ste
     char text[40];
     for (int digits = 15; digits <= 17; digits++) {
         snprintf(text, sizeof text, "%.*g", digits, number);
-        if (!(strtod(text, NULL) < number) && !(strtod(text, NULL) > number))
-            break;
+        if (!(strtod(text, NULL) < number) && !(strtod(text, NULL) > number)) break;
     }
     char *point = text + strspn(text, "-0123456789");
     if (*point == '\0')
@@ -204,8 +172,7 @@ static void encode_float(struct writer *w, double number, const struct step *ste
     add_text(w, text);
 }
 
-static void encode_number(struct writer *w, int index, const struct step *step)
-{
+static void encode_number(struct writer *w, int index, const struct step *step) {
     if (!lua_isinteger(w->L, index)) {
         encode_float(w, lua_tonumber(w->L, index), step);
         return;
@@ -216,8 +183,7 @@ static void encode_number(struct writer *w, int index, const struct step *step)
 }
 
 /* A list holds 1..n and nothing else; what else it holds would be lost without a word. */
-static lua_Integer check_list(struct writer *w, int index, const struct step *step)
-{
+static lua_Integer check_list(struct writer *w, int index, const struct step *step) {
     lua_State *L = w->L;
     lua_Integer count = 0;
     lua_Integer last = 0;
@@ -228,8 +194,7 @@ static lua_Integer check_list(struct writer *w, int index, const struct step *st
             lmoe_raise(L, "encode: %s is a list that also has the key %s", place(w, step), key);
         }
         count++;
-        if (lua_tointeger(L, -2) > last)
-            last = lua_tointeger(L, -2);
+        if (lua_tointeger(L, -2) > last) last = lua_tointeger(L, -2);
     }
     if (count != last) {
         lmoe_raise(L, "encode: %s is a list with holes: %I values, last index %I\n"
@@ -239,8 +204,7 @@ static lua_Integer check_list(struct writer *w, int index, const struct step *st
     return count;
 }
 
-static void encode_list(struct writer *w, int index, const struct step *step, int depth)
-{
+static void encode_list(struct writer *w, int index, const struct step *step, int depth) {
     lua_Integer count = check_list(w, index, step);
     struct step inner = { step, lua_topointer(w->L, index), NULL, 0, depth };
     add_text(w, "[");
@@ -252,8 +216,7 @@ static void encode_list(struct writer *w, int index, const struct step *step, in
         encode_value(w, lua_gettop(w->L), &inner);
         lua_pop(w->L, 1);
     }
-    if (count > 0)
-        add_line_break(w, depth - 1);
+    if (count > 0) add_line_break(w, depth - 1);
     add_text(w, "]");
 }
 
@@ -262,8 +225,7 @@ struct key {
     size_t size;
 };
 
-static int compare_keys(const void *left, const void *right)
-{
+static int compare_keys(const void *left, const void *right) {
     const struct key *a = left;
     const struct key *b = right;
     size_t shared = a->size < b->size ? a->size : b->size;
@@ -271,8 +233,7 @@ static int compare_keys(const void *left, const void *right)
     return order != 0 ? order : (a->size > b->size) - (a->size < b->size);
 }
 
-static size_t count_keys(struct writer *w, int index, const struct step *step)
-{
+static size_t count_keys(struct writer *w, int index, const struct step *step) {
     lua_State *L = w->L;
     size_t count = 0;
     for (lua_pushnil(L); lua_next(L, index); lua_pop(L, 1)) {
@@ -289,19 +250,16 @@ static size_t count_keys(struct writer *w, int index, const struct step *step)
 }
 
 /* Pushes a block with the keys in byte order. They point into strings that the table keeps. */
-static struct key *push_sorted_keys(lua_State *L, int index, size_t count)
-{
+static struct key *push_sorted_keys(lua_State *L, int index, size_t count) {
     struct key *keys = lua_newuserdatauv(L, count * sizeof *keys, 0);
     size_t i = 0;
     for (lua_pushnil(L); lua_next(L, index); lua_pop(L, 1), i++)
         keys[i].text = lua_tolstring(L, -2, &keys[i].size);
-    if (count > 0)
-        qsort(keys, count, sizeof *keys, compare_keys);
+    if (count > 0) qsort(keys, count, sizeof *keys, compare_keys);
     return keys;
 }
 
-static void encode_object(struct writer *w, int index, const struct step *step, int depth)
-{
+static void encode_object(struct writer *w, int index, const struct step *step, int depth) {
     lua_State *L = w->L;
     size_t count = count_keys(w, index, step);
     const struct key *keys = push_sorted_keys(L, index, count);
@@ -319,21 +277,18 @@ static void encode_object(struct writer *w, int index, const struct step *step, 
         lua_pop(L, 1);
     }
     lua_pop(L, 1);
-    if (count > 0)
-        add_line_break(w, depth - 1);
+    if (count > 0) add_line_break(w, depth - 1);
     add_text(w, "}");
 }
 
-static void refuse_cycle(struct writer *w, int index, const struct step *step)
-{
+static void refuse_cycle(struct writer *w, int index, const struct step *step) {
     const void *table = lua_topointer(w->L, index);
     for (const struct step *at = step; at != NULL; at = at->outer)
         if (at->table == table)
             lmoe_raise(w->L, "encode: %s is a table that contains itself", place(w, step));
 }
 
-static void encode_table(struct writer *w, int index, const struct step *step)
-{
+static void encode_table(struct writer *w, int index, const struct step *step) {
     lua_State *L = w->L;
     int depth = step == NULL ? 1 : step->depth + 1;
     refuse_cycle(w, index, step);
@@ -350,8 +305,7 @@ static void encode_table(struct writer *w, int index, const struct step *step)
         encode_object(w, index, step, depth);
 }
 
-static void encode_other(struct writer *w, int index, const struct step *step)
-{
+static void encode_other(struct writer *w, int index, const struct step *step) {
     if (lmoe_json_is_null(w->L, index)) {
         add_text(w, "null");
         return;
@@ -362,25 +316,23 @@ static void encode_other(struct writer *w, int index, const struct step *step)
     lmoe_raise(w->L, "encode: %s is a %s, which JSON cannot hold", place(w, step), type);
 }
 
-static void encode_value(struct writer *w, int index, const struct step *step)
-{
+static void encode_value(struct writer *w, int index, const struct step *step) {
     luaL_checkstack(w->L, 16, "encode: too deep");
     switch (lua_type(w->L, index)) {
-    case LUA_TBOOLEAN: add_text(w, lua_toboolean(w->L, index) ? "true" : "false"); break;
-    case LUA_TNUMBER: encode_number(w, index, step); break;
-    case LUA_TTABLE: encode_table(w, index, step); break;
-    case LUA_TSTRING: {
-        size_t size;
-        const char *text = lua_tolstring(w->L, index, &size);
-        encode_string(w, text, size, step);
-        break;
-    }
-    default: encode_other(w, index, step); break;
+        case LUA_TBOOLEAN: add_text(w, lua_toboolean(w->L, index) ? "true" : "false"); break;
+        case LUA_TNUMBER: encode_number(w, index, step); break;
+        case LUA_TTABLE: encode_table(w, index, step); break;
+        case LUA_TSTRING: {
+            size_t size;
+            const char *text = lua_tolstring(w->L, index, &size);
+            encode_string(w, text, size, step);
+            break;
+        }
+        default: encode_other(w, index, step); break;
     }
 }
 
-static void check_option_names(lua_State *L, int index)
-{
+static void check_option_names(lua_State *L, int index) {
     for (lua_pushnil(L); lua_next(L, index); lua_pop(L, 1)) {
         bool known = lua_type(L, -2) == LUA_TSTRING && strcmp(lua_tostring(L, -2), "indent") == 0;
         if (!known) {
@@ -391,10 +343,8 @@ static void check_option_names(lua_State *L, int index)
     }
 }
 
-static int check_indent(lua_State *L, int index)
-{
-    if (lua_isnoneornil(L, index))
-        return 0;
+static int check_indent(lua_State *L, int index) {
+    if (lua_isnoneornil(L, index)) return 0;
     if (!lua_istable(L, index))
         return lmoe_raise(L, "encode: options must be a table: got %s", luaL_typename(L, index));
     check_option_names(L, index);
@@ -410,9 +360,8 @@ static int check_indent(lua_State *L, int index)
 }
 
 /* json.encode(value, {indent = 2}?): the text. Keys are sorted, so that equal values give equal
-   text; misuse raises and names the place. */
-static int json_encode(lua_State *L)
-{
+ * text; misuse raises and names the place. */
+static int json_encode(lua_State *L) {
     int indent = check_indent(L, 2);
     lua_settop(L, 1);
     struct writer *w = push_writer(L, indent);
@@ -422,8 +371,7 @@ static int json_encode(lua_State *L)
 }
 
 
-void lmoe_json_add_encode(lua_State *L)
-{
+void lmoe_json_add_encode(lua_State *L) {
     lmoe_newtype(L, WRITER_TYPE, writer_release, NULL);
     lua_pushcfunction(L, json_encode);
     lua_setfield(L, -2, "encode");

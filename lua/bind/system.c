@@ -22,28 +22,23 @@
 #define DESCRIPTOR_TYPE "moelua.descriptor"
 #define LONGEST_WAIT 1e9
 
-/* ------------------------------------------------------------------------------------------ */
-/* Arguments and failures                                                                      */
+/* ---- arguments and failures ------------------------------------------------------------------ */
 
 const char *lmoe_check_text(lua_State *L, int arg, const char *function, const char *name,
-                            size_t *size)
-{
+                            size_t *size) {
     if (lua_type(L, arg) != LUA_TSTRING)
         lmoe_raise(L, "%s: %s must be a string: got %s", function, name, luaL_typename(L, arg));
     return lua_tolstring(L, arg, size);
 }
 
-const char *lmoe_check_path(lua_State *L, int arg, const char *function)
-{
+const char *lmoe_check_path(lua_State *L, int arg, const char *function) {
     size_t size;
     const char *path = lmoe_check_text(L, arg, function, "path", &size);
-    if (strlen(path) != size)
-        lmoe_raise(L, "%s: path holds a NUL byte: %s", function, path);
+    if (strlen(path) != size) lmoe_raise(L, "%s: path holds a NUL byte: %s", function, path);
     return path;
 }
 
-double lmoe_check_seconds(lua_State *L, int arg, const char *function)
-{
+double lmoe_check_seconds(lua_State *L, int arg, const char *function) {
     bool number = lua_type(L, arg) == LUA_TNUMBER;
     double seconds = lua_tonumber(L, arg);
     if (!number || !(seconds >= 0)) {
@@ -53,61 +48,52 @@ double lmoe_check_seconds(lua_State *L, int arg, const char *function)
     return fmin(seconds, LONGEST_WAIT);
 }
 
-static const char *code_of(int error)
-{
+static const char *code_of(int error) {
     switch (error) {
-    case ENOENT:
-    case ENOTDIR:
-    case ESRCH:
-    case ECHILD: return "missing";
-    case ENOSPC:
-    case EDQUOT: return "full";
-    case EWOULDBLOCK:
-    case EBUSY:
-    case ETXTBSY: return "busy";
-    case ENOMEM: return "memory";
-    default: return "io";
+        case ENOENT:
+        case ENOTDIR:
+        case ESRCH:
+        case ECHILD: return "missing";
+        case ENOSPC:
+        case EDQUOT: return "full";
+        case EWOULDBLOCK:
+        case EBUSY:
+        case ETXTBSY: return "busy";
+        case ENOMEM: return "memory";
+        default: return "io";
     }
 }
 
-int lmoe_fail(lua_State *L, const char *code)
-{
+int lmoe_fail(lua_State *L, const char *code) {
     lua_pushnil(L);
     lua_insert(L, -2);
     lua_pushstring(L, code);
     return 3;
 }
 
-int lmoe_fail_system(lua_State *L, const char *function, const char *subject, int error)
-{
+int lmoe_fail_system(lua_State *L, const char *function, const char *subject, int error) {
     lua_pushfstring(L, "%s: %s: %s", function, subject, strerror(error));
     return lmoe_fail(L, code_of(error));
 }
 
-int lmoe_succeed(lua_State *L)
-{
+int lmoe_succeed(lua_State *L) {
     lua_pushboolean(L, 1);
     return 1;
 }
 
-/* ------------------------------------------------------------------------------------------ */
-/* Owners                                                                                      */
+/* ---- owners ---------------------------------------------------------------------------------- */
 
-void lmoe_close_descriptor(int *fd)
-{
-    if (*fd >= 0)
-        close(*fd);
+void lmoe_close_descriptor(int *fd) {
+    if (*fd >= 0) close(*fd);
     *fd = -1;
 }
 
-static int descriptor_release(lua_State *L)
-{
+static int descriptor_release(lua_State *L) {
     lmoe_close_descriptor(luaL_checkudata(L, 1, DESCRIPTOR_TYPE));
     return 0;
 }
 
-int *lmoe_push_descriptor(lua_State *L)
-{
+int *lmoe_push_descriptor(lua_State *L) {
     int *fd = lua_newuserdatauv(L, sizeof *fd, 0);
     *fd = -1;
     luaL_setmetatable(L, DESCRIPTOR_TYPE);
@@ -115,8 +101,7 @@ int *lmoe_push_descriptor(lua_State *L)
     return fd;
 }
 
-int lmoe_open_file(const char *path, int flags)
-{
+int lmoe_open_file(const char *path, int flags) {
     int fd;
     do
         fd = open(path, flags | O_CLOEXEC | O_NOCTTY, 0666);
@@ -124,52 +109,42 @@ int lmoe_open_file(const char *path, int flags)
     return fd;
 }
 
-/* ------------------------------------------------------------------------------------------ */
-/* Clocks and the machine                                                                      */
+/* ---- clocks and the machine ------------------------------------------------------------------ */
 
-static double seconds_of(clockid_t clock)
-{
+static double seconds_of(clockid_t clock) {
     struct timespec now;
     clock_gettime(clock, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-double lmoe_clock(void)
-{
-    return seconds_of(CLOCK_MONOTONIC);
-}
+double lmoe_clock(void) { return seconds_of(CLOCK_MONOTONIC); }
 
-int lmoe_sleep(double seconds)
-{
+int lmoe_sleep(double seconds) {
     double whole = floor(seconds);
     struct timespec span = { (time_t)whole, (long)((seconds - whole) * 1e9) };
     return nanosleep(&span, NULL) == 0;
 }
 
 /* system.clock(): seconds from some fixed moment, for durations. */
-static int system_clock(lua_State *L)
-{
+static int system_clock(lua_State *L) {
     lua_pushnumber(L, lmoe_clock());
     return 1;
 }
 
 /* system.time(): seconds since 1970, with their fraction. */
-static int system_time(lua_State *L)
-{
+static int system_time(lua_State *L) {
     lua_pushnumber(L, seconds_of(CLOCK_REALTIME));
     return 1;
 }
 
 /* system.sleep(seconds): true, or false when a signal ended the sleep early. */
-static int system_sleep(lua_State *L)
-{
+static int system_sleep(lua_State *L) {
     lua_pushboolean(L, lmoe_sleep(lmoe_check_seconds(L, 1, "sleep")));
     return 1;
 }
 
 /* system.hash(data): XXH3-64 as 16 hexadecimal digits. */
-static int system_hash(lua_State *L)
-{
+static int system_hash(lua_State *L) {
     size_t size;
     const char *data = lmoe_check_text(L, 1, "hash", "data", &size);
     char digits[17];
@@ -179,8 +154,7 @@ static int system_hash(lua_State *L)
 }
 
 /* system.cpus(): how many processors this process may run on. */
-static int system_cpus(lua_State *L)
-{
+static int system_cpus(lua_State *L) {
     cpu_set_t allowed;
     long count = sched_getaffinity(0, sizeof allowed, &allowed) == 0
         ? CPU_COUNT(&allowed)
@@ -189,17 +163,16 @@ static int system_cpus(lua_State *L)
     return 1;
 }
 
-/* ------------------------------------------------------------------------------------------ */
+/* ---- opening --------------------------------------------------------------------------------- */
 
-void lmoe_open_system(lua_State *L)
-{
+void lmoe_open_system(lua_State *L) {
     static const luaL_Reg functions[] = {
-        { "clock", system_clock },
-        { "time", system_time },
-        { "sleep", system_sleep },
-        { "hash", system_hash },
-        { "cpus", system_cpus },
-        { NULL, NULL },
+        {"clock", system_clock},
+        {"time", system_time},
+        {"sleep", system_sleep},
+        {"hash", system_hash},
+        {"cpus", system_cpus},
+        {NULL, NULL},
     };
     lmoe_newtype(L, DESCRIPTOR_TYPE, descriptor_release, NULL);
     luaL_newlib(L, functions);

@@ -24,7 +24,7 @@ int lmoe_succeed(lua_State *L);
 int lmoe_fail_system(lua_State *L, const char *function, const char *subject, int error);
 
 /* Pushes the owner of a file descriptor, -1 at first, and returns the place to put it. The
-   descriptor is closed when the calling C function ends, by return or by error. */
+ * descriptor is closed when the calling C function ends, by return or by error. */
 int *lmoe_push_descriptor(lua_State *L);
 
 /* Closes what the owner holds, if anything, and marks it as closed. */
