@@ -400,12 +400,9 @@ static moe_status describe(const moe_safetensors *f, const moe_stored_tensor *t,
     }
     *desc = (moe_desc){.dtype = as, .ndim = (int)t->rank};
     const uint64_t *shape = moe__safetensors_shape(f, t);
-    int64_t span = 16;          /* strides must not overflow even when a size is 0 */
-    for (int i = 0; i < desc->ndim; i++) {
-        desc->shape[i] = (int64_t)shape[i];
-        if (shape[i] && __builtin_mul_overflow(span, desc->shape[i], &span))
-            return unsupported(f, t, "has a shape that no tensor can have");
-    }
+    for (int i = 0; i < desc->ndim; i++) desc->shape[i] = (int64_t)shape[i];
+    if (moe__count(desc->ndim, desc->shape) < 0)
+        return unsupported(f, t, "has a shape that no tensor can have");
     return MOE_OK;
 }
 

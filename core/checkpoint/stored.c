@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/pool.h"
+#include "tensor/half.h"
 
 #define GRAIN 65536     /* elements of one task */
 
@@ -90,28 +91,6 @@ moe_stored moe__stored_of(moe_dtype dtype) {
 
 /* --- loading --------------------------------------------------------------------------------- */
 
-/* Bits of a float whose value a half has. Both cases are computed and one is chosen, so that the
- * loop around it can be vectorised. */
-static float from_half(uint16_t h) {
-    uint32_t magnitude = h & 0x7fffu, sign = (uint32_t)(h & 0x8000u) << 16;
-    uint32_t normal = (magnitude << 13) + (112u << 23);
-    normal += magnitude >= 0x7c00u ? 112u << 23 : 0;        /* infinite or NaN stays so */
-    float tiny = (float)(int32_t)magnitude * 0x1p-24f;      /* subnormal: exact in a float */
-    uint32_t bits;
-    memcpy(&bits, &tiny, 4);
-    bits = sign | (magnitude < 0x400u ? bits : normal);
-    float out;
-    memcpy(&out, &bits, 4);
-    return out;
-}
-
-static float from_bfloat(uint16_t h) {
-    uint32_t bits = (uint32_t)h << 16;
-    float out;
-    memcpy(&out, &bits, 4);
-    return out;
-}
-
 typedef struct loading {
     moe_stored type;
     const char *data;
@@ -129,8 +108,8 @@ typedef struct loading {
 
 static void load_floats(const loading *l, moe_real *to, int64_t begin, int64_t end) {
     switch (l->type) {
-        case MOE_STORED_F16: EACH(uint16_t, to, (moe_real)from_half(x));
-        case MOE_STORED_BF16: EACH(uint16_t, to, (moe_real)from_bfloat(x));
+        case MOE_STORED_F16: EACH(uint16_t, to, (moe_real)moe__from_half(x));
+        case MOE_STORED_BF16: EACH(uint16_t, to, (moe_real)moe__from_bfloat(x));
         case MOE_STORED_F32: EACH(float, to, (moe_real)x);
         case MOE_STORED_F64: EACH(double, to, (moe_real)x);
         default: break;

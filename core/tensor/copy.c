@@ -2,7 +2,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/pool.h"
+#include "tensor/half.h"
 #include "tensor/tensor.h"
 
 static void copy_run(char *dst, int64_t dst_stride, const char *src, int64_t src_stride, int64_t n,
@@ -42,61 +42,11 @@ void moe__copy_strided(const moe_tensor *src, moe_tensor *dst) {
     }
 }
 
-static float half_to_float(uint16_t h) {
-    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = (h >> 10) & 31, fraction = h & 1023;
-    uint32_t bits;
-    if (exponent == 31)
-        bits = sign | 0x7f800000u | fraction << 13;
-    else if (exponent)
-        bits = sign | (exponent + 112) << 23 | fraction << 13;
-    else {                                  /* subnormal: fraction * 2^-24, exact in a float */
-        float value = (float)fraction * 0x1p-24f;
-        memcpy(&bits, &value, 4);
-        bits |= sign;
-    }
-    float out;
-    memcpy(&out, &bits, 4);
-    return out;
-}
-
-/* Round to nearest even; values beyond 65504 become infinite as IEEE 754 demands. */
-static uint16_t float_to_half(float f) {
-    uint32_t bits;
-    memcpy(&bits, &f, 4);
-    uint16_t sign = (uint16_t)(bits >> 16 & 0x8000u);
-    uint32_t magnitude = bits & 0x7fffffffu;
-    if (magnitude > 0x7f800000u) return (uint16_t)(sign | 0x7e00u);
-    if (magnitude >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u);
-    if (magnitude < 0x38800000u) {          /* subnormal: let the float adder do the rounding */
-        float value;
-        memcpy(&value, &magnitude, 4);
-        value += 0.5f;
-        memcpy(&magnitude, &value, 4);
-        return (uint16_t)(sign | (magnitude - 0x3f000000u));
-    }
-    magnitude += 0xfffu + (magnitude >> 13 & 1);
-    return (uint16_t)(sign | (magnitude - 0x38000000u) >> 13);
-}
-
-static float bfloat_to_float(uint16_t h) {
-    uint32_t bits = (uint32_t)h << 16;
-    float out;
-    memcpy(&out, &bits, 4);
-    return out;
-}
-
-static uint16_t float_to_bfloat(float f) {
-    uint32_t bits;
-    memcpy(&bits, &f, 4);
-    if (isnan(f)) return (uint16_t)(bits >> 16 | 0x40u);    /* keep it a NaN when cut */
-    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
-}
-
 static double load(moe_dtype dtype, const void *data, int64_t i) {
     switch (dtype) {
         case MOE_I32: return ((const int32_t *)data)[i];
-        case MOE_BF16: return (double)bfloat_to_float(((const uint16_t *)data)[i]);
-        case MOE_F16: return (double)half_to_float(((const uint16_t *)data)[i]);
+        case MOE_BF16: return (double)moe__from_bfloat(((const uint16_t *)data)[i]);
+        case MOE_F16: return (double)moe__from_half(((const uint16_t *)data)[i]);
         default: return (double)((const moe_real *)data)[i];
     }
 }
@@ -110,8 +60,8 @@ static int32_t to_int(double value) {
 static void store(moe_dtype dtype, void *data, int64_t i, double value) {
     switch (dtype) {
         case MOE_I32: ((int32_t *)data)[i] = to_int(value); break;
-        case MOE_BF16: ((uint16_t *)data)[i] = float_to_bfloat((float)value); break;
-        case MOE_F16: ((uint16_t *)data)[i] = float_to_half((float)value); break;
+        case MOE_BF16: ((uint16_t *)data)[i] = moe__to_bfloat((float)value); break;
+        case MOE_F16: ((uint16_t *)data)[i] = moe__to_half((float)value); break;
         default: ((moe_real *)data)[i] = (moe_real)value; break;
     }
 }

@@ -261,7 +261,8 @@ moe.log_softmax = Tensor.log_softmax
 ---@param seed integer
 function moe.manual_seed(seed) end
 
---- Matrix product [.. x m x k] x [.. x k x n]; a two-dimensional b serves the whole batch.
+--- Matrix product [.. x m x k] x [.. x k x n]; a two-dimensional b serves the whole batch. -> [.. x
+--- m x n].
 ---@param a moelua.Tensor
 ---@param b moelua.Tensor
 ---@return moelua.Tensor
