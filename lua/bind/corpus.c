@@ -12,7 +12,7 @@
 
 #define CORPUS_TYPE "moelua.Corpus"
 
-/* ---- texts --------------------------------------------------------------------------------- */
+/* ---- texts ---------------------------------------------------------------------------------- */
 
 static void push_document(lua_State *L, const moe_document *d) {
     lua_createtable(L, 0, 4);
@@ -107,7 +107,7 @@ static int64_t opt_limit(lua_State *L, int arg, const char *what) {
     return lua_isnoneornil(L, arg) ? -1 : whole(L, arg, what, "limit", 1);
 }
 
-/* ---- Corpus: methods ------------------------------------------------------------------------- */
+/* ---- Corpus: methods ------------------------------------------------------------------------ */
 
 /* tokens(split) and documents(split): how many; without a split, of all three. */
 static int corpus_tokens(lua_State *L) {
@@ -245,7 +245,7 @@ static int corpus_shared_lines(lua_State *L) {
     return 2;
 }
 
-/* ---- opening --------------------------------------------------------------------------------- */
+/* ---- opening -------------------------------------------------------------------------------- */
 
 static int corpus_release(lua_State *L) {
     moe_corpus **box = luaL_testudata(L, 1, CORPUS_TYPE);

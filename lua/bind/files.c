@@ -28,7 +28,7 @@
 #define CHUNK (64u * 1024u)
 #define NAME_ATTEMPTS 100
 
-/* ---- reading --------------------------------------------------------------------------------- */
+/* ---- reading -------------------------------------------------------------------------------- */
 
 static ssize_t read_some(int fd, char *into, size_t size) {
     ssize_t got;
@@ -117,7 +117,7 @@ static int system_read_gzip(lua_State *L) {
     return 1;
 }
 
-/* ---- writing --------------------------------------------------------------------------------- */
+/* ---- writing -------------------------------------------------------------------------------- */
 
 /* Writes all bytes; 0 or an error number. The system may take fewer than asked at a time. */
 static int write_all(int fd, const char *data, size_t size) {
@@ -288,7 +288,7 @@ static int system_append(lua_State *L) {
     return error != 0 ? lmoe_fail_system(L, "append", path, error) : lmoe_succeed(L);
 }
 
-/* ---- folders and names ----------------------------------------------------------------------- */
+/* ---- folders and names ---------------------------------------------------------------------- */
 
 static bool is_folder(const char *path) {
     struct stat status;
@@ -363,7 +363,7 @@ static int system_rename(lua_State *L) {
     return lmoe_fail_system(L, "rename", lua_pushfstring(L, "%s to %s", from, to), error);
 }
 
-/* ---- locks ----------------------------------------------------------------------------------- */
+/* ---- locks ---------------------------------------------------------------------------------- */
 
 static int lock_release(lua_State *L) {
     int *fd = luaL_testudata(L, 1, LOCK_TYPE);
@@ -393,7 +393,7 @@ static int system_lock(lua_State *L) {
     return lmoe_fail(L, "busy");
 }
 
-/* ---- opening --------------------------------------------------------------------------------- */
+/* ---- opening -------------------------------------------------------------------------------- */
 
 static void make_types(lua_State *L) {
     static const luaL_Reg lock_methods[] = { {"release", lock_release}, {NULL, NULL} };

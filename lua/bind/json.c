@@ -19,7 +19,7 @@
 #define TREE_TYPE "moelua.json.tree"
 #define NULL_KEY "moelua.json.null.value"
 
-/* ---- marks ----------------------------------------------------------------------------------- */
+/* ---- marks ---------------------------------------------------------------------------------- */
 
 static void push_null(lua_State *L) {
     lua_getfield(L, LUA_REGISTRYINDEX, NULL_KEY);
@@ -57,7 +57,7 @@ static int null_tostring(lua_State *L) {
     return 1;
 }
 
-/* ---- decoding -------------------------------------------------------------------------------- */
+/* ---- decoding ------------------------------------------------------------------------------- */
 
 /* Owns jansson's tree while Lua values are made from it, which may raise at any step. */
 struct tree {
@@ -229,7 +229,7 @@ static int json_decode(lua_State *L) {
     return 1;
 }
 
-/* ---- opening --------------------------------------------------------------------------------- */
+/* ---- opening -------------------------------------------------------------------------------- */
 
 /* The mark has no __name: a marked table shall print like any other. */
 static void make_mark(lua_State *L) {

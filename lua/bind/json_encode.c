@@ -15,7 +15,7 @@
 #define PATH_SHOWN 100
 #define WRITER_TYPE "moelua.json.writer"
 
-/* ---- encoding: the text so far --------------------------------------------------------------- */
+/* ---- encoding: the text so far -------------------------------------------------------------- */
 
 /* The growing text. It comes from Lua's own allocator, so that a host's limit holds for it. */
 struct writer {
@@ -84,7 +84,7 @@ static void add_line_break(struct writer *w, int depth) {
     for (int i = 0; i < depth * w->indent; i++) add_text(w, " ");
 }
 
-/* ---- encoding: the place in the value -------------------------------------------------------- */
+/* ---- encoding: the place in the value ------------------------------------------------------- */
 
 /* One step of the way from the value given to encode to the one at hand. `table` is the container
  * that the step enters; `key` is NULL in a list, where `index` counts. */
@@ -135,7 +135,7 @@ static const char *place(struct writer *w, const struct step *step) {
     return lua_pushfstring(L, "...%s", path + size - PATH_SHOWN);
 }
 
-/* ---- encoding: values ------------------------------------------------------------------------ */
+/* ---- encoding: values ----------------------------------------------------------------------- */
 
 static void encode_value(struct writer *w, int index, const struct step *step);
 

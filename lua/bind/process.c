@@ -36,7 +36,7 @@ static struct process *check_process(lua_State *L, const char *method) {
     return p;
 }
 
-/* ---- starting -------------------------------------------------------------------------------- */
+/* ---- starting ------------------------------------------------------------------------------- */
 
 /* Everything that a start needs, ready before the first call that may not be interrupted by a
  * Lua error. The descriptors are -1 where the child shares ours. */
@@ -101,7 +101,7 @@ static int start(const struct plan *plan, pid_t *pid) {
     return error;
 }
 
-/* ---- the argument of spawn ------------------------------------------------------------------- */
+/* ---- the argument of spawn ------------------------------------------------------------------ */
 
 static void check_spawn_key(lua_State *L) {
     if (lua_type(L, -2) != LUA_TSTRING) return;
@@ -256,7 +256,7 @@ static int system_spawn(lua_State *L) {
     return 1;
 }
 
-/* ---- waiting --------------------------------------------------------------------------------- */
+/* ---- waiting -------------------------------------------------------------------------------- */
 
 /* Asks for the child's end; 0 or an error number. */
 static int reap(struct process *p, int options) {

@@ -22,7 +22,7 @@
 #define DESCRIPTOR_TYPE "moelua.descriptor"
 #define LONGEST_WAIT 1e9
 
-/* ---- arguments and failures ------------------------------------------------------------------ */
+/* ---- arguments and failures ----------------------------------------------------------------- */
 
 const char *lmoe_check_text(lua_State *L, int arg, const char *function, const char *name,
                             size_t *size) {
@@ -81,7 +81,7 @@ int lmoe_succeed(lua_State *L) {
     return 1;
 }
 
-/* ---- owners ---------------------------------------------------------------------------------- */
+/* ---- owners --------------------------------------------------------------------------------- */
 
 void lmoe_close_descriptor(int *fd) {
     if (*fd >= 0) close(*fd);
@@ -109,7 +109,7 @@ int lmoe_open_file(const char *path, int flags) {
     return fd;
 }
 
-/* ---- clocks and the machine ------------------------------------------------------------------ */
+/* ---- clocks and the machine ----------------------------------------------------------------- */
 
 static double seconds_of(clockid_t clock) {
     struct timespec now;
@@ -163,7 +163,7 @@ static int system_cpus(lua_State *L) {
     return 1;
 }
 
-/* ---- opening --------------------------------------------------------------------------------- */
+/* ---- opening -------------------------------------------------------------------------------- */
 
 void lmoe_open_system(lua_State *L) {
     static const luaL_Reg functions[] = {
