@@ -173,6 +173,15 @@ describe("a worker", function()
     models.same(trained_here(models.tiny(), "code"), assert(moe.load(out .. "/code/model")))
   end)
 
+  it("that diverges is not tried again", function()
+    local failure = models.failure(function()
+      moe.branch(models.tiny(), { code = code }, options(new_folder(), { lr = 1e30 }))
+    end)
+    assert.equal("diverged", failure.code)
+    assert.matches("^branch 'code' failed once; the last worker ended with status 3:\n.*NaN",
+      failure.message)
+  end)
+
   it("leaves a folder that is in use alone", function()
     local out = new_folder()
     pcall(moe.branch, models.tiny(), { code = code }, options(out, { steps = 100000,

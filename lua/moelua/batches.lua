@@ -12,7 +12,7 @@ local Batches = class("Batches")
 
 --- data: a corpus, or { name = corpus }. how: batch, context, seed, vocab (of the model).
 function Batches:init(data, how)
-  self.corpora = corpora.named(data)
+  self.corpora = corpora.named(data, "moe.train: data")
   self.names, self.how = corpora.names(self.corpora, "moe.train: data.%s"), how
   if #self.names == 0 then raise("moe.train: data is empty") end
   self.cursor = { sequences = 0, draws = {} }

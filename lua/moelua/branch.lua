@@ -52,6 +52,9 @@ local function split_options(given)
     end
   end
   check_training(training)
+  if own.workers and own.workers < 1 then
+    raise("branch: workers must be at least 1, not %d", own.workers)
+  end
   return own, training
 end
 
@@ -114,9 +117,13 @@ local function start(job, host)
     env = { MOELUA_THREADS = tostring(job.threads) } }))
 end
 
+-- Exit statuses of failures that another attempt would only repeat, and their codes.
+local final = { [3] = "diverged", [65] = "format", [66] = "missing", [69] = "unsupported" }
+
 local function describe_failure(job, status)
-  return ("branch '%s' failed %d times; the last worker ended with %s:\n%s"):format(job.name,
-    ATTEMPTS, status.exited and "status " .. status.exited or "signal " .. status.signaled,
+  local times = job.attempts == 1 and "once" or job.attempts .. " times"
+  return ("branch '%s' failed %s; the last worker ended with %s:\n%s"):format(job.name, times,
+    status.exited and "status " .. status.exited or "signal " .. status.signaled,
     tail(job.folder .. "/worker.log"))
 end
 
@@ -127,8 +134,9 @@ local function tend(job, host, rows)
   if entry then rows:update(job.name, entry.step, { loss = entry.loss, tokens = entry.tokens }) end
   if not status then return false end
   if status.exited == 0 and run.finished(job.folder) then return true end
-  if job.attempts >= ATTEMPTS then
-    job.failure = describe_failure(job, status)
+  local code = final[status.exited]
+  if code or job.attempts >= ATTEMPTS then
+    job.failure = { message = describe_failure(job, status), code = code }
     return true
   end
   rows:note(("%s: worker ended early, starting it again from its last state"):format(job.name))
@@ -143,6 +151,20 @@ local function stop_all(running)
     job.process:kill(9)
     job.process:wait()
   end
+end
+
+-- Raises the failures, if any: with a code when all have the same.
+local function report(failures)
+  if #failures == 0 then return end
+  table.sort(failures, function(a, b) return a.message < b.message end)
+  local messages, code = {}, failures[1].code
+  for i, failure in ipairs(failures) do
+    messages[i] = failure.message
+    code = failure.code == code and code or nil
+  end
+  local text = table.concat(messages, "\n\n")
+  if code then run.fail(text, code) end
+  raise("%s", text)
 end
 
 -- Runs the jobs, at most `workers` at a time. One that fails for good does not stop the others.
@@ -162,8 +184,7 @@ local function tend_all(waiting, workers, host, rows, running)
     if #running > 0 then system.sleep(POLL) end
   end
   rows:done()
-  table.sort(failures)
-  if #failures > 0 then raise("%s", table.concat(failures, "\n\n")) end
+  report(failures)
 end
 
 -- ---- the call ---------------------------------------------------------------------------------

@@ -7,8 +7,12 @@ local corpora = {}
 --- Whether a value is a corpus.
 function corpora.is_one(value) return type(value) == "table" and value.handle ~= nil end
 
---- { name = corpus }; a corpus alone goes by its own name.
-function corpora.named(given)
+--- { name = corpus }; a corpus alone goes by its own name. `where` is the call, for messages.
+function corpora.named(given, where)
+  if type(given) ~= "table" then
+    raise("%s: a corpus or { name = corpus } is expected, not a %s\n" ..
+      "hint: moe.data.corpus { path = ... }", where, type(given))
+  end
   return corpora.is_one(given) and { [given.name or "data"] = given } or given
 end
 

@@ -92,7 +92,7 @@ end
 return function(model, texts, given)
   local opts = options.check("moe.evaluate", given, declared)
   if opts.batch < 1 then core.raise("evaluate: batch must be at least 1, not %d", opts.batch) end
-  texts = corpora.named(texts)
+  texts = corpora.named(texts, "evaluate")
   local names = corpora.names(texts, "evaluate: '%s'")
   if #names == 0 then core.raise("evaluate: no corpus given") end
   local result, sum = { metric = {}, tokens = {}, routing = {}, split = opts.split }, 0

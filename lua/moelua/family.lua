@@ -262,6 +262,10 @@ end
 
 local function read_config(folder)
   local text, message, code = system.read(folder .. "/config.json")
+  if code == "missing" then
+    return nil, ("load: %s is no model folder: it has no config.json\n" ..
+      "hint: the path of a Hugging Face directory on this machine is expected"):format(folder), code
+  end
   if not text then return nil, message, code end
   local hf
   hf, message, code = json.decode(text)

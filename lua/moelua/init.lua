@@ -19,6 +19,13 @@ local fields = { load = { "family", "load" }, mix = { "mix", "mix" },
   average = { "mix", "average" } }
 for _, name in ipairs(modules) do fields[name] = { name } end
 
+-- The methods of tensors are these functions too; x[1] would otherwise be nil without a word.
+setmetatable(core, { __index = function(_, key)
+  if type(key) == "number" then
+    core.raise("a tensor is not indexed with [%s]\nhint: x:select(1, %s) is a row", key, key)
+  end
+end })
+
 local lazy = {}
 
 function lazy.__index(_, name)

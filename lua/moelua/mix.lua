@@ -17,6 +17,9 @@ local function resolve(what, models)
   if type(models) ~= "table" then
     raise("%s: a list of models is needed, not %s", what, type(models))
   end
+  if getmetatable(models) == model.Model then
+    raise("%s: a list of models is expected, not a model\nhint: %s({ a, b })", what, what)
+  end
   local list = {}
   for i, m in ipairs(models) do list[i] = type(m) == "string" and run.check(family.load(m)) or m end
   if #list == 0 then raise("%s: no models given", what) end
@@ -130,8 +133,8 @@ end
 ---@param opts { router?: table, seed?: integer }?
 ---@return moelua.Model
 function mix.mix(models, opts)
-  opts = options.check("mix", opts, { router = "table", seed = { "integer", 1 } })
   models = resolve("mix", models)
+  opts = options.check("mix", opts, { router = "table", seed = { "integer", 1 } })
   check_alike("mix", models)
   local routing = router.options(opts.router or { k = math.min(2, #models),
     balance = { form = "btx", coef = 0.01 } }, #models)

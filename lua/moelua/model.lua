@@ -177,6 +177,9 @@ end
 --- Token ids (a list, or i32 [B x T]) -> logits f32 [T x vocab] ([B x T x vocab] for a batch).
 function Model:logits(ids, cache)
   local list = type(ids) == "table"
+  if type(ids) == "string" then
+    raise("logits: token ids are expected, not text\nhint: model.tokenizer:encode(text)")
+  end
   if list then
     if #ids == 0 then raise("logits: no token ids") end
     ids = core.tensor({ ids }, "i32")

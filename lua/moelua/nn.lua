@@ -185,7 +185,11 @@ function MoE:init(opts)
 end
 
 function MoE:forward(x, how)
-  local shape = x:shape()
+  local shape, dim = x:shape(), self.router.weight:size(2)
+  if shape[#shape] ~= dim then
+    core.raise("nn.MoE: the last dimension of x must be dim = %d: x is [%s]", dim,
+      table.concat(shape, " x "))
+  end
   local flat = x:reshape(-1, shape[#shape])
   local gates, experts, info = self.router:route(flat, how)
   return self.experts(flat, gates, experts):reshape(table.unpack(shape)), info

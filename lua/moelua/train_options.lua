@@ -8,7 +8,7 @@ local schedule = require("moelua.schedule")
 local train_options = {}
 
 local declared = options.merge(Optimizer.options, {
-  data = { "table", required = true },        -- a corpus, or { name = corpus, ... } mixed evenly
+  data = { "any", required = true },          -- a corpus, or { name = corpus, ... } mixed evenly
   steps = { "integer", required = true },
   batch = { "integer", 32 },                  -- sequences a step
   context = "integer",                        -- tokens a sequence; default: the model's
@@ -34,6 +34,7 @@ function train_options.check(where, given)
   for _, name in ipairs({ "steps", "batch", "log_every", "save_every" }) do
     if opts[name] < 1 then raise("%s: %s must be at least 1, not %d", where, name, opts[name]) end
   end
+  if not (opts.lr > 0) then raise("%s: lr must be above 0, not %g", where, opts.lr) end
   opts.warmup = opts.warmup or opts.steps // 20
   return opts
 end
