@@ -34,7 +34,9 @@ function train_options.check(where, given)
   for _, name in ipairs({ "steps", "batch", "log_every", "save_every" }) do
     if opts[name] < 1 then raise("%s: %s must be at least 1, not %d", where, name, opts[name]) end
   end
-  if opts.lr <= 0 or opts.lr ~= opts.lr then raise("%s: lr must be above 0, not %g", where, opts.lr) end
+  if opts.lr <= 0 or opts.lr ~= opts.lr then
+    raise("%s: lr must be above 0, not %g", where, opts.lr)
+  end
   opts.warmup = opts.warmup or opts.steps // 20
   return opts
 end
