@@ -22,10 +22,9 @@ local elsewhere = {
   len = "#list, x:size(dim)", range = "for i = 1, n do ... end",
 }
 
-local function add_keys(names, t)
-  for name in pairs(t) do
-    if type(name) == "string" and not name:find("^_") then names[#names + 1] = name end
-  end
+-- The names that a module or class holds.
+local function add_keys(list, t)
+  for _, name in ipairs(manual.keys(t)) do list[#list + 1] = name end
 end
 
 -- Everything that can be written after a dot or a colon, sorted: the same message every time.
