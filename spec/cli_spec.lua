@@ -321,10 +321,10 @@ describe("moelua", function()
   describe("a session at a terminal", function()
     -- script(1) lends a terminal; typing waits for what the session answers.
     it("edits, remembers, and takes Ctrl-C at the prompt and in a loop", function()
-      put("type.sh", "answer() { n=0; until grep -q \"$1\" screen 2>/dev/null || [ $n -gt 200 ]\n"
-        .. "do sleep 0.02; n=$((n+1)); done; sleep 0.1; }\n"
-        .. "answer Ctrl-D; printf 'gone'; sleep 0.2; printf '\\003'; sleep 0.2\n"
-        .. "printf '6*7\\n'; answer 42\n"
+      put("type.sh", "answer() { n=0; until grep -q \"$1\" screen 2>/dev/null || [ $n -gt 1000 ]\n"
+        .. "do sleep 0.02; n=$((n+1)); done; }\n"
+        .. "answer '^> '; printf gone; answer gone; printf '\\003'; answer '^> $'\n"
+        .. "printf '6*7\\n'; answer ^42\n"
         .. "printf 'print(\"lo\"..\"op\") while true do end\\n'; answer ^loop; printf '\\003'\n"
         .. "answer interrupted; printf '\"sti\"..\"ll\"\\n'; answer still; printf '\\004'\n")
       local code = shell("sh type.sh | XDG_STATE_HOME=$PWD/state TERM=xterm script -qefc "

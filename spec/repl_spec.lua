@@ -89,6 +89,19 @@ describe("repl", function()
     assert.same({ "> ", ">> ", "> ", "> ", "> ", "> " }, prompts)
   end)
 
+  it("starts over after Ctrl-C that comes between two entries", function()
+    local lines, out = { "error", "7" }, {}
+    repl.run { write = function(...) out[#out + 1] = table.concat({ ... }) end, read = function()
+      local line = table.remove(lines, 1)
+      if line == "error" then error("interrupted!", 0) end
+      return line
+    end }
+    assert.same({ "\n", "7\n", "\n" }, { table.unpack(out, 2) })
+    assert.has_error(function()
+      repl.run { write = function() end, read = function() error("no terminal", 0) end }
+    end, "no terminal")
+  end)
+
   it("goes on after an error, with a traceback", function()
     local text = session { "error('bad')", "1" }
     assert.matches("^stdin:1: bad\nstack traceback:\n", text)

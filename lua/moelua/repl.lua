@@ -143,19 +143,28 @@ local function evaluate(session, chunk)
   if not ok then session.write(describe(err), "\n") end
 end
 
+-- One entry, read and run. False at the end of input.
+local function turn(session)
+  local text, chunk, message = enter(session)
+  if not text then return false end
+  if text:find("%S") then session.remember(text) end
+  if chunk then
+    evaluate(session, chunk)
+  elseif message then
+    session.write(message, "\n")
+  end
+  return true
+end
+
 function repl.run(options)
   local session = new(options or {})
   session.write("moe is require(\"moelua\"); help() says more; Ctrl-D ends\n")
-  while true do
-    local text, chunk, message = enter(session)
-    if not text then break end
-    if text:find("%S") then session.remember(text) end
-    if chunk then
-      evaluate(session, chunk)
-    elseif message then
-      session.write(message, "\n")
-    end
-  end
+  repeat
+    local ok, more = pcall(turn, session)
+    -- A Ctrl-C that comes between two entries starts over like one at the prompt.
+    if not ok and more ~= "interrupted!" then error(more, 0) end
+    if not ok then session.write("\n") end
+  until not more
   session.write("\n")
 end
 
