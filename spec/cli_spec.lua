@@ -279,41 +279,42 @@ describe("moelua", function()
   end)
 
   describe("signals", function()
-    -- Starts a script that makes a file when it runs; sends the signal then. Returns as shell.
+    -- Runs a script in which `loop()` makes the file `ready` and never ends, and sends the signal
+    -- when that file is there. Returns as shell.
     local function signalled(signal, script)
-      put("s.lua", "io.open('ready', 'w'):close()\n" .. script)
+      os.remove(path("ready"))
+      put("s.lua", "function loop() io.open('ready', 'w'):close() while true do end end\n"
+        .. script)
       return shell(program .. " s.lua </dev/null & pid=$!; "
-        .. "while [ ! -e ready ]; do sleep 0.02; done; sleep 0.1; "
-        .. "kill -" .. signal .. " $pid; wait $pid")
+        .. "while [ ! -e ready ]; do sleep 0.02; done; kill -" .. signal .. " $pid; wait $pid")
     end
 
     it("SIGINT stops a loop with 130", function()
-      assert.same({ 130, "", "moelua: interrupted!\n" }, { signalled("INT", "while true do end") })
+      assert.same({ 130, "", "moelua: interrupted!\n" }, { signalled("INT", "loop()") })
     end)
 
     it("SIGTERM stops it with 143", function()
-      assert.same({ 143, "", "moelua: interrupted!\n" }, { signalled("TERM", "while true do end") })
+      assert.same({ 143, "", "moelua: interrupted!\n" }, { signalled("TERM", "loop()") })
     end)
 
     it("reach into coroutines", function()
-      assert.equal(130, (signalled("INT", "coroutine.wrap(function() while true do end end)()")))
-      os.remove(path("ready"))
+      assert.equal(130, (signalled("INT", "coroutine.wrap(loop)()")))
       local code, out = signalled("INT", "print(coroutine.resume(coroutine.create(function()\n"
-        .. "  coroutine.wrap(function() while true do end end)() end)))")
+        .. "  coroutine.wrap(loop)() end)))")
       assert.same({ 0, "false\tinterrupted!\n" }, { code, out })
     end)
 
     it("raise once: a script may clean up", function()
-      local code, out = signalled("INT", "print(pcall(function() while true do end end))\n"
+      local code, out = signalled("INT", "print(pcall(loop))\n"
         .. "for i = 1, 1e6 do end print('cleaned up')")
       assert.same({ 0, "false\tinterrupted!\ncleaned up\n" }, { code, out })
     end)
 
     it("end a script that will not listen the second time", function()
-      local code = shell("echo \"io.open('ready', 'w'):close() "
-        .. "while true do pcall(function() while true do end end) end\" > s.lua; "
-        .. program .. " s.lua & pid=$!; while [ ! -e ready ]; do sleep 0.02; done; "
-        .. "sleep 0.1; kill -INT $pid; sleep 0.2; kill -INT $pid; wait $pid")
+      put("s.lua", "function loop(name) io.open(name, 'w'):close() while true do end end\n"
+        .. "pcall(loop, 'ready') while true do pcall(loop, 'again') end")
+      local code = shell(program .. " s.lua & pid=$!; for file in ready again; do "
+        .. "while [ ! -e $file ]; do sleep 0.02; done; kill -INT $pid; done; wait $pid")
       assert.equal(130, code)
     end)
   end)
@@ -370,8 +371,9 @@ describe("moelua", function()
       local parent = "LUA_INIT=@init.lua " .. program .. " --worker . $$ & echo $! >pid" .. wait
       shell("sh -c " .. quoted(parent))
       assert.equal("file", lfs.attributes(path("ready"), "mode"))
-      local _, state = shell("sleep 0.3; cut -d' ' -f3 /proc/$(cat pid)/stat")
-      assert.is_truthy(state == "" or state == "Z\n", state)
+      local _, state = shell("n=0; while s=$(cut -d' ' -f3 /proc/$(cat pid)/stat) 2>/dev/null "
+        .. "&& [ $s != Z ] && [ $n -lt 500 ]; do sleep 0.02; n=$((n+1)); done; echo $s")
+      assert.is_truthy(state == "\n" or state == "Z\n", state)
     end)
   end)
 
