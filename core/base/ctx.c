@@ -57,7 +57,9 @@ const char *moe_errmsg(const moe_ctx *ctx) { return ctx->error; }
 
 void moe_interrupt(moe_ctx *ctx) { atomic_store_explicit(&ctx->stop, 1, memory_order_relaxed); }
 
-bool moe_interrupted(moe_ctx *ctx) { return atomic_exchange(&ctx->stop, 0) != 0; }
+bool moe_interrupted(moe_ctx *ctx) {
+    return !ctx->shields && atomic_exchange(&ctx->stop, 0) != 0;
+}
 
 moe_memory_info moe_memory(const moe_ctx *ctx) {
     const moe_heap *h = &ctx->heap;

@@ -25,6 +25,7 @@ struct moe_ctx {
     struct moe_pool *pool;
     const struct moe_kernels *kernels;
     atomic_int stop;                    /* set by moe_interrupt, polled per block */
+    int shields;                        /* while above 0 nobody sees `stop` */
     int no_grad;                        /* depth of moe.no_grad */
     uint64_t seed, draws;               /* moe.manual_seed and how often it was drawn from */
     uint64_t sequence;                  /* creation order of tape nodes */
@@ -44,6 +45,11 @@ moe_status moe__no_memory(moe_ctx *ctx, size_t bytes, const char *what);
 
 /* The base of moe_open(): everything but the parts that higher layers plug in. */
 moe_status moe__ctx_open(moe_ctx **out, const moe_config *cfg);
+
+/* Whether work may be left undone, because an interrupt is going to be reported. */
+static inline bool moe__stopping(const moe_ctx *ctx) {
+    return !ctx->shields && atomic_load_explicit(&ctx->stop, memory_order_relaxed);
+}
 
 void moe__ctx_retain(moe_ctx *ctx);
 void moe__ctx_release(moe_ctx *ctx);

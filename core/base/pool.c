@@ -80,7 +80,7 @@ static void run_tasks(moe_pool *p, int index) {
     for (;;) {
         long long task = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed);
         if (task >= p->tasks) return;
-        if (atomic_load_explicit(&p->ctx->stop, memory_order_relaxed)) continue;
+        if (moe__stopping(p->ctx)) continue;
         p->fn(p->arg, task, index);
     }
 }

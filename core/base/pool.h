@@ -20,7 +20,7 @@ void moe__pool_close(moe_ctx *ctx, struct moe_pool *pool);
 int moe__workers(const moe_ctx *ctx);
 
 /* Runs fn(arg, 0..tasks-1) and returns when all are done. After moe_interrupt() the remaining tasks
- * are skipped; whoever called the op reports it. */
+ * are skipped, unless the context is shielded; whoever called the op reports it. */
 void moe__parallel(moe_ctx *ctx, int64_t tasks, moe_task_fn fn, void *arg);
 
 /* The same over a range of n items in blocks of `grain`: fn(arg, begin, end). */

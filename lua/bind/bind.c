@@ -336,6 +336,7 @@ static void push_core(lua_State *L) {
     lmoe_add_create(L);
     lmoe_add_memory(L);
     lmoe_add_optimizer(L);
+    lmoe_add_interrupt(L);
     lmoe_add_sample(L);
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         parts[i].open(L);

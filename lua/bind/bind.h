@@ -45,6 +45,7 @@ typedef struct lmoe_state {
 
 lmoe_state *lmoe_getstate(lua_State *L);
 moe_ctx *lmoe_ctx(lua_State *L);
+moelua *lmoe_owner(lua_State *L);           /* of this state; NULL in a Lua that is not ours */
 
 /* ---- tensors ------------------------------------------------------------------------------- */
 
@@ -105,6 +106,7 @@ void lmoe_add_ops(lua_State *L);            /* adds every op, and the field `ops
 void lmoe_add_create(lua_State *L);         /* zeros, randn, ... */
 void lmoe_add_memory(lua_State *L);         /* memory, scope, no_grad, manual_seed */
 void lmoe_add_optimizer(lua_State *L);
+void lmoe_add_interrupt(lua_State *L);      /* uninterrupted */
 void lmoe_add_sample(lua_State *L);
 void lmoe_open_json(lua_State *L);
 void lmoe_open_system(lua_State *L);

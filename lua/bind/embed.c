@@ -30,7 +30,7 @@ struct moelua {
 /* The address is the registry key of the moelua that owns a state. */
 static const char owner_key;
 
-static moelua *owner(lua_State *L) {
+moelua *lmoe_owner(lua_State *L) {
     lua_rawgetp(L, LUA_REGISTRYINDEX, &owner_key);
     moelua *m = lua_touserdata(L, -1);
     lua_pop(L, 1);
@@ -182,7 +182,8 @@ static moelua_status protect(moelua *m, lua_CFunction body, void *arg) {
  * that polls it, so that the script sees the error once. */
 static void stop_hook(lua_State *L, lua_Debug *ar) {
     (void)ar;
-    moelua *m = owner(L);
+    moelua *m = lmoe_owner(L);
+    if (m->ctx->shields) return;    /* it fires again until the shield is gone */
     if (!(m->cfg.flags & MOELUA_WATCH)) {
         lua_sethook(m->L, NULL, 0, 0);
         lua_sethook(L, NULL, 0, 0);
@@ -206,7 +207,7 @@ void moelua_interrupt(moelua *m) {
 
 /* Calls the function under the `nargs` arguments on the stack while `co` counts as running. */
 static int call_in(lua_State *L, lua_State *co, int nargs) {
-    moelua *m = owner(L);
+    moelua *m = lmoe_owner(L);
     lua_State *before = m->running;
     m->running = co;
     int status = lua_pcall(L, nargs, LUA_MULTRET, 0);

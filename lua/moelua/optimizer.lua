@@ -31,22 +31,30 @@ end
 --- The global norm of the gradients.
 function Optimizer:norm() return core.grad_norm(self.tensors) end
 
+local function update(self, args)
+  self.steps = args.step
+  for i, p in ipairs(self.tensors) do
+    args.weight_decay = p:dim() > 1 and self.opts.weight_decay or 0
+    if p:grad() then core.adamw_step(p, self.m[i], self.v[i], args) end
+  end
+  self:zero_grad()
+end
+
 --- One update from the gradients that backward() left, which are then forgotten. Parameters
---- without a gradient stay as they are. Returns the norm before clipping.
+--- without a gradient stay as they are. Returns the norm before clipping. An interrupt comes before
+--- the update or after it.
 function Optimizer:step(lr, norm)
   local opts = self.opts
   norm = norm or self:norm()
-  self.steps = self.steps + 1
-  local args = { step = self.steps, lr = lr or opts.lr, beta1 = opts.beta1, beta2 = opts.beta2,
-    eps = opts.eps, clip = opts.clip > 0 and norm > opts.clip and opts.clip / norm or 1 }
-  for i, p in ipairs(self.tensors) do
-    args.weight_decay = p:dim() > 1 and opts.weight_decay or 0
-    if p:grad() then
-      core.adamw_step(p, self.m[i], self.v[i], args)
-      p:zero_grad()
-    end
-  end
+  core.uninterrupted(update, self, { step = self.steps + 1, lr = lr or opts.lr,
+    beta1 = opts.beta1, beta2 = opts.beta2, eps = opts.eps,
+    clip = opts.clip > 0 and norm > opts.clip and opts.clip / norm or 1 })
   return norm
+end
+
+--- Forgets the gradients.
+function Optimizer:zero_grad()
+  for _, p in ipairs(self.tensors) do p:zero_grad() end
 end
 
 --- Parameters and moments by name: what a training state holds.
