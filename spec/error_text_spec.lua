@@ -49,9 +49,16 @@ describe("error_text.tell", function()
 
   it("says after Ctrl-C what it was told to say", function()
     assert.equal("interrupted!", tell("interrupted!"))
-    error_text.when_interrupted("again")
-    assert.equal("interrupted!\nhint: again", tell("interrupted!"))
+    error_text.when_interrupted("runs/x")
+    assert.equal("interrupted: the same command again continues runs/x", tell("interrupted!"))
+    error_text.saved(1240, "mix", "runs/x/mix")
+    assert.equal("interrupted: saved step 1240 of mix; the same command again continues runs/x",
+      tell("interrupted!"))
     error_text.when_interrupted(nil)
+    assert.equal("interrupted!", tell("interrupted!"))
+    error_text.saved(3, "train", "runs/y")
+    assert.equal("interrupted: saved step 3 of train; the same command again continues runs/y",
+      tell("interrupted!"))
     assert.equal("interrupted!", tell("interrupted!"))
   end)
 

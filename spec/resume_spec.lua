@@ -111,6 +111,94 @@ describe("a run that was stopped", function()
   end)
 end)
 
+describe("an interrupt of a run", function()
+  local function request(folder)
+    return options({ data = { code = code, prose = prose }, batch = 3, out = folder,
+      save_every = 5, log_every = 2, eval_every = 4, eval_windows = 2 })
+  end
+  local function new_model() return models.tiny({ ffn = { {}, models.mixture() } }) end
+  local whole, straight = new_folder(), new_model()
+  local result = moe.train(straight, request(whole))
+
+  -- Trains, and calls meet() after so many instructions of Lua.
+  local function train_until(count, m, folder, meet)
+    return pcall(function()
+      debug.sethook(function()
+        debug.sethook()
+        meet()
+      end, "", count)
+      moe.train(m, request(folder))
+      debug.sethook()
+    end)
+  end
+
+  -- How many instructions a run takes.
+  local function instructions()
+    local n = 0
+    debug.sethook(function() n = n + 100 end, "", 100)
+    moe.train(new_model(), request(new_folder()))
+    debug.sethook()
+    return n
+  end
+
+  -- What was under way, by the names of functions.
+  local function note_places(places)
+    for level = 3, 40 do
+      local info = debug.getinfo(level, "n")
+      if not info then break end
+      if info.name then places[info.name] = (places[info.name] or 0) + 1 end
+    end
+  end
+
+  local function state_steps(folder)
+    local steps = {}
+    if not system.exists(folder .. "/state") then return steps end
+    for name in lfs.dir(folder .. "/state") do
+      steps[#steps + 1] = tonumber(name:match("^step%-(%d+)%.safetensors$"))
+    end
+    table.sort(steps)
+    return steps
+  end
+
+  local total, places = instructions(), {}
+  local first, points = 1, 70
+  for _, where in ipairs({ "anywhere", "operation" }) do
+    it("loses no step, and the result is the same: " .. where, function()
+      for point = first, points do
+        local folder, m = new_folder(), new_model()
+        local ok, message = train_until(total * point // points, m, folder, function()
+          note_places(places)
+          core.interrupt(where)
+        end)
+        if not ok then assert.equal("interrupted!", message) end
+        local steps = state_steps(folder)
+        if steps[1] then
+          -- The state is of the last complete step: the model in memory is the one that was saved.
+          local file = assert(core.checkpoint.open(("%s/state/step-%08d.safetensors"):format(folder,
+            steps[#steps])))
+          for name, bytes in pairs((models.bits(m))) do
+            assert.is_true(bytes == file:tensor("w." .. name):bytes(), name)
+          end
+        end
+        for _, entry in ipairs(m:parameters()) do assert.is_nil(entry[2]:grad()) end
+        local other = point % 2 == 0 and m or new_model()
+        local again = moe.train(other, request(folder))
+        models.same(straight, other)
+        assert.same(log_of(whole), log_of(folder))
+        assert.same(result.curve, again.curve)
+        models.same(straight, assert(moe.load(folder .. "/model")))
+      end
+    end)
+  end
+
+  it("was tried everywhere", function()
+    for _, name in ipairs({ "next", "forward", "one_step", "step", "validate", "evaluate",
+      "save_state" }) do
+      assert.is_true((places[name] or 0) > 0, name)
+    end
+  end)
+end)
+
 describe("a run folder", function()
   it("that is finished gives its model without training", function()
     local folder, m = new_folder(), models.tiny()

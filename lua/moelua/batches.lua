@@ -1,7 +1,7 @@
 -- batches.lua: training batches from several corpora, each with its even share over time.
 --
 -- The cursor is all there is to remember: how many sequences were taken, and how many windows of
--- each corpus. From it every later batch follows.
+-- each corpus. From it every later batch follows. Cursors are never changed, only replaced.
 
 local core = require("moelua.core")
 local class = require("moelua.class")
@@ -36,20 +36,22 @@ local function shares(self)
   return share
 end
 
---- The next batch: ids and targets, i32 [batch x context].
+--- The next batch: ids and targets, i32 [batch x context], and the cursor behind it. It stays the
+--- next one until that cursor is set.
 function Batches:next()
-  local xs, ys, cursor, how = {}, {}, self.cursor, self.how
+  local xs, ys, how, draws = {}, {}, self.how, {}
   for i, n in ipairs(shares(self)) do
     local name = self.names[i]
+    draws[name] = self.cursor.draws[name] or 0
     if n > 0 then
-      xs[#xs + 1], ys[#ys + 1], cursor.draws[name] = self.corpora[name]:batch({ split = "train",
+      xs[#xs + 1], ys[#ys + 1], draws[name] = self.corpora[name]:batch({ split = "train",
         batch = n, context = how.context, seed = how.seed, stream = "batches." .. name,
-        draw = cursor.draws[name] or 0 })
+        draw = draws[name] })
     end
   end
-  cursor.sequences = cursor.sequences + how.batch
-  if #xs == 1 then return xs[1], ys[1] end
-  return core.concat(xs, 1), core.concat(ys, 1)
+  local cursor = { sequences = self.cursor.sequences + how.batch, draws = draws }
+  if #xs == 1 then return xs[1], ys[1], cursor end
+  return core.concat(xs, 1), core.concat(ys, 1), cursor
 end
 
 return Batches

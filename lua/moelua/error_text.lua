@@ -49,11 +49,29 @@ local function hint(message)
   return near and ("did you mean '%s'?"):format(near)
 end
 
-local interrupted       -- how to go on after Ctrl-C, when something is under way
+local continued         -- the folder that the same command continues, while something is under way
+local saved             -- what an interrupted training has saved, told once
 
---- What to say after Ctrl-C from now on; nil for nothing.
----@param text string?
-function error_text.when_interrupted(text) interrupted = text end
+--- The folder that the same command will continue after Ctrl-C, from now on; nil for none.
+---@param folder string?
+function error_text.when_interrupted(folder) continued = folder end
+
+--- Training was interrupted, and this is what it saved on its way out.
+---@param step integer
+---@param name string of the training
+---@param folder string its run folder
+function error_text.saved(step, name, folder)
+  saved = { text = ("saved step %d of %s"):format(step, name), folder = folder }
+end
+
+local function tell_interrupted()
+  local parts, folder = {}, continued or saved and saved.folder
+  if saved then parts[1] = saved.text end
+  if folder then parts[#parts + 1] = "the same command again continues " .. folder end
+  saved = nil
+  if #parts == 0 then return "interrupted!" end
+  return "interrupted: " .. table.concat(parts, "; ")
+end
 
 -- Whether the frames say no more than the message, which begins with the line of the only one.
 local function repeats(message, frames)
@@ -70,7 +88,7 @@ end
 ---@param message string
 ---@return string
 function error_text.tell(message)
-  if message == "interrupted!" and interrupted then return message .. "\nhint: " .. interrupted end
+  if message == "interrupted!" then return tell_interrupted() end
   local text, frames = message:match("^(.-)\nstack traceback:(.*)$")
   if not text then text, frames = message, "" end
   local known = not text:find("\nhint: ", 1, true) and hint(text)

@@ -18,6 +18,7 @@ function Failure:__tostring() return self.message end
 --- Raises an expected failure as { message, code }: the command line makes an exit code of the
 --- code, and everybody else reads the message.
 function run.fail(message, code)
+  if code == "interrupted" then error("interrupted!", 0) end     -- as everything else raises it
   error(setmetatable({ message = message, code = code }, Failure), 0)
 end
 

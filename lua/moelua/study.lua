@@ -60,7 +60,7 @@ function Study:init(opt, parts)
   local sources = domains.sources(opt.domain or {})
   unbind(opt.out)
   self.run = run.open(opt.out, request(opt), { fresh = opt.fresh })
-  error_text.when_interrupted("the same command again continues " .. opt.out)
+  error_text.when_interrupted(opt.out)
   self.domains = domains.open(sources, opt.out .. "/data", opt.max_bytes, opt.context)
   self.names = {}
   for name in pairs(self.domains) do self.names[#self.names + 1] = name end

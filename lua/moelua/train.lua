@@ -1,11 +1,14 @@
 -- train.lua: the training loop. Next-token loss, AdamW, a schedule, a log, states to resume from.
 --
 -- A resumed run is the uninterrupted one: parameters and moments are saved as they are, and the
--- batches follow from how many windows were drawn from each corpus.
+-- batches follow from how many windows were drawn from each corpus. A step changes nothing that
+-- lasts until `apply`, which no interrupt can cut in two: at any moment the job is what it was
+-- after some whole number of steps, and can be saved.
 
 local core = require("moelua.core")
 local Batches = require("moelua.batches")
 local diverged = require("moelua.diverged")
+local error_text = require("moelua.error_text")
 local evaluate = require("moelua.evaluate")
 local family = require("moelua.family")
 local flops = require("moelua.flops")
@@ -17,47 +20,63 @@ local schedule = require("moelua.schedule")
 local train_options = require("moelua.train_options")
 local raise, system = core.raise, core.system
 
--- ---- states -----------------------------------------------------------------------------------
+-- ---- numbers that are not finite --------------------------------------------------------------
 
-local function save_state(job, step)
-  job.run:save_state(step, job.optimizer:state(), { step = step, cursor = job.batches.cursor,
-    seconds = job.seconds, recent = job.recent })
-  job.saved = step
+local function is_finite(value) return value - value == 0 end
+
+local function stop_diverged(job, fmt, ...)
+  local kept = job.saved and ("; the state of step %d is saved"):format(job.saved) or ""
+  run.fail(("%s: %s\nhint: try a lower rate (lr is %g) or a smaller clip%s"):format(job.opts.name,
+    fmt:format(...), job.opts.lr, kept), "diverged")
 end
 
--- Goes on from the newest state; returns its step.
+-- Ends the run at a step that is under way; `what` is the loss or the gradient.
+local function refuse_step(job, what, value, ids)
+  stop_diverged(job, "the %s became %s at step %d, first in %s; the step was not applied", what,
+    value ~= value and "NaN" or "infinite", job.step + 1,
+    diverged.place(job.model, job.optimizer, ids, what))
+end
+
+-- Nothing is saved, measured or handed on that is not finite. A loss does not tell in time: an
+-- update can break a weight that the next batches do not use.
+local function check_finite(job)
+  local place = diverged.in_weights(job.model, job.optimizer)
+  if place then
+    stop_diverged(job, "after step %d %s is not finite; it was not saved", job.step, place)
+  end
+end
+
+-- ---- states -----------------------------------------------------------------------------------
+
+local function save_state(job)
+  check_finite(job)
+  job.run:save_state(job.step, job.optimizer:state(), { step = job.step,
+    cursor = job.batches.cursor, seconds = job.seconds, recent = job.recent,
+    validated = job.validated })
+  job.saved = job.step
+end
+
+-- Goes on from the newest state, if there is one.
 local function restore(job)
   local file, facts = job.run:load_state()
-  if not file then
-    job.run:rewind_log(0)
-    return 0
+  if file then
+    job.optimizer:restore(function(name) return run.check(file:tensor(name)) end, facts.step)
+    job.step, job.saved, job.validated = facts.step, facts.step, facts.validated
+    job.batches.cursor, job.seconds, job.recent = facts.cursor, facts.seconds, facts.recent
   end
-  job.optimizer:restore(function(name) return run.check(file:tensor(name)) end, facts.step)
-  job.batches.cursor, job.seconds, job.recent = facts.cursor, facts.seconds, facts.recent
-  job.run:rewind_log(facts.step)
-  job.saved = facts.step
-  return facts.step
+  job.run:rewind_log(job.step)
 end
 
 -- ---- the loop ---------------------------------------------------------------------------------
 
-local function is_finite(value) return value - value == 0 end
-
-local function stop_diverged(job, step, what, value, ids)
-  local message = "%s: the %s became %s at step %d, first in %s; the step was not applied\n" ..
-    "hint: try a lower rate (lr is %g) or a smaller clip%s"
-  run.fail(message:format(job.opts.name, what, value ~= value and "NaN" or "infinite", step,
-    diverged.place(job.model, ids, what), job.opts.lr,
-    job.saved and ("; the state of step %d is saved"):format(job.saved) or ""), "diverged")
-end
-
--- The loss of a batch. A router refuses logits that are NaN before there is a loss.
-local function forward(job, step, x, y, logged)
+-- The loss of a batch. A router refuses logits that are not finite before there is a loss.
+local function forward(job, x, y, logged)
   local ok, loss, info = pcall(job.model.loss, job.model, x, y, { stats = logged })
-  if not ok and tostring(loss):find("is NaN$") then stop_diverged(job, step, "loss", 0 / 0, x) end
+  local refused = not ok and diverged.refused(loss)
+  if refused then refuse_step(job, "loss", refused, x) end
   if not ok then error(loss, 0) end
   local value = loss:item()
-  if not is_finite(value) then stop_diverged(job, step, "loss", value, x) end
+  if not is_finite(value) then refuse_step(job, "loss", value, x) end
   return loss, value, info
 end
 
@@ -76,21 +95,6 @@ local function routing_figures(infos, layers)
   return list
 end
 
--- One batch and one update. Its tensors are gone when it returns; what it returns is plain data.
-local function one_step(job, step, logged)
-  local _ <close> = core.scope()
-  local x, y = job.batches:next()
-  local loss, value, info = forward(job, step, x, y, logged)
-  loss:backward()
-  local norm = job.optimizer:norm()
-  if not is_finite(norm) then stop_diverged(job, step, "gradient", norm, x) end
-  local lr = schedule.rate(job.rates, step, job.opts.steps)
-  job.optimizer:step(lr, norm)
-  job.recent.sum, job.recent.count = job.recent.sum + info.nll:item(), job.recent.count + 1
-  return { step = step, loss = value, lr = lr, grad_norm = norm,
-    routing = logged and routing_figures(info.layers, job.model.config.layers) or nil }
-end
-
 -- One batch tells little: the log and the curve show the mean since the last entry.
 local function log_step(job, entry)
   entry.bits = job.recent.sum / job.recent.count / math.log(2)
@@ -102,12 +106,47 @@ local function log_step(job, entry)
   job.curve[#job.curve + 1] = { entry.tokens, entry.bits }
 end
 
-local function validate(job, step)
+-- The update, and everything that has to agree with it. `done` is what the step has found out.
+local function apply(job, done)
+  job.optimizer:step(done.entry.lr, done.entry.grad_norm)
+  job.step, job.batches.cursor = done.entry.step, done.cursor
+  job.recent = { sum = job.recent.sum + done.nll, count = job.recent.count + 1 }
+  job.seconds = job.seconds + system.clock() - done.began
+  if done.logged then log_step(job, done.entry) end
+end
+
+-- One batch and one update. Its tensors are gone when it returns; what it returns is plain data.
+local function one_step(job)
+  local began, step = system.clock(), job.step + 1
+  local logged = step % job.opts.log_every == 0 or step == job.opts.steps
+  local _ <close> = core.scope()
+  local x, y, cursor = job.batches:next()
+  local loss, value, info = forward(job, x, y, logged)
+  loss:backward()
+  local norm = job.optimizer:norm()
+  if not is_finite(norm) then refuse_step(job, "gradient", norm, x) end
+  local entry = { step = step, loss = value, lr = schedule.rate(job.rates, step, job.opts.steps),
+    grad_norm = norm,
+    routing = logged and routing_figures(info.layers, job.model.config.layers) or nil }
+  core.uninterrupted(apply, job, { entry = entry, cursor = cursor, nll = info.nll:item(),
+    began = began, logged = logged })
+  return entry
+end
+
+-- Once for each step that is due, also when an interrupt came before it was done.
+local function validate(job)
   local opts = job.opts
-  if opts.eval_every <= 0 or step % opts.eval_every ~= 0 then return end
+  local due = opts.eval_every > 0 and job.step > 0 and job.step % opts.eval_every == 0
+  if not due or job.validated == job.step then return end
+  check_finite(job)
   local report = evaluate(job.model, job.batches.corpora, { windows = opts.eval_windows,
     context = job.context })
-  if job.run then job.run:log({ step = step, validation = report.metric, mean = report.mean }) end
+  core.uninterrupted(function()
+    if job.run then
+      job.run:log({ step = job.step, validation = report.metric, mean = report.mean })
+    end
+    job.validated = job.step
+  end)
 end
 
 local function summary(job)
@@ -116,37 +155,49 @@ local function summary(job)
     seconds = job.seconds, curve = job.curve }
 end
 
-local function loop(job, first)
+local function loop(job)
   local opts = job.opts
-  local line <close> = progress.new({ name = opts.name, total = opts.steps, start = first,
+  local line <close> = progress.new({ name = opts.name, total = opts.steps, start = job.step,
     quiet = opts.quiet })
-  for step = first + 1, opts.steps do
-    local logged = step % opts.log_every == 0 or step == opts.steps
-    local began = system.clock()
-    local entry = one_step(job, step, logged)
-    job.seconds = job.seconds + system.clock() - began
-    if logged then log_step(job, entry) end
-    line:update(step, { loss = entry.loss, tokens = step * job.tokens_per_step })
-    validate(job, step)
-    if job.run and step % opts.save_every == 0 and step < opts.steps then save_state(job, step) end
+  job.optimizer:zero_grad()     -- whatever was left behind does not belong to the first batch
+  validate(job)
+  while job.step < opts.steps do
+    local entry = one_step(job)
+    line:update(job.step, { loss = entry.loss, tokens = job.step * job.tokens_per_step })
+    validate(job)
+    if job.run and job.step % opts.save_every == 0 and job.step < opts.steps then
+      save_state(job)
+    end
   end
+  check_finite(job)
   line:done()
 end
+
+-- Keeps what an interrupted run has done.
+local function keep(job)
+  if job.step > (job.saved or 0) then save_state(job) end
+  if job.saved then error_text.saved(job.saved, job.opts.name, job.opts.out) end
+end
+
+-- ---- the run folder ---------------------------------------------------------------------------
+
+-- The folder that a model was last trained in, and its parameters when that began.
+local beginnings = setmetatable({}, { __mode = "k" })
 
 -- Which parameters the run begins with. A model that was trained in this folder before, in this
 -- process, has others by now and still means the same run, as long as the folder has what to go
 -- on from.
 local function start_of(job)
   local model, out = job.model, job.opts.out
-  local begun = model.begun and model.begun.folder == out and not job.opts.fresh and
-    run.can_continue(out) and model.begun.start
-  local start = begun or nn.fingerprint(model)
-  model.begun = { folder = out, start = start }
+  local before = beginnings[model]
+  local same = before and before.folder == out and not job.opts.fresh and run.can_continue(out)
+  local start = same and before.start or nn.fingerprint(model)
+  beginnings[model] = { folder = out, start = start }
   return start
 end
 
 -- Options that change nothing about the result.
-local incidental = { out = true, fresh = true, quiet = true, name = true }
+local incidental = { out = true, fresh = true, quiet = true, name = true, save_every = true }
 
 -- Everything the result depends on, as config.json of the run folder.
 local function request(job)
@@ -168,7 +219,7 @@ end
 local function new_job(model, given)
   local opts = train_options.check("moe.train", given)
   local context = opts.context or model.config.context
-  return { model = model, opts = opts, context = context, seconds = 0, curve = {},
+  return { model = model, opts = opts, context = context, step = 0, seconds = 0, curve = {},
     recent = { sum = 0.0, count = 0 },
     tokens_per_step = opts.batch * context,
     flops_per_token = flops.per_token(model.config, context),
@@ -201,6 +252,13 @@ local function old_curve(folder)
   return curve
 end
 
+-- From where the job stands to the end of the run.
+local function complete(job)
+  loop(job)
+  if job.opts.save_model then run.check(job.model:save(job.opts.out .. "/model")) end
+  core.uninterrupted(job.run.finish, job.run, summary(job))
+end
+
 local function train_in_folder(job)
   local opts = job.opts
   local folder <close> = run.open(opts.out, request(job), { fresh = opts.fresh })
@@ -210,11 +268,16 @@ local function train_in_folder(job)
     adopt(job)
     return done
   end
-  local first = restore(job)
+  restore(job)
   job.curve = old_curve(opts.out)
-  loop(job, first)
-  if opts.save_model then run.check(job.model:save(opts.out .. "/model")) end
-  folder:finish(summary(job))
+  local ok, message = pcall(complete, job)
+  if not ok and message == "interrupted!" and not run.finished(opts.out) then keep(job) end
+  if not ok then error(message, 0) end
+  return summary(job)
+end
+
+local function train_in_memory(job)
+  loop(job)
   return summary(job)
 end
 
@@ -223,15 +286,18 @@ end
 --- schedule, warmup, floor, decay, beta1, beta2, eps, weight_decay, clip, seed, out, fresh,
 --- log_every, save_every, eval_every, eval_windows, name, quiet, save_model; see train_options.lua.
 --- With `out`, a run folder, the same call again goes on where the last one stopped, bit for bit,
---- and the model is saved in out/model. Raises { message, code = "diverged" } when loss or gradient
---- are no longer finite. The curve has { tokens, bits per token } for each logged step.
+--- and the model is saved in out/model; an interrupt saves the state of the last complete step.
+--- Raises { message, code = "diverged" } when loss, gradient or weights are no longer finite.
+--- The curve has { tokens, bits per token } for each logged step.
 ---@param model moelua.Model
 ---@param given table
 ---@return { steps: integer, tokens: integer, flops: number, seconds: number, curve: number[][] }
 return function(model, given)
   local job = new_job(model, given)
   model.path = nil                      -- what was saved is not this model any more
-  if job.opts.out then return train_in_folder(job) end
-  loop(job, 0)
-  return summary(job)
+  local work = job.opts.out and train_in_folder or train_in_memory
+  local ok, result = pcall(work, job)
+  job.optimizer:zero_grad()             -- half a step's gradients are nobody's
+  if not ok then error(result, 0) end
+  return result
 end
