@@ -78,6 +78,7 @@ typedef struct moe_memory_info {
     size_t cached;          /* bytes kept for reuse                                               */
     size_t limit;           /* 0 = none                                                           */
     size_t tensors;         /* live tensors, with the views that gradients hold                   */
+    uint64_t allocations;   /* blocks asked from the system so far: the cache serves the others   */
 } moe_memory_info;
 
 /* Opens a context; cfg may be NULL. Fails with MOE_ENOMEM, or MOE_EARG for a kernel variant this

@@ -6,7 +6,8 @@ local manual = require("moelua.manual")
 -- Only in builds for tests.
 local hooks = { fail_allocation = true, philox = true }
 -- In require("moelua.core") for our own modules.
-local inner = { raise = true, source = true, sample = true, uniform = true, adamw_step = true }
+local inner = { raise = true, source = true, sample = true, uniform = true, adamw_step = true,
+  attempt = true }
 
 describe("help", function()
   it("shows the record of an operation, by name or by value", function()

@@ -94,6 +94,25 @@ describe("the figures", function()
     end
   end)
 
+  it("count what the cache could not serve, and take back a cache that nobody asks for", function()
+    local spare, largest = 64 * MB, 0
+    local before = collected().allocations
+    for i = 1, 200 do                           -- sizes that never come again
+      local _ <close> = moe.scope()
+      moe.zeros(N + i * N // 8)
+      local now = moe.memory()
+      largest = math.max(largest, now.live + now.cached)
+      assert.is_true(now.live + now.cached <= 2 * now.peak + spare)
+    end
+    assert.is_true(largest > spare)             -- it was put to the test
+    assert.is_true(moe.memory().allocations >= before + 30)
+    local _ <close> = moe.scope()
+    moe.zeros(3)
+    local served = moe.memory().allocations
+    for _ = 1, 10 do moe.zeros(3):free() end
+    assert.is_true(moe.memory().allocations <= served + 3)
+  end)
+
   it("are set by their names alone", function()
     rejects("memory: unknown option limti\nhint: it takes limit, floor, growth", moe.memory,
       { limti = 3 })
@@ -165,7 +184,80 @@ describe("a limit", function()
     collectgarbage("restart")
   end)
 
-  it("collects before backward, which cannot be tried again", function()
+  it("is never exceeded, not for a moment, and does not end the work", function()
+    local program = helper.tmpdir() .. "/limit.lua"
+    assert(system.write(program, [[
+      local moe = require("moelua")
+      local limit = 8 << 20
+      assert(moe.memory({ limit = limit }).limit == limit)
+      local list, failures = {}, 0
+      for i = 1, 400 do
+        local ok, message = pcall(function()
+          list[#list + 1] = moe.randn(100 * i):requires_grad()
+          local y = (list[#list] * 2 + list[#list]):exp()
+          y:sum():backward()
+        end)
+        if not ok then
+          assert(message:find("out of memory: ", 1, true) and message:find("limit 8.0 MB"), message)
+          failures, list = failures + 1, {}
+        end
+        local m = moe.memory()
+        assert(m.live <= limit and m.live + m.cached <= limit)
+      end
+      assert(failures > 3)
+      assert(moe.memory().peak <= limit and moe.memory().peak > limit // 2)]]))
+    assert.same({ exited = 0 }, system.spawn({ host.program, program }):wait(60))
+  end)
+
+  it("below what is live frees nothing, and nothing new is made until enough is gone", function()
+    local list = { moe.ones(N), moe.ones(N), moe.ones(N) }
+    assert.equal(before.live + MB, moe.memory({ limit = before.live + MB }).limit)
+    assert.equal(3 * N, list[1]:count() + list[2]:count() + list[3]:count())
+    local ok, message = pcall(moe.zeros, N // 2)
+    assert.is_false(ok)
+    assert.matches("out of memory: ", message, 1, true)
+    list = nil -- luacheck: ignore
+    assert.equal(0, moe.zeros(N // 2):sum():item())
+  end)
+
+  it("that is just enough for a step lets a loop without scopes train", function()
+    local program = helper.tmpdir() .. "/enough.lua"
+    assert(system.write(program, [[
+      local moe = require("moelua")
+      local model = moe.model.new({ dim = 8, layers = 2, heads = 2, vocab = 11, context = 6,
+        ffn = { { hidden = 12 }, { kind = "moe", experts = 3, hidden = 5, router = { k = 2 } } } })
+      local x = moe.tensor({ { 1, 2, 3, 4, 5 }, { 6, 7, 8, 9, 10 } }, "i32")
+      local y = moe.tensor({ { 2, 3, 4, 5, 6 }, { 7, 8, 9, 10, -1 } }, "i32")
+      local optimizer, start = moe.optimizer(model), {}
+      for name, tensor in pairs(optimizer:state()) do start[name] = tensor:clone() end
+      local function losses(n)
+        optimizer:restore(function(name) return start[name] end, 0)
+        local list = {}
+        for i = 1, n do
+          local loss = model:loss(x, y)
+          list[i] = loss:item()
+          loss:backward()
+          optimizer:step()
+        end
+        return list
+      end
+      do
+        local scope <close> = moe.scope()
+        losses(1)
+      end
+      local limit = moe.memory().peak                 -- of one step that left no garbage
+      moe.memory({ limit = limit })
+      collectgarbage("stop")                          -- only what the limit asks for
+      local tight = losses(30)
+      assert(moe.memory().peak == limit)
+      moe.memory({ limit = 0 })
+      local free = losses(30)
+      assert(moe.memory().peak > 1.5 * limit)         -- so there was something to collect
+      for i = 1, 30 do assert(tight[i] == free[i]) end]]))
+    assert.same({ exited = 0 }, system.spawn({ host.program, program }):wait(60))
+  end)
+
+  it("makes backward collect on its way, when there is garbage", function()
     local x = moe.randn(N):requires_grad()
     local loss, held = (x * x + x * x):sum(), { moe.zeros(N), moe.zeros(N), moe.zeros(N) }
     moe.memory({ limit = moe.memory().live + MB // 2 })

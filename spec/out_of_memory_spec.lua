@@ -67,6 +67,29 @@ local function tiny_model()
       router = { k = 2, balance = { form = "btx" }, z_loss = 1e-3 } } })
 end
 
+describe("attempt", function()
+  it("tells a lack of memory, a mistake in what was given, and an interruption apart", function()
+    assert.same({ true, 1, nil, 3 }, { core.attempt(function(...) return ... end, 1, nil, 3) })
+    local function message_of(f, ...)
+      local ok, message, code = core.attempt(f, ...)
+      assert.is_nil(ok)
+      return message, code
+    end
+    assert.same({ "dim: 3 is odd", "format" }, { message_of(core.raise, "dim: %d is odd", 3) })
+    assert.same({ "a: 7: b\nx:3: y", "format" },
+      { message_of(function() error("spec:1: a: 7: b\nx:3: y", 0) end) })
+    core.fail_allocation(1, 1 << 30)
+    local message, code = message_of(moe.zeros, 3)
+    core.fail_allocation()
+    assert.matches("^out of memory: 12 bytes for %[3%]; live ", message)
+    assert.equal("memory", code)
+    assert.same({ "not enough memory", "memory" }, { message_of(error, "not enough memory", 0) })
+    assert.same({ false, "interrupted!" }, { pcall(core.attempt, error, "interrupted!", 0) })
+    local report = { message = "m", code = "busy" }
+    assert.equal(report, select(2, pcall(core.attempt, error, report)))
+  end)
+end)
+
 describe("without memory", function()
   it("an op fails cleanly, with and without a gradient", function()
     local x, w = moe.randn(3, 5), moe.randn(4, 5)
@@ -115,6 +138,35 @@ describe("without memory", function()
       function() return w:embedding(moe.tensor({ 3, 3, 0 }, "i32")):transpose():select(1, 2) end,
     }) do
       survives(function() f():sum():backward() end, clean)
+    end
+  end)
+
+  it("backward goes on after each single failure, with the same gradients", function()
+    local leaves = { moe.randn(3, 4):requires_grad(), moe.randn(4, 4):requires_grad(),
+      moe.randn(4):requires_grad() }
+    local x, w, b = table.unpack(leaves)
+    local function loss()
+      local h = x:matmul(w):rms_norm(b)
+      return ((h + x) * (x - b) / (h * h + 1) + h:silu() + x:softmax(1)):pow(2):mean() +
+        x:reshape(2, 6):sum() + moe.concat({ h, x }, 2):narrow(2, 2, 5):log_softmax(-1):mean()
+    end
+    local function gradients(first)
+      for _, leaf in ipairs(leaves) do leaf:zero_grad() end
+      loss():backward()                         -- adding to gradients differs from storing them
+      local made = loss()
+      if first then core.fail_allocation(first, 1) end
+      made:backward()
+      local asked = core.fail_allocation()
+      local list = {}
+      for i, leaf in ipairs(leaves) do list[i] = leaf:grad():bytes() end
+      return list, asked
+    end
+    local _, asked = gradients()
+    local expected, after = gradients(1 << 30)
+    local made = after - asked                  -- with the forward passes: more than enough
+    assert.is_true(made > 50)
+    for first = 1, made do
+      assert.same(expected, (gradients(first)), "failing at " .. first)
     end
   end)
 

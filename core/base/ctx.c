@@ -64,7 +64,8 @@ bool moe_interrupted(moe_ctx *ctx) {
 moe_memory_info moe_memory(const moe_ctx *ctx) {
     const moe_heap *h = &ctx->heap;
     return (moe_memory_info){.live = h->live, .peak = h->peak, .cached = h->cached,
-                             .limit = h->limit, .tensors = ctx->tensors};
+                             .limit = h->limit, .tensors = ctx->tensors,
+                             .allocations = h->system_requests};
 }
 
 void moe_set_memory_limit(moe_ctx *ctx, size_t bytes) { ctx->heap.limit = bytes; }

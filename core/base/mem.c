@@ -9,6 +9,7 @@
 #define HUGE_PAGE ((size_t)2 << 20)
 #define HUGE_FROM ((size_t)4 << 20)
 #define LARGEST ((size_t)1 << 49)       /* its class is still one of the MOE_BINS */
+#define SPARE ((size_t)64 << 20)        /* what may be held beside twice the peak */
 
 /* Sanitizers see overflows and use after free only when every block comes from malloc. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -33,6 +34,7 @@ static int size_class(size_t bytes, size_t *rounded) {
 
 static void *system_alloc(moe_heap *h, size_t bytes) {
     size_t align = bytes >= HUGE_FROM ? HUGE_PAGE : ALIGN;
+    h->system_requests++;
     char *raw = h->alloc(h->alloc_ud, NULL, 0, bytes + align + sizeof(void *));
     if (!raw) return NULL;
     uintptr_t start = ((uintptr_t)raw + sizeof(void *) + align - 1) & ~(uintptr_t)(align - 1);
@@ -65,14 +67,20 @@ static void *take(moe_heap *h, int bin, size_t bytes) {
     return system_alloc(h, bytes);
 }
 
+/* Would another block of the system's be more than we may hold? Freeing the cache is the remedy. */
+static bool holds_too_much(const moe_heap *h, size_t more) {
+    size_t held = h->live + h->cached + more;
+    return (h->limit && held > h->limit) || held > 2 * h->peak + SPARE;
+}
+
 void *moe__alloc(moe_ctx *ctx, size_t bytes) {
     moe_heap *h = &ctx->heap;
     h->requests++;
     if (told_to_fail(h) || bytes > LARGEST) return NULL;
     size_t size;
     int bin = size_class(bytes, &size);
-    if (h->limit && h->live + size > h->limit) return NULL;
-    if (h->limit && !h->bin[bin] && h->live + h->cached + size > h->limit) moe__trim(ctx);
+    if (h->limit && (size > h->limit || h->live > h->limit - size)) return NULL;
+    if (!h->bin[bin] && holds_too_much(h, size)) moe__trim(ctx);
     void *block = take(h, bin, size);
     if (!block) {                       /* the cache may be what is in the way */
         moe__trim(ctx);

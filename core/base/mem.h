@@ -1,7 +1,9 @@
 /* mem.h -- the caching allocator: aligned blocks by size class, kept for reuse, counted.
  *
  * A training step asks for the same sizes again and again. Freed blocks stay in the bin of their
- * class, so that a steady-state step neither calls malloc nor touches a fresh page.
+ * class, so that a steady-state step neither calls malloc nor touches a fresh page. Sizes that
+ * change all the time would fill the bins with blocks that nobody asks for again: hence the bins are
+ * emptied before more is held than twice what was ever needed at once, and some.
  */
 #ifndef MOE_BASE_MEM_H
 #define MOE_BASE_MEM_H
@@ -17,6 +19,7 @@ typedef struct moe_heap {
     size_t live, peak, cached;
     void *bin[MOE_BINS];        /* singly linked through the first word of each free block */
     uint64_t requests;          /* blocks handed out so far */
+    uint64_t system_requests;   /* of them, those that the cache could not serve */
     uint64_t fail_from;         /* test builds: this request (counted from 1) fails ...        */
     uint64_t fail_count;        /* ... and this many from there on                             */
 } moe_heap;

@@ -188,6 +188,7 @@ moe_status moe__binary_backward(moe_call *c, int i, moe_term_fn *term) {
     int64_t work = r.summed * r.block;
     moe__parallel_range(c->ctx, c->out[0]->count ? r.kept * r.blocks : 0,
                         work >= BLOCK ? 1 : BLOCK / (work ? work : 1), backward_items, &r);
+    c->given |= 1u << i;
     return MOE_OK;
 }
 
@@ -197,6 +198,8 @@ static void copy_dy(const moe_run *r, moe_real *term) {
 
 moe_status moe__binary_pass(moe_call *c, int i) {
     if (!moe__wants(c, i)) return MOE_OK;
-    if (c->in[i]->count == c->out[0]->count) return moe__grad_pass(c, i, c->dout[0]);
-    return moe__binary_backward(c, i, copy_dy);
+    if (c->in[i]->count != c->out[0]->count) return moe__binary_backward(c, i, copy_dy);
+    moe_status s = moe__grad_pass(c, i, c->dout[0]);
+    if (!s) c->given |= 1u << i;
+    return s;
 }

@@ -38,13 +38,21 @@ static moe_status infer(moe_call *c) {
     return moe__product_sizes(c, 3, (int64_t[]){s.m, s.n, s.k});
 }
 
+/* Without two sizes above 0 all matrices are empty, and the batch may have any size. */
+static size_t list_bytes(const sizes *s) {
+    bool empty = (s->m > 0) + (s->n > 0) + (s->k > 0) < 2;
+    return empty ? 0 : sizeof(moe_gemm) * (size_t)s->batch;
+}
+
+static moe_status new_list(moe_call *c, const sizes *s, moe_gemm **list) {
+    *list = moe__alloc(c->ctx, list_bytes(s));
+    return *list ? MOE_OK : moe__no_memory(c->ctx, list_bytes(s), "a batch of products");
+}
+
 /* c_i = a_i b_i for `count` products, whose operands lie step_a, step_b and step_c apart. */
-static moe_status multiply(moe_call *c, int64_t count, const moe_gemm *first, int64_t step_a,
-                           int64_t step_b, int64_t step_c) {
-    if (count * step_c == 0) return MOE_OK;
-    size_t bytes = sizeof *first * (size_t)count;
-    moe_gemm *list = moe__alloc(c->ctx, bytes);
-    if (!list) return moe__no_memory(c->ctx, bytes, "a batch of products");
+static void multiply(moe_call *c, int64_t count, moe_gemm *list, const moe_gemm *first,
+                     int64_t step_a, int64_t step_b, int64_t step_c) {
+    if (count * step_c == 0) return;
     for (int64_t i = 0; i < count; i++) {
         list[i] = *first;
         list[i].a += i * step_a;
@@ -52,38 +60,44 @@ static moe_status multiply(moe_call *c, int64_t count, const moe_gemm *first, in
         list[i].c += i * step_c;
     }
     moe__gemm_batch(c->ctx, count, list);
-    moe__free(c->ctx, list, bytes);
-    return MOE_OK;
 }
 
 static moe_status forward(moe_call *c) {
     sizes s = measure(c);
+    moe_gemm *list;
+    moe_status status = new_list(c, &s, &list);
+    if (status) return status;
     moe_gemm g = {.m = s.m, .n = s.n, .k = s.k, .alpha = 1, .a = moe__real(c->in[0]),
                   .lda = s.k, .b = moe__real(c->in[1]), .ldb = s.n,
                   .c = moe__real(c->out[0]), .ldc = s.n};
-    return multiply(c, s.batch, &g, s.m * s.k, s.k * s.n, s.m * s.n);
+    multiply(c, s.batch, list, &g, s.m * s.k, s.k * s.n, s.m * s.n);
+    moe__free(c->ctx, list, list_bytes(&s));
+    return MOE_OK;
 }
 
 /* da = dc b^T, db = a^T dc */
 static moe_status backward(moe_call *c) {
     sizes s = measure(c);
     const moe_real *dc = moe__real(c->dout[0]);
-    moe_status status = MOE_OK;
+    moe_gemm *list;
+    moe_status status = new_list(c, &s, &list);
+    if (status) return status;
     moe_real beta, *da = moe__grad_beta(c, 0, &beta);
     if (da) {
         moe_gemm g = {.tb = true, .m = s.m, .n = s.k, .k = s.n, .alpha = 1, .a = dc,
                       .lda = s.n, .b = moe__real(c->in[1]),
                       .ldb = s.n, .beta = beta, .c = da, .ldc = s.k};
-        status = multiply(c, s.batch, &g, s.m * s.n, s.k * s.n, s.m * s.k);
+        multiply(c, s.batch, list, &g, s.m * s.n, s.k * s.n, s.m * s.k);
     }
     moe_real *db = moe__grad_beta(c, 1, &beta);
-    if (db && !status) {
+    if (db) {
         moe_gemm g = {.ta = true, .m = s.k, .n = s.n, .k = s.m, .alpha = 1,
                       .a = moe__real(c->in[0]), .lda = s.k, .b = dc,
                       .ldb = s.n, .beta = beta, .c = db, .ldc = s.n};
-        status = multiply(c, s.batch, &g, s.m * s.k, s.m * s.n, s.k * s.n);
+        multiply(c, s.batch, list, &g, s.m * s.k, s.m * s.n, s.k * s.n);
     }
-    return status;
+    moe__free(c->ctx, list, list_bytes(&s));
+    return MOE_OK;
 }
 
 MOE_OP(matmul,

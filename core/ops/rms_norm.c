@@ -58,11 +58,11 @@ static moe_status backward(moe_call *c) {
     int64_t d = moe__last(c->in[0]), rows = d ? c->in[0]->count / d : 0;
     int64_t tasks = (rows + ROWS - 1) / ROWS;
     back b = {.c = c};
+    size_t bytes = sizeof *b.dw * (size_t)(tasks * d);
+    if (moe__wants(c, 1) && !(b.dw = moe__alloc(c->ctx, bytes)))
+        return moe__no_memory(c->ctx, bytes, "the gradient of a norm");
     b.dx = moe__grad_beta(c, 0, &b.beta);
     moe_real *dw = moe__grad(c, 1);
-    size_t bytes = sizeof *b.dw * (size_t)(tasks * d);
-    if (dw && !(b.dw = moe__alloc(c->ctx, bytes)))
-        return moe__no_memory(c->ctx, bytes, "the gradient of a norm");
     moe__parallel_range(c->ctx, rows, ROWS, backward_rows, &b);
     for (int64_t t = 0; dw && t < tasks; t++)
         c->ctx->kernels->accumulate(d, b.dw + t * d, dw);

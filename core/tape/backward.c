@@ -57,7 +57,9 @@ static moe_tensor **place(const moe_edge *e) {
     return e->leaf ? &e->leaf->grad : NULL;
 }
 
-bool moe__wants(const moe_call *c, int i) { return i < c->nin && place(&c->node->edge[i]) != NULL; }
+bool moe__wants(const moe_call *c, int i) {
+    return i < c->nin && !(c->given >> i & 1) && place(&c->node->edge[i]) != NULL;
+}
 
 /* After this the buffer of input i exists and nobody else shares it. */
 moe_status moe__grad_ready(moe_call *c, int i) {
@@ -215,7 +217,31 @@ static moe_status seed_gradient(moe_tensor *loss) {
     return s;
 }
 
-moe_status moe__backward(moe_tensor *loss) {
+/* Calls pass(n), and once more after some relief when there was no memory for it. */
+static moe_status pass_or_retry(moe_node *n, moe_relief_fn relief, void *ud) {
+    moe_status s = pass(n);
+    if (s != MOE_ENOMEM || !relief) return s;
+    relief(ud);
+    return pass(n);
+}
+
+/* The nodes under the loss, newest first, and a gradient of 1 to begin with. Nothing has changed
+ * when this fails, and the list is empty. */
+static moe_status begin(node_list *l, moe_tensor *loss) {
+    moe_status s = collect(l, loss->node);
+    for (size_t i = 0; i < l->n; i++) l->node[i]->visited = false;
+    if (!s) s = seed_gradient(loss);
+    if (s) {
+        moe__free(l->ctx, l->node, l->room * sizeof *l->node);
+        *l = (node_list){.ctx = l->ctx};
+        return s;
+    }
+    for (size_t i = 0; i < l->n; i++) l->node[i]->refs++;
+    qsort(l->node, l->n, sizeof *l->node, newest_first);
+    return MOE_OK;
+}
+
+moe_status moe__backward(moe_tensor *loss, moe_relief_fn relief, void *ud) {
     moe_ctx *ctx = loss->ctx;
     if (loss->count != 1)
         return moe__fail(ctx, MOE_ESHAPE, "backward: the loss must be a single number, not %s\n"
@@ -224,20 +250,20 @@ moe_status moe__backward(moe_tensor *loss) {
         return moe__fail(ctx, MOE_EARG, "backward: the loss does not depend on any tensor that "
                          "requires gradients");
     node_list list = {.ctx = ctx};
-    moe_status s = collect(&list, loss->node);
-    for (size_t i = 0; i < list.n; i++) list.node[i]->visited = false;
-    if (!s) s = seed_gradient(loss);
-    if (!s) {
-        for (size_t i = 0; i < list.n; i++) list.node[i]->refs++;
-        qsort(list.node, list.n, sizeof *list.node, newest_first);
-        for (size_t i = 0; i < list.n; i++) {
-            if (!s && moe_interrupted(ctx)) s = moe__fail(ctx, MOE_EINTR, "interrupted!");
-            if (!s) s = pass(list.node[i]);
-            retire(list.node[i]);
-        }
-        if (!s && moe_interrupted(ctx)) s = moe__fail(ctx, MOE_EINTR, "interrupted!");
-        for (size_t i = 0; i < list.n; i++) moe__node_release(list.node[i]);
+    moe_tensor_retain(loss);            /* relief may run code that lets go of it */
+    moe_status s = begin(&list, loss);
+    if (s == MOE_ENOMEM && relief) {
+        relief(ud);
+        s = begin(&list, loss);
     }
+    for (size_t i = 0; i < list.n; i++) {
+        if (!s && moe_interrupted(ctx)) s = moe__fail(ctx, MOE_EINTR, "interrupted!");
+        if (!s) s = pass_or_retry(list.node[i], relief, ud);
+        retire(list.node[i]);
+    }
+    if (!s && moe_interrupted(ctx)) s = moe__fail(ctx, MOE_EINTR, "interrupted!");
+    for (size_t i = 0; i < list.n; i++) moe__node_release(list.node[i]);
     moe__free(ctx, list.node, list.room * sizeof *list.node);
+    moe_tensor_release(loss);
     return s;
 }

@@ -7,7 +7,8 @@
  *     MOE_OP(name, .sig = "...", ...)
  *
  * The Lua function and method, help, the editor stub and the gradient check all derive from the
- * record. forward and backward fail only for lack of memory.
+ * record. forward and backward fail only for lack of memory. backward is called again when some was
+ * found, so it asks for all it needs before it touches a gradient.
  *
  * Signature: "x:tensor, dim:dim=-1 -> tensor". Parameter types:
  *   tensor    f32               itensor   i32                tensors   a list of tensors
@@ -53,6 +54,7 @@ struct moe_call {
     int64_t sizes[MOE_MAX_DIMS];
     bool needs_grad;
     struct moe_node *node;              /* backward only */
+    uint64_t given;                     /* backward only: inputs that MOE_LAZY_GRAD ops are done with */
 };
 
 /* .flags */
@@ -105,7 +107,7 @@ moe_status moe__product_sizes(moe_call *c, int n, const int64_t *size);
 
 /* ---- for backward ------------------------------------------------------------------------- */
 
-/* Does input i need a gradient? */
+/* Does input i still need a gradient? */
 bool moe__wants(const moe_call *c, int i);
 /* The contiguous gradient buffer of input i to add to; NULL when it needs none. */
 moe_real *moe__grad(moe_call *c, int i);

@@ -33,9 +33,13 @@ typedef struct moe_node {
  * owns; on failure there are none. */
 moe_status moe__apply(moe_call *c);
 
+/* Called when memory has run out, while no kernel runs: the caller may let go of what it has. */
+typedef void (*moe_relief_fn)(void *ud);
+
 /* Gradients of the scalar `loss` with respect to every leaf that requires them, added to the
- * leaves' grad. Frees the tape; MOE_EARG the second time. */
-moe_status moe__backward(moe_tensor *loss);
+ * leaves' grad. Frees the tape; MOE_EARG the second time. What lacks memory is tried once more
+ * after relief(ud); NULL = no relief. */
+moe_status moe__backward(moe_tensor *loss, moe_relief_fn relief, void *ud);
 
 void moe__node_release(moe_node *node);
 

@@ -49,6 +49,7 @@ int lmoe_raise(lua_State *L, const char *fmt, ...) {
 
 void lmoe_check(lua_State *L, moe_status status) {
     if (status == MOE_OK) return;
+    lmoe_getstate(L)->raised = status;
     if (status == MOE_EINTR) {
         lua_pushliteral(L, "interrupted!");
         lua_error(L);
@@ -75,6 +76,16 @@ int lmoe_fail_status(lua_State *L, moe_status status) {
     return 3;
 }
 
+/* What follows "script.lua:42: ", as push_where writes it; the whole message without one. */
+static const char *without_place(const char *message) {
+    const char *end = strchr(message, '\n');
+    for (const char *at = strchr(message, ':'); at && (!end || at < end); at = strchr(at + 1, ':')) {
+        size_t digits = strspn(at + 1, "0123456789");
+        if (digits && strncmp(at + 1 + digits, ": ", 2) == 0) return at + digits + 3;
+    }
+    return message;
+}
+
 /* raise(fmt, ...): for our Lua modules; formats like string.format. */
 static int raise(lua_State *L) {
     int n = lua_gettop(L);
@@ -86,6 +97,26 @@ static int raise(lua_State *L) {
         lua_call(L, n, 1);
     }
     return lmoe_raise(L, "%s", luaL_tolstring(L, 1, NULL));
+}
+
+/* attempt(f, ...) -> true and f's results; or nil, message, code when it raised: "memory" when that
+ * was the reason, else "format", because f works on what a file says. The message has no place in
+ * the script, which is not where the mistake is. An interruption goes on its way. */
+static int attempt(lua_State *L) {
+    lmoe_state *s = lmoe_getstate(L);
+    s->raised = MOE_OK;
+    lua_pushboolean(L, true);
+    lua_insert(L, 1);
+    int status = lua_pcall(L, lua_gettop(L) - 2, LUA_MULTRET, 0);
+    if (status == LUA_OK) return lua_gettop(L);
+    const char *message = lua_tostring(L, -1);
+    if (!message || strcmp(message, "interrupted!") == 0) return lua_error(L);
+    bool memory = status == LUA_ERRMEM || s->raised == MOE_ENOMEM ||
+                  strcmp(message, LMOE_NO_LUA_MEMORY) == 0;
+    lua_pushnil(L);
+    lua_pushstring(L, without_place(message));
+    lua_pushstring(L, memory ? "memory" : "format");
+    return 3;
 }
 
 /* ---- types ---------------------------------------------------------------------------------- */
@@ -344,6 +375,8 @@ static void push_core(lua_State *L) {
     }
     lua_pushcfunction(L, raise);
     lua_setfield(L, -2, "raise");
+    lua_pushcfunction(L, attempt);
+    lua_setfield(L, -2, "attempt");
     lua_pushcfunction(L, source);
     lua_setfield(L, -2, "source");
     lua_pushliteral(L, MOELUA_VERSION);

@@ -17,6 +17,7 @@
 
 #define LMOE_TENSOR "moelua.Tensor"
 #define LMOE_CONFIG_KEY "moelua.config"     /* registry: light userdata, const moelua_config * */
+#define LMOE_NO_LUA_MEMORY "not enough memory"      /* Lua's own message for a lack of memory */
 #define LMOE_PATH_KEY "moelua.path"         /* registry: folder of the Lua modules, or nil */
 
 /* A tensor userdata. Boxes made inside a scope are linked into its list. */
@@ -41,6 +42,7 @@ typedef struct lmoe_state {
     size_t ceiling;                 /* live bytes that force a full collection */
     size_t floor;                   /* moe.memory{floor=...} */
     double growth;                  /* moe.memory{growth=...} */
+    moe_status raised;              /* what lmoe_check raised last, for attempt() */
 } lmoe_state;
 
 lmoe_state *lmoe_getstate(lua_State *L);
@@ -60,10 +62,15 @@ lmoe_box *lmoe_newbox(lua_State *L);
  * more; raises when that does not help. */
 moe_tensor *lmoe_fillbox(lua_State *L, lmoe_box *box, moe_dtype dtype, int ndim,
                          const int64_t *shape);
+/* Pushes the XXH3-64 of the bytes as 16 hexadecimal digits. Returns 1. */
+int lmoe_pushhash(lua_State *L, const void *data, size_t size);
 /* Moves a box into the list of a scope, or out of all lists for NULL. */
 void lmoe_setscope(lmoe_box *box, lmoe_scope *scope);
 /* Pushes a new reference to `t`. Returns 1. */
 int lmoe_pushtensor(lua_State *L, moe_tensor *t);
+/* For `do s = f(); while (lmoe_again(L, s, &tried));`, tried = false before: true once, when s says
+ * that there was no memory, after a full collection (see lmoe_newbox). */
+bool lmoe_again(lua_State *L, moe_status s, bool *tried);
 /* Charges what was allocated since `live_before` to Lua's collector. */
 void lmoe_charge(lua_State *L, size_t live_before);
 /* A full collection, after which the ceiling follows what is left alive. */

@@ -94,6 +94,7 @@ int moelua_traceback(lua_State *L) {
     const char *message = lua_tostring(L, 1);
     if (message) {
         if (strcmp(message, "interrupted!") == 0) return 1;
+        if (strcmp(message, LMOE_NO_LUA_MEMORY) == 0) return 1;
         push_traceback(L, message);
     } else if (is_report(L)) {
         lua_settop(L, 1);
@@ -137,6 +138,7 @@ static int describe(lua_State *L) {
     }
     const char *message = lua_tostring(L, 1);
     if (message && strcmp(message, "interrupted!") == 0) status = MOELUA_INTERRUPTED;
+    if (message && strcmp(message, LMOE_NO_LUA_MEMORY) == 0) status = MOELUA_MEMORY;
     fail(m, status, "%s", message ? message : "(an error without a message)");
     lua_pushinteger(L, status);
     return 1;
@@ -147,7 +149,7 @@ static moelua_status take_error(moelua *m, int lua_status) {
     lua_State *L = m->L;
     if (lua_status == LUA_ERRMEM) {
         lua_pop(L, 1);
-        return fail(m, MOELUA_MEMORY, "not enough memory");
+        return fail(m, MOELUA_MEMORY, LMOE_NO_LUA_MEMORY);
     }
     lua_pushcfunction(L, describe);
     lua_insert(L, -2);

@@ -93,17 +93,15 @@ static int memory(lua_State *L) {
         s->growth = growth;
     }
     moe_memory_info m = moe_memory(s->ctx);
-    lua_createtable(L, 0, 5);
-    lua_pushinteger(L, (lua_Integer)m.live);
-    lua_setfield(L, -2, "live");
-    lua_pushinteger(L, (lua_Integer)m.peak);
-    lua_setfield(L, -2, "peak");
-    lua_pushinteger(L, (lua_Integer)m.cached);
-    lua_setfield(L, -2, "cached");
-    lua_pushinteger(L, (lua_Integer)m.limit);
-    lua_setfield(L, -2, "limit");
-    lua_pushinteger(L, (lua_Integer)m.tensors);
-    lua_setfield(L, -2, "count");
+    const struct { const char *name; uint64_t value; } figures[] = {
+        {"live", m.live}, {"peak", m.peak}, {"cached", m.cached}, {"limit", m.limit},
+        {"count", m.tensors}, {"allocations", m.allocations}};
+    int n = (int)(sizeof figures / sizeof *figures);
+    lua_createtable(L, 0, n);
+    for (int i = 0; i < n; i++) {
+        lua_pushinteger(L, (lua_Integer)figures[i].value);
+        lua_setfield(L, -2, figures[i].name);
+    }
     return 1;
 }
 

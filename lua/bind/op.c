@@ -254,16 +254,16 @@ static int call_op(lua_State *L) {
     lmoe_box *box[MOE_MAX_OUT];
     for (int k = 0; k < sig->nresults; k++) box[k] = lmoe_newbox(L);
     moe_tensor *in[MOE_MAX_IN];
-    moe_call c = {.ctx = lmoe_ctx(L), .op = sig->op, .in = in};
-    read_arguments(L, sig, last, &c);
-    size_t live = moe_memory(c.ctx).live;
-    moe_status s = moe__apply(&c);
-    if (s == MOE_ENOMEM) {              /* garbage may be what is in the way */
-        lmoe_collect(L);
+    moe_call c;
+    moe_status s;
+    size_t live;
+    bool tried = false;
+    do {
         c = (moe_call){.ctx = lmoe_ctx(L), .op = sig->op, .in = in};
         read_arguments(L, sig, last, &c);
+        live = moe_memory(c.ctx).live;
         s = moe__apply(&c);
-    }
+    } while (lmoe_again(L, s, &tried));
     for (int k = 0; k < sig->nresults && !s; k++) box[k]->tensor = c.out[k];
     lmoe_check(L, s);
     lmoe_charge(L, live);

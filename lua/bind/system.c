@@ -143,14 +143,18 @@ static int system_sleep(lua_State *L) {
     return 1;
 }
 
-/* system.hash(data): XXH3-64 as 16 hexadecimal digits. */
-static int system_hash(lua_State *L) {
-    size_t size;
-    const char *data = lmoe_check_text(L, 1, "hash", "data", &size);
+int lmoe_pushhash(lua_State *L, const void *data, size_t size) {
     char digits[17];
     snprintf(digits, sizeof digits, "%016llx", (unsigned long long)XXH3_64bits(data, size));
     lua_pushlstring(L, digits, 16);
     return 1;
+}
+
+/* system.hash(data): XXH3-64 as 16 hexadecimal digits. */
+static int system_hash(lua_State *L) {
+    size_t size;
+    const char *data = lmoe_check_text(L, 1, "hash", "data", &size);
+    return lmoe_pushhash(L, data, size);
 }
 
 /* system.cpus(): how many processors this process may run on. */

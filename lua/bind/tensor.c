@@ -31,6 +31,13 @@ void lmoe_collect(lua_State *L) {
     s->charged = 0;
 }
 
+bool lmoe_again(lua_State *L, moe_status s, bool *tried) {
+    if (s != MOE_ENOMEM || *tried) return false;
+    *tried = true;
+    lmoe_collect(L);
+    return true;
+}
+
 /* Lua sees 41 bytes where the core holds megabytes. Two measures keep garbage bounded: real bytes
  * are charged as collector debt, and a ceiling in proportion to the live bytes forces a full
  * collection, which generational mode needs. This is the only place for either: no kernel runs,
@@ -63,15 +70,15 @@ lmoe_box *lmoe_newbox(lua_State *L) {
 moe_tensor *lmoe_fillbox(lua_State *L, lmoe_box *box, moe_dtype dtype, int ndim,
                          const int64_t *shape) {
     moe_ctx *ctx = lmoe_ctx(L);
-    size_t live = moe_memory(ctx).live;
     moe_desc desc = {.ndim = ndim};     /* collecting may free what `shape` belongs to */
     for (int i = 0; i < ndim; i++) desc.shape[i] = shape[i];
-    moe_status s = moe_tensor_new(ctx, dtype, ndim, desc.shape, &box->tensor);
-    if (s == MOE_ENOMEM) {
-        lmoe_collect(L);
+    bool tried = false;
+    size_t live;
+    moe_status s;
+    do {
         live = moe_memory(ctx).live;
         s = moe_tensor_new(ctx, dtype, ndim, desc.shape, &box->tensor);
-    }
+    } while (lmoe_again(L, s, &tried));
     lmoe_check(L, s);
     lmoe_charge(L, live);
     return box->tensor;
@@ -237,6 +244,13 @@ static int bytes(lua_State *L) {
     return 1;
 }
 
+/* XXH3-64 of what bytes() gives, as system.hash writes it: no copy of the bytes is made. */
+static int hash(lua_State *L) {
+    moe_tensor *t = lmoe_checktensor(L, 1);
+    if (!moe_tensor_contiguous(t)) lmoe_raise(L, "hash: the tensor is not contiguous");
+    return lmoe_pushhash(L, moe_tensor_data(t), (size_t)t->count * moe__dtype_size(t->dtype));
+}
+
 /* ---- text: a header, then a corner of at most 8 x 8 ----------------------------------------- */
 
 #define CORNER 8
@@ -321,19 +335,21 @@ static int zero_grad(lua_State *L) {
     return 0;
 }
 
-/* Once it has added to gradients it cannot be tried again: when memory may run short, garbage goes
- * first. The gradients and what is saved for them rarely need more than is alive already. */
+static void collect(void *L) { lmoe_collect(L); }
+
 static int backward(lua_State *L) {
-    moe_memory_info m = moe_memory(lmoe_ctx(L));
-    if (m.limit && m.live > m.limit / 2) lmoe_collect(L);
-    lmoe_check(L, moe__backward(lmoe_checktensor(L, 1)));
+    lmoe_check(L, moe__backward(lmoe_checktensor(L, 1), collect, L));
     return 0;
 }
 
 static int detach(lua_State *L) {
     lmoe_checktensor(L, 1);
     lmoe_box *box = lmoe_newbox(L);
-    lmoe_check(L, moe__tensor_alias(lmoe_checktensor(L, 1), true, &box->tensor));
+    bool tried = false;
+    moe_status s;
+    do s = moe__tensor_alias(lmoe_checktensor(L, 1), true, &box->tensor);
+    while (lmoe_again(L, s, &tried));
+    lmoe_check(L, s);
     return 1;
 }
 
@@ -385,8 +401,11 @@ static int fill(lua_State *L) {
 }
 
 static int copy_from(lua_State *L) {
-    moe_tensor *t = lmoe_checktensor(L, 1);
-    lmoe_check(L, moe__copy_into(t, lmoe_checktensor(L, 2)));
+    bool tried = false;
+    moe_status s;
+    do s = moe__copy_into(lmoe_checktensor(L, 1), lmoe_checktensor(L, 2));
+    while (lmoe_again(L, s, &tried));
+    lmoe_check(L, s);
     lua_settop(L, 1);
     return 1;
 }
@@ -423,6 +442,7 @@ void lmoe_open_tensor(lua_State *L) {
     static const luaL_Reg functions[] = {
         {"shape", shape}, {"size", size}, {"count", count}, {"dim", dim}, {"dtype", dtype},
         {"is_contiguous", is_contiguous}, {"item", item}, {"totable", totable}, {"bytes", bytes},
+        {"hash", hash},
         {"requires_grad", requires_grad}, {"tracks_grad", tracks_grad}, {"grad", grad},
         {"zero_grad", zero_grad}, {"backward", backward}, {"detach", detach}, {"clone", clone},
         {"to", to}, {"fill_", fill}, {"copy_", copy_from}, {"free", free_tensor}, {NULL, NULL}};

@@ -169,9 +169,6 @@ local function convert(hf)
   })
 end
 
--- The text of an error without the place in the script, which is not where the mistake is.
-local function plain(message) return (tostring(message):gsub("^[^\n]-:%d+: ", "")) end
-
 --- Our configuration from a config.json that was read; nil, message, code when we cannot.
 function family.from_json(hf)
   if type(hf) ~= "table" then return nil, "config.json: no JSON object", "format" end
@@ -180,8 +177,8 @@ function family.from_json(hf)
     return nil, ("model_type '%s' is not supported\nhint: llama, mistral, mixtral and moelua are")
       :format(tostring(hf.model_type)), "unsupported"
   end
-  local ok, config, obstacle = pcall(convert, hf)
-  if not ok then return nil, "config.json: " .. plain(config), "format" end
+  local ok, config, obstacle = core.attempt(convert, hf)
+  if not ok then return nil, "config.json: " .. config, obstacle end
   if not config then return nil, obstacle, "unsupported" end
   return config
 end
@@ -289,11 +286,9 @@ function family.load(folder)
   local file
   file, message, code = checkpoint.open(folder)
   if not file then return nil, message, code end
-  local ok, m = pcall(model.Model, config, true)
-  if not ok then
-    message = plain(m)
-    return nil, ("%s: %s"):format(folder, message), message:find("memory") and "memory" or "format"
-  end
+  local ok, m
+  ok, m, code = core.attempt(model.Model, config, true)
+  if not ok then return nil, ("%s: %s"):format(folder, m), code end
   message, code = complain(m, file), "format"
   if not message then message, code = fill(m, file) end
   file:close()

@@ -15,6 +15,7 @@ return {
   item = of("x:any -> number", "The number in a tensor that holds just one."),
   totable = of("x:any -> table", "The elements as nested tables; a number for no dimensions."),
   bytes = of("x:any -> string", "The elements' bytes in row-major order, of a contiguous tensor."),
+  hash = of("x:any -> string", "16 hexadecimal digits that change when one of these bytes does."),
 
   -- gradients
   requires_grad = of("x:tensor, wanted:bool=true -> tensor",
@@ -68,6 +69,8 @@ return {
     "The tensors outlive the scope; they belong to the one around it. Returns them."),
   ["Scope.close"] = of("scope:moelua.Scope", "Releases the scope's tensors now."),
   memory = of("settings:table? -> table",
-    "Bytes of tensors: { live, peak, cached, limit, count }. { limit, floor, growth } sets the " ..
-    "limit, and from how many live bytes on, growing by which factor, garbage is collected."),
+    "Bytes of tensors: { live, peak, cached, limit }; their count; and the allocations, blocks " ..
+    "that were asked from the system. { limit, floor, growth } sets the limit (0: none; one below " ..
+    "what is live frees nothing, and nothing new is made until enough is gone), and from how " ..
+    "many live bytes on, growing by which factor, garbage is collected."),
 }

@@ -206,7 +206,7 @@ end
 function nn.fingerprint(layer)
   local parts = {}
   for i, entry in ipairs(layer:parameters()) do
-    parts[i] = entry[1] .. " " .. core.system.hash(entry[2]:bytes())
+    parts[i] = entry[1] .. " " .. entry[2]:hash()
   end
   return core.system.hash(table.concat(parts, "\n"))
 end

@@ -203,6 +203,12 @@ moe.grad = Tensor.grad
 ---@return number
 function moe.grad_norm(list) end
 
+--- 16 hexadecimal digits that change when one of these bytes does.
+---@param x moelua.Tensor
+---@return string
+function Tensor.hash(x) end
+moe.hash = Tensor.hash
+
 --- Mean cross-entropy in nats of logits x W^T against targets: x [N x d], weight [V x d], targets
 --- [N] (0-based ids; `ignore` marks rows that do not count). Computed in chunks.
 ---@param x moelua.Tensor
@@ -286,8 +292,10 @@ moe.max = Tensor.max
 function Tensor.mean(x, dim, keepdim) end
 moe.mean = Tensor.mean
 
---- Bytes of tensors: { live, peak, cached, limit, count }. { limit, floor, growth } sets the limit,
---- and from how many live bytes on, growing by which factor, garbage is collected.
+--- Bytes of tensors: { live, peak, cached, limit }; their count; and the allocations, blocks that
+--- were asked from the system. { limit, floor, growth } sets the limit (0: none; one below what is
+--- live frees nothing, and nothing new is made until enough is gone), and from how many live bytes
+--- on, growing by which factor, garbage is collected.
 ---@param settings? table
 ---@return table
 function moe.memory(settings) end
