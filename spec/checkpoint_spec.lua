@@ -32,17 +32,6 @@ describe("a Checkpoint", function()
     assert.equal(("tensor: %s: no tensor `x`"):format(path), (select(2, file:tensor("x"))))
   end)
 
-  it("finds the nearest word and no far one", function()
-    local nearest = files.nearest
-    assert.equal("weight", nearest("wieght", { "bias", "weight" }))
-    assert.equal("abcdef", nearest("abcxef", { "zzz", "abcdef", "abcdeg" }))
-    assert.equal("kitten", nearest("sitting", { "kitten" }))
-    assert.equal("layers.1.q", nearest("layer.1.q", { "layers.2.k", "layers.1.q" }))
-    assert.is_nil(nearest("abcdefgh", { "ijklmnop", "" }))
-    assert.is_nil(nearest("ab", { "cd" }))
-    assert.is_nil(nearest("a", {}))
-  end)
-
   it("closes, and says so afterwards", function()
     local file, path = saved { a = core.ones(2) }
     local a = file:tensor("a")

@@ -114,11 +114,11 @@ describe("the figures", function()
   end)
 
   it("are set by their names alone", function()
-    rejects("memory: unknown option limti\nhint: it takes limit, floor, growth", moe.memory,
+    rejects("memory: unknown option 'limti'\nhint: did you mean 'limit'?", moe.memory,
       { limti = 3 })
     rejects("memory: growth must be above 1, not 1.0", moe.memory, { growth = 1 })
     rejects("memory: limit must not be negative: -1", moe.memory, { limit = -1 })
-    rejects("floor must be an integer, not x", moe.memory, { floor = "x" })
+    rejects("memory: floor must be an integer, not \"x\"", moe.memory, { floor = "x" })
     assert.equal(0, moe.memory().limit)
   end)
 end)

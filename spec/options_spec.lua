@@ -33,6 +33,23 @@ describe("options.nearest", function()
   it("prefers the closer and then the earlier name", function()
     assert.equal("heads", options.nearest("head", { "hears", "heads" }))
     assert.equal("abcde", options.nearest("abcd", { "abcde", "abcdf" }))
+    assert.equal("layers.1.q", options.nearest("layer.1.q", { "layers.2.k", "layers.1.q" }))
+  end)
+
+  it("knows insertions, deletions, substitutions and swaps, two at most", function()
+    local word = "abcdefgh"
+    for _, typed in ipairs { "abcdefgh", "bcdefgh", "abcdefghx", "abXdefgh", "badcfegh", "bacdefhg",
+      "abcdef", "xabcdefghx" } do
+      local swaps = typed == "badcfegh"       -- three of them
+      assert.equal(not swaps and word or nil, options.nearest(typed, { word }), typed)
+    end
+    assert.is_nil(options.nearest("abcdefgh", { "ijklmnop", "" }))
+    assert.is_nil(options.nearest("a", {}))
+  end)
+
+  it("takes no time for words that are no names", function()
+    local long = ("x"):rep(100000)
+    assert.is_nil(options.nearest(long, { long:sub(2), "x" }))
   end)
 end)
 

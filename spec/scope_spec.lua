@@ -10,7 +10,7 @@ local function count()
   return moe.memory().count
 end
 
-local RELEASED = "bad argument #1: the tensor was released\n"
+local RELEASED = "item: x was released\n"
   .. "hint: scope:keep(x) lets a tensor outlive its scope"
 
 describe("a scope", function()
@@ -124,10 +124,10 @@ describe("a scope", function()
   it("says when keep comes too late or gets something else", function()
     local s = moe.scope()
     local x = moe.ones(1)
-    rejects("bad argument #2: a tensor expected, got number", s.keep, s, 3)
+    rejects("keep: argument 1 must be a tensor, not 3", s.keep, s, 3)
     s:close()
     s:close()
-    rejects("scope:keep: the scope is closed", s.keep, s, moe.ones(1))
+    rejects("keep: the scope is closed", s.keep, s, moe.ones(1))
     rejects(RELEASED, x.item, x)
   end)
 

@@ -22,6 +22,7 @@ moe_ctx *lmoe_ctx(lua_State *L) { return lmoe_getstate(L)->ctx; }
 /* ---- errors --------------------------------------------------------------------------------- */
 
 #define OWN_CHUNK "=moelua/"
+#define LONGEST_MESSAGE 8000
 
 /* Pushes "script.lua:42: " for the innermost Lua frame that is not ours, or "". A tail call erases
  * its caller's frame: then the next live one is named. */
@@ -44,6 +45,14 @@ int lmoe_raise(lua_State *L, const char *fmt, ...) {
     lua_pushvfstring(L, fmt, args);
     va_end(args);
     lua_concat(L, 2);
+    size_t size;
+    const char *text = lua_tolstring(L, -1, &size);
+    /* A value that fills screens says no more than its beginning. */
+    if (size > LONGEST_MESSAGE) {
+        lua_pushlstring(L, text, LONGEST_MESSAGE);
+        lua_pushliteral(L, "...");
+        lua_concat(L, 2);
+    }
     return lua_error(L);
 }
 
@@ -119,6 +128,12 @@ static int attempt(lua_State *L) {
     return 3;
 }
 
+/* describe(value) -> the value as messages show it, see lmoe_describe. */
+static int describe(lua_State *L) {
+    lmoe_describe(L, 1);
+    return 1;
+}
+
 /* ---- types ---------------------------------------------------------------------------------- */
 
 void lmoe_newtype(lua_State *L, const char *name, lua_CFunction release, const luaL_Reg *methods) {
@@ -135,87 +150,6 @@ void lmoe_newtype(lua_State *L, const char *name, lua_CFunction release, const l
         lua_setfield(L, -2, "__index");
     }
     lua_pop(L, 1);
-}
-
-/* ---- arguments ------------------------------------------------------------------------------ */
-
-int lmoe_readshape(lua_State *L, int arg, int last, const char *what, int64_t *shape) {
-    bool table = arg <= last && lua_istable(L, arg);
-    if (table && last > arg)
-        lmoe_raise(L, "%s: nothing may follow the table of sizes, but there is %s", what,
-                   luaL_tolstring(L, arg + 1, NULL));
-    lua_Integer n = table ? (lua_Integer)lua_rawlen(L, arg) : last - arg + 1;
-    if (n > MOE_MAX_DIMS)
-        lmoe_raise(L, "%s: at most %d dimensions, not %I", what, MOE_MAX_DIMS, (LUAI_UACINT)n);
-    for (int i = 0; i < n; i++) {
-        if (table)
-            lua_rawgeti(L, arg, i + 1);
-        else
-            lua_pushvalue(L, arg + i);
-        int whole;
-        shape[i] = lua_tointegerx(L, -1, &whole);
-        if (!whole)
-            lmoe_raise(L, "%s: sizes must be integers, not %s", what, luaL_tolstring(L, -1, NULL));
-        lua_pop(L, 1);
-    }
-    return (int)n;
-}
-
-int lmoe_checkshape(lua_State *L, int arg, const char *what, int64_t *shape) {
-    int n = lmoe_readshape(L, arg, lua_gettop(L), what, shape);
-    for (int i = 0; i < n; i++)
-        if (shape[i] < 0)
-            lmoe_raise(L, "%s: sizes must not be negative: %s", what, MOE_SHAPE_OF(n, shape));
-    return n;
-}
-
-/* Is `word` one of the words, which are separated by single blanks? */
-static bool has_word(const char *words, const char *word) {
-    size_t n = strlen(word);
-    for (const char *at = words; n && (at = strstr(at, word)) != NULL; at += n)
-        if ((at == words || at[-1] == ' ') && (at[n] == ' ' || at[n] == 0)) return true;
-    return false;
-}
-
-void lmoe_checkfields(lua_State *L, int arg, const char *what, const char *known) {
-    for (lua_pushnil(L); lua_next(L, arg); lua_pop(L, 1)) {
-        if (lua_type(L, -2) == LUA_TSTRING && has_word(known, lua_tostring(L, -2))) continue;
-        const char *list = luaL_gsub(L, known, " ", ", ");
-        lmoe_raise(L, "%s: unknown option %s\nhint: it takes %s", what,
-                   luaL_tolstring(L, -3, NULL), list);
-    }
-}
-
-lua_Integer lmoe_intfield(lua_State *L, int arg, const char *name, lua_Integer otherwise) {
-    if (lua_getfield(L, arg, name) != LUA_TNIL) {
-        int whole;
-        otherwise = lua_tointegerx(L, -1, &whole);
-        if (!whole)
-            lmoe_raise(L, "%s must be an integer, not %s", name, luaL_tolstring(L, -1, NULL));
-    }
-    lua_pop(L, 1);
-    return otherwise;
-}
-
-lua_Number lmoe_numfield(lua_State *L, int arg, const char *name, lua_Number otherwise) {
-    if (lua_getfield(L, arg, name) != LUA_TNIL) {
-        int ok;
-        otherwise = lua_tonumberx(L, -1, &ok);
-        if (!ok) lmoe_raise(L, "%s must be a number, not %s", name, luaL_tolstring(L, -1, NULL));
-    }
-    lua_pop(L, 1);
-    return otherwise;
-}
-
-/* The string stays valid as long as the table holds it. */
-const char *lmoe_strfield(lua_State *L, int arg, const char *name, const char *otherwise) {
-    if (lua_getfield(L, arg, name) != LUA_TNIL) {
-        if (lua_type(L, -1) != LUA_TSTRING)
-            lmoe_raise(L, "%s must be a string, not %s", name, luaL_tolstring(L, -1, NULL));
-        otherwise = lua_tostring(L, -1);
-    }
-    lua_pop(L, 1);
-    return otherwise;
 }
 
 /* ---- Lua sources ---------------------------------------------------------------------------- */
@@ -279,7 +213,7 @@ static const struct lmoe_source *find_source(const char *name) {
 
 /* source(name) -> the text of a module of ours, for help() and the editor stubs; nil for others. */
 static int source(lua_State *L) {
-    const struct lmoe_source *found = find_source(luaL_checkstring(L, 1));
+    const struct lmoe_source *found = find_source(lmoe_checkstring(L, 1));
     if (!found) return 0;
     push_source(L, found);
     return 1;
@@ -369,6 +303,7 @@ static void push_core(lua_State *L) {
     lmoe_add_optimizer(L);
     lmoe_add_interrupt(L);
     lmoe_add_sample(L);
+    lmoe_add_nearest(L);
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         parts[i].open(L);
         lua_setfield(L, -2, parts[i].name);
@@ -377,6 +312,8 @@ static void push_core(lua_State *L) {
     lua_setfield(L, -2, "raise");
     lua_pushcfunction(L, attempt);
     lua_setfield(L, -2, "attempt");
+    lua_pushcfunction(L, describe);
+    lua_setfield(L, -2, "describe");
     lua_pushcfunction(L, source);
     lua_setfield(L, -2, "source");
     lua_pushliteral(L, MOELUA_VERSION);

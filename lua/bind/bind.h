@@ -93,7 +93,20 @@ void lmoe_check(lua_State *L, moe_status status);
 int lmoe_fail_status(lua_State *L, moe_status status);
 const char *lmoe_code(moe_status status);
 
-/* ---- arguments ----------------------------------------------------------------------------- */
+/* ---- arguments (arguments.c) --------------------------------------------------------------- */
+
+/* Raises "function: parameter must be WANTED, not VALUE" about an argument of the running function;
+ * the names are those of its record in functions.lua. */
+int lmoe_wrong(lua_State *L, int arg, const char *wanted);
+/* The same for a tensor that is gone. */
+int lmoe_released(lua_State *L, int arg);
+/* Pushes a value as messages show it: numbers and short strings themselves, else what it is. */
+const char *lmoe_describe(lua_State *L, int arg);
+lua_Integer lmoe_checkinteger(lua_State *L, int arg);
+lua_Number lmoe_checknumber(lua_State *L, int arg);
+lua_Number lmoe_optnumber(lua_State *L, int arg, lua_Number otherwise);
+const char *lmoe_checkstring(lua_State *L, int arg);
+void lmoe_checktype(lua_State *L, int arg, int type);
 
 /* The list of integers at `arg` (a table) or from `arg` on (plain integers). Returns how many. */
 int lmoe_checkshape(lua_State *L, int arg, const char *what, int64_t *shape);
@@ -106,6 +119,20 @@ lua_Integer lmoe_intfield(lua_State *L, int arg, const char *name, lua_Integer o
 lua_Number lmoe_numfield(lua_State *L, int arg, const char *name, lua_Number otherwise);
 const char *lmoe_strfield(lua_State *L, int arg, const char *name, const char *otherwise);
 
+/* ---- the name that was meant (nearest.c) ---------------------------------------------------- */
+
+typedef struct lmoe_guess {
+    const char *word;           /* what was written */
+    size_t size;
+    const char *name;           /* the nearest so far, NULL while there is none */
+    size_t length;
+    int edits;
+} lmoe_guess;
+
+lmoe_guess lmoe_new_guess(const char *word, size_t size);
+/* Is this name the nearest so far? The guess points to it then. */
+bool lmoe_consider(lmoe_guess *g, const char *name, size_t size);
+
 /* ---- the parts of the module: each leaves, or adds to, one table on top of the stack -------- */
 
 void lmoe_open_tensor(lua_State *L);        /* Tensor functions and methods, one table for both */
@@ -115,6 +142,7 @@ void lmoe_add_memory(lua_State *L);         /* memory, scope, no_grad, manual_se
 void lmoe_add_optimizer(lua_State *L);
 void lmoe_add_interrupt(lua_State *L);      /* uninterrupted */
 void lmoe_add_sample(lua_State *L);
+void lmoe_add_nearest(lua_State *L);
 void lmoe_open_json(lua_State *L);
 void lmoe_open_system(lua_State *L);
 void lmoe_open_checkpoint(lua_State *L);

@@ -3,7 +3,6 @@
  *   open(path) -> Checkpoint        names info tensor raw metadata close
  *   save(path, tensors, metadata, options), describe(...)         (checkpoint_save.c)
  *   create(path, plan, metadata) -> Writer: names put close          (checkpoint_writer.c)
- *   nearest(word, list) -> the word of the list that was probably meant, or nil
  */
 #include "checkpoint.h"
 
@@ -21,73 +20,6 @@ int lmoe_checkpoint_fail(lua_State *L, moe_status status) {
     if (status == MOE_EINTR || status == MOE_EARG || status == MOE_ETYPE || status == MOE_ESHAPE)
         lmoe_check(L, status);
     return lmoe_fail_status(L, status);
-}
-
-/* ---- the word that was meant ---------------------------------------------------------------- */
-
-#define FAR 4                   /* so many edits make another word */
-#define LONGEST 256
-
-/* Edits that turn a into b; FAR or more when there are that many. Only the diagonal band that can
- * stay below FAR is filled in. */
-static int distance(moe_slice a, moe_slice b) {
-    int n = (int)a.size, m = (int)b.size;
-    int row[LONGEST + 2];
-    if (a.size > LONGEST || b.size > LONGEST || n - m >= FAR || m - n >= FAR) return FAR;
-    for (int j = 0; j <= m + 1; j++) row[j] = j < FAR ? j : FAR;
-    for (int i = 1; i <= n; i++) {
-        int first = i - FAR > 1 ? i - FAR : 1, last = i + FAR < m ? i + FAR : m;
-        int corner = row[first - 1], best = FAR;
-        row[first - 1] = first == 1 && i < FAR ? i : FAR;
-        for (int j = first; j <= last; j++) {
-            int edit = corner + (a.data[i - 1] != b.data[j - 1]);
-            if (row[j] + 1 < edit) edit = row[j] + 1;
-            if (row[j - 1] + 1 < edit) edit = row[j - 1] + 1;
-            corner = row[j];
-            row[j] = edit < FAR ? edit : FAR;
-            if (row[j] < best) best = row[j];
-        }
-        if (best >= FAR) return FAR;
-    }
-    return row[m];
-}
-
-/* Short words have to agree better: a guess at `x` that shares no letter would only confuse. */
-static int allowed(moe_slice word) { return word.size < 3 ? 1 : word.size < 6 ? 2 : FAR - 1; }
-
-typedef struct guess {
-    moe_slice word, best;
-    int edits;                  /* of `best`; one more than allowed while there is none */
-} guess;
-
-static guess new_guess(moe_slice word) { return (guess){.word = word, .edits = allowed(word) + 1}; }
-
-static void consider(guess *g, moe_slice candidate) {
-    int edits = distance(g->word, candidate);
-    if (edits >= g->edits) return;
-    g->edits = edits;
-    g->best = candidate;
-}
-
-static int nearest(lua_State *L) {
-    guess g = new_guess((moe_slice){NULL, 0});
-    size_t size;
-    const char *word = lmoe_check_text(L, 1, "nearest", "word", &size);
-    g = new_guess((moe_slice){word, size});
-    luaL_checktype(L, 2, LUA_TTABLE);
-    lua_Integer at = 0;
-    for (lua_Integer i = 1; lua_rawgeti(L, 2, i) == LUA_TSTRING; i++) {
-        int edits = g.edits;
-        const char *candidate = lua_tolstring(L, -1, &size);
-        consider(&g, (moe_slice){candidate, size});
-        if (g.edits < edits) at = i;
-        lua_pop(L, 1);
-    }
-    if (at)
-        lua_rawgeti(L, 2, at);
-    else
-        lua_pushnil(L);
-    return 1;
 }
 
 /* ---- Checkpoint ----------------------------------------------------------------------------- */
@@ -116,15 +48,17 @@ static const moe_stored_tensor *find(lua_State *L, const char *function) {
     const char *name = lmoe_check_text(L, 2, function, "name", &size);
     const moe_stored_tensor *t = moe__safetensors_find(f, (moe_slice){name, size});
     if (t) return t;
-    guess g = new_guess((moe_slice){name, size});
-    for (size_t i = 0; i < moe__safetensors_count(f); i++)
-        consider(&g, moe__safetensors_get(f, i)->name);
+    lmoe_guess guess = lmoe_new_guess(name, size);
+    for (size_t i = 0; i < moe__safetensors_count(f); i++) {
+        moe_slice other = moe__safetensors_get(f, i)->name;
+        lmoe_consider(&guess, other.data, other.size);
+    }
     lua_pushnil(L);
     lua_pushfstring(L, "%s: %s: no tensor `%s`", function, push_path(L), name);
     lua_remove(L, -2);
-    if (g.best.data) {
+    if (guess.name) {
         lua_pushliteral(L, "\nhint: did you mean '");
-        push_slice(L, g.best);
+        lua_pushlstring(L, guess.name, guess.length);
         lua_pushliteral(L, "'?");
         lua_concat(L, 4);
     }
@@ -260,7 +194,7 @@ void lmoe_open_checkpoint(lua_State *L) {
     static const luaL_Reg functions[] = {
         {"open", open_checkpoint}, {"save", lmoe_checkpoint_save},
         {"create", lmoe_checkpoint_create}, {"describe", lmoe_checkpoint_describe},
-        {"nearest", nearest}, {NULL, NULL},
+        {NULL, NULL},
     };
     lmoe_newtype(L, CHECKPOINT_TYPE, close_file, methods);
     luaL_getmetatable(L, CHECKPOINT_TYPE);

@@ -39,13 +39,22 @@ static int documents(lua_State *L) {
     return 1;
 }
 
+static lua_Integer part_end(lua_State *L, int arg, const char *name, lua_Integer otherwise) {
+    int whole = 1;
+    if (lua_isnoneornil(L, arg)) return otherwise;
+    lua_Integer value = lua_tointegerx(L, arg, &whole);
+    if (!whole) lmoe_raise(L, "pack: %s must be an integer, not %s", name, lmoe_describe(L, arg));
+    return value;
+}
+
 /* pack_bytes(text[, first, last]): the bytes as 16-bit little-endian token ids. */
 static int pack_bytes(lua_State *L) {
     size_t size;
-    const char *text = lmoe_check_text(L, 1, "pack_bytes", "text", &size);
-    lua_Integer first = luaL_optinteger(L, 2, 1), last = luaL_optinteger(L, 3, (lua_Integer)size);
+    const char *text = lmoe_check_text(L, 1, "pack", "text", &size);
+    lua_Integer first = part_end(L, 2, "first", 1);
+    lua_Integer last = part_end(L, 3, "last", (lua_Integer)size);
     if (first < 1 || last < first - 1 || last > (lua_Integer)size)
-        lmoe_raise(L, "pack_bytes: no such part: bytes %I to %I of %I", (LUAI_UACINT)first,
+        lmoe_raise(L, "pack: no such part: bytes %I to %I of %I", (LUAI_UACINT)first,
                    (LUAI_UACINT)last, (LUAI_UACINT)size);
     size_t n = (size_t)(last - first + 1);
     luaL_Buffer b;
@@ -77,7 +86,7 @@ static int split_of(lua_State *L, const char *what, const char *name) {
 
 static int check_split(lua_State *L, int arg, const char *what) {
     if (lua_type(L, arg) != LUA_TSTRING)
-        lmoe_raise(L, "%s: split must be a string: got %s", what, luaL_typename(L, arg));
+        lmoe_raise(L, "%s: split must be a string: got %s", what, lmoe_describe(L, arg));
     return split_of(L, what, lua_tostring(L, arg));
 }
 
@@ -89,7 +98,7 @@ static int64_t whole(lua_State *L, int arg, const char *what, const char *name, 
     lua_Integer value = lua_tointegerx(L, arg, &is_whole);
     if (!is_whole || value < least)
         lmoe_raise(L, "%s: %s must be a whole number from %I on: got %s", what, name,
-                   (LUAI_UACINT)least, luaL_tolstring(L, arg, NULL));
+                   (LUAI_UACINT)least, lmoe_describe(L, arg));
     if (value > LARGEST)
         lmoe_raise(L, "%s: %s is too large: %I", what, name, (LUAI_UACINT)value);
     return value;

@@ -22,12 +22,12 @@ static int fill_with(lua_State *L, int arg, const char *what, double value) {
 static int zeros(lua_State *L) { return fill_with(L, 1, "zeros", 0); }
 static int ones(lua_State *L) { return fill_with(L, 1, "ones", 1); }
 
-static int full(lua_State *L) { return fill_with(L, 2, "full", luaL_checknumber(L, 1)); }
+static int full(lua_State *L) { return fill_with(L, 2, "full", lmoe_checknumber(L, 1)); }
 
 /* arange(n): 0 .. n-1; arange(first, last[, step]): both ends included, as in Lua's for. */
 static int arange(lua_State *L) {
-    double first = luaL_checknumber(L, 1), last = luaL_optnumber(L, 2, first - 1);
-    double step = luaL_optnumber(L, 3, 1);
+    double first = lmoe_checknumber(L, 1), last = lmoe_optnumber(L, 2, first - 1);
+    double step = lmoe_optnumber(L, 3, 1);
     if (lua_isnoneornil(L, 2)) first = 0;
     if (step == 0) lmoe_raise(L, "arange: the step must not be 0");
     double n = floor((last - first) / step + 1e-9) + 1;
@@ -89,12 +89,12 @@ static int rand_(lua_State *L) { return random_tensor(L, "rand", moe__uniform); 
 /* One number in [0, 1) (or an integer below `bound`): element `index` of a named stream. */
 static int uniform(lua_State *L) {
     moe_real u;
-    uint64_t seed = (uint64_t)luaL_checkinteger(L, 1);
-    uint64_t stream = moe__stream(luaL_checkstring(L, 2));
-    uint64_t index = (uint64_t)luaL_checkinteger(L, 3);
+    uint64_t seed = (uint64_t)lmoe_checkinteger(L, 1);
+    uint64_t stream = moe__stream(lmoe_checkstring(L, 2));
+    uint64_t index = (uint64_t)lmoe_checkinteger(L, 3);
     if (!lua_isnoneornil(L, 4)) {
         lua_pushinteger(L, (lua_Integer)moe__below(seed, stream, index,
-                                                   (uint64_t)luaL_checkinteger(L, 4)));
+                                                   (uint64_t)lmoe_checkinteger(L, 4)));
         return 1;
     }
     moe__uniform(seed, stream, index, 1, &u);
@@ -106,8 +106,8 @@ static int uniform(lua_State *L) {
 /* philox(key, stream, block) -> the four 32-bit words of the block. */
 static int philox(lua_State *L) {
     uint32_t word[4];
-    moe__philox((uint64_t)luaL_checkinteger(L, 1), (uint64_t)luaL_checkinteger(L, 2),
-                (uint64_t)luaL_checkinteger(L, 3), word);
+    moe__philox((uint64_t)lmoe_checkinteger(L, 1), (uint64_t)lmoe_checkinteger(L, 2),
+                (uint64_t)lmoe_checkinteger(L, 3), word);
     for (int i = 0; i < 4; i++) lua_pushinteger(L, word[i]);
     return 4;
 }
@@ -134,8 +134,8 @@ static void read_nested(lua_State *L, moe_tensor *t, int d, int64_t *next) {
         int ok;
         double value = lua_tonumberx(L, -1, &ok);
         if (!ok || lua_type(L, -1) != LUA_TNUMBER)
-            lmoe_raise(L, "tensor: element %d is %s, not a number", (int)*next + 1,
-                       luaL_typename(L, -1));
+            lmoe_raise(L, "tensor: element %d must be a number, not %s", (int)*next + 1,
+                       lmoe_describe(L, -1));
         if (t->dtype == MOE_I32 && (value != floor(value) || value < -0x1p31 || value >= 0x1p31))
             lmoe_raise(L, "tensor: element %d is %f, which is no i32", (int)*next + 1, value);
         if (t->dtype == MOE_I32)
@@ -145,8 +145,8 @@ static void read_nested(lua_State *L, moe_tensor *t, int d, int64_t *next) {
         return;
     }
     if (!lua_istable(L, -1))
-        lmoe_raise(L, "tensor: a row is %s, not a table of %d", luaL_typename(L, -1),
-                   (int)t->shape[d]);
+        lmoe_raise(L, "tensor: a row must be a table of %d, not %s", (int)t->shape[d],
+                   lmoe_describe(L, -1));
     if ((int64_t)lua_rawlen(L, -1) != t->shape[d])
         lmoe_raise(L, "tensor: rows of different lengths: %d and %d", (int)t->shape[d],
                    (int)lua_rawlen(L, -1));
@@ -160,7 +160,7 @@ static void read_nested(lua_State *L, moe_tensor *t, int d, int64_t *next) {
 
 /* tensor(nested table or number[, "i32"]) */
 static int tensor(lua_State *L) {
-    const char *type = luaL_optstring(L, 2, "f32");
+    const char *type = lua_isnoneornil(L, 2) ? "f32" : lmoe_checkstring(L, 2);
     if (strcmp(type, "f32") != 0 && strcmp(type, "i32") != 0)
         lmoe_raise(L, "tensor: element type must be \"f32\" or \"i32\", not \"%s\"", type);
     int64_t shape[MOE_MAX_DIMS], next = 0;

@@ -12,8 +12,16 @@ static void close_one(lmoe_scope *scope) {
     scope->open = false;
 }
 
+static lmoe_scope *check_scope(lua_State *L, const char *what) {
+    lmoe_scope *scope = luaL_testudata(L, 1, SCOPE);
+    if (!scope)
+        lmoe_raise(L, "%s: a scope is expected, not %s\nhint: call it as scope:%s(...)", what,
+                   lmoe_describe(L, 1), what);
+    return scope;
+}
+
 static int scope_close(lua_State *L) {
-    lmoe_scope *scope = luaL_checkudata(L, 1, SCOPE);
+    lmoe_scope *scope = check_scope(L, "close");
     lmoe_state *s = lmoe_getstate(L);
     if (!scope->open) return 0;
     while (s->scope != scope) {
@@ -51,10 +59,12 @@ static bool holds(const lmoe_state *s, const lmoe_scope *scope, const lmoe_box *
 
 /* scope:keep(x, ...) -> x, ...: these outlive the scope, in the one around it if there is one. */
 static int scope_keep(lua_State *L) {
-    lmoe_scope *scope = luaL_checkudata(L, 1, SCOPE);
-    if (!scope->open) lmoe_raise(L, "scope:keep: the scope is closed");
+    lmoe_scope *scope = check_scope(L, "keep");
+    if (!scope->open) lmoe_raise(L, "keep: the scope is closed");
     for (int i = 2; i <= lua_gettop(L); i++) {
-        lmoe_checktensor(L, i);
+        if (!lmoe_totensor(L, i))
+            lmoe_raise(L, "keep: argument %d must be a tensor, not %s", i - 1,
+                       lmoe_describe(L, i));
         lmoe_box *box = lua_touserdata(L, i);
         if (holds(lmoe_getstate(L), scope, box)) lmoe_setscope(box, scope->outer);
     }
@@ -82,7 +92,7 @@ static size_t bytes_field(lua_State *L, const char *name, size_t otherwise) {
 static int memory(lua_State *L) {
     lmoe_state *s = lmoe_getstate(L);
     if (!lua_isnoneornil(L, 1)) {
-        luaL_checktype(L, 1, LUA_TTABLE);
+        lmoe_checktype(L, 1, LUA_TTABLE);
         lmoe_checkfields(L, 1, "memory", "limit floor growth");
         size_t limit = bytes_field(L, "limit", moe_memory(s->ctx).limit);
         size_t floor = bytes_field(L, "floor", s->floor);
@@ -108,7 +118,7 @@ static int memory(lua_State *L) {
 /* no_grad(f, ...) -> f's results; also switches back when f fails. */
 static int no_grad(lua_State *L) {
     moe_ctx *ctx = lmoe_ctx(L);
-    luaL_checktype(L, 1, LUA_TFUNCTION);
+    lmoe_checktype(L, 1, LUA_TFUNCTION);
     ctx->no_grad++;
     int status = lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0);
     ctx->no_grad--;
@@ -117,7 +127,7 @@ static int no_grad(lua_State *L) {
 
 static int manual_seed(lua_State *L) {
     moe_ctx *ctx = lmoe_ctx(L);
-    ctx->seed = (uint64_t)luaL_checkinteger(L, 1);
+    ctx->seed = (uint64_t)lmoe_checkinteger(L, 1);
     ctx->draws = 0;
     return 0;
 }

@@ -114,11 +114,8 @@ static void parse(lua_State *L, const moe_op *op, signature *sig) {
 /* ---- reading arguments ---------------------------------------------------------------------- */
 
 static void wrong(lua_State *L, const signature *sig, const param *p, int arg, const char *wanted) {
-    const char *got = lua_type(L, arg) == LUA_TSTRING
-                          ? lua_pushfstring(L, "\"%s\"", lua_tostring(L, arg))
-                          : lua_isnumber(L, arg) ? luaL_tolstring(L, arg, NULL)
-                                                 : luaL_typename(L, arg);
-    lmoe_raise(L, "%s: %s must be %s, not %s", sig->op->name, p->name, wanted, got);
+    lmoe_raise(L, "%s: %s must be %s, not %s", sig->op->name, p->name, wanted,
+               lmoe_describe(L, arg));
 }
 
 static void check_dtype(lua_State *L, const signature *sig, const param *p, const moe_tensor *t) {
@@ -143,7 +140,8 @@ static moe_tensor *read_tensor(lua_State *L, const signature *sig, const param *
     if (!t) {
         if (!luaL_testudata(L, arg, LMOE_TENSOR))
             wrong(L, sig, p, arg, p->kind == OPERAND ? "a tensor or a number" : "a tensor");
-        lmoe_checktensor(L, arg);           /* released: says so */
+        lmoe_raise(L, "%s: %s was released\nhint: scope:keep(x) lets a tensor outlive its scope",
+                   sig->op->name, p->name);
     }
     check_dtype(L, sig, p, t);
     return t;

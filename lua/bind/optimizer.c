@@ -7,7 +7,7 @@
 
 /* adamw_step(w, m, v, {step=, lr=, beta1=, beta2=, eps=, weight_decay=, clip=}) */
 static int adamw_step(lua_State *L) {
-    luaL_checktype(L, 4, LUA_TTABLE);
+    lmoe_checktype(L, 4, LUA_TTABLE);
     double step = lmoe_numfield(L, 4, "step", 1), beta1 = lmoe_numfield(L, 4, "beta1", 0.9);
     double beta2 = lmoe_numfield(L, 4, "beta2", 0.95);
     moe_adamw_args a = {.lr = (moe_real)lmoe_numfield(L, 4, "lr", 1e-3),
@@ -23,14 +23,22 @@ static int adamw_step(lua_State *L) {
     return 0;
 }
 
+/* Pushes element i of the list that is argument 1; it must be a tensor. */
+static moe_tensor *element(lua_State *L, lua_Integer i) {
+    lua_rawgeti(L, 1, i);
+    moe_tensor *t = lmoe_totensor(L, -1);
+    if (!t) lmoe_wrong(L, 1, lua_pushfstring(L, "a list of tensors: number %I is %s",
+                                             (LUAI_UACINT)i, lmoe_describe(L, -1)));
+    return t;
+}
+
 /* grad_norm(list of tensors) -> the global 2-norm of their gradients; absent ones count as 0. */
 static int grad_norm(lua_State *L) {
-    luaL_checktype(L, 1, LUA_TTABLE);
+    lmoe_checktype(L, 1, LUA_TTABLE);
     double sum = 0;
-    lua_Integer n = luaL_len(L, 1);
+    lua_Integer n = (lua_Integer)lua_rawlen(L, 1);
     for (lua_Integer i = 1; i <= n; i++) {
-        lua_geti(L, 1, i);
-        moe_tensor *t = lmoe_checktensor(L, -1);
+        const moe_tensor *t = element(L, i);
         if (t->grad) sum += moe__sum_of_squares(t->grad);
         lua_pop(L, 1);
     }
@@ -41,15 +49,14 @@ static int grad_norm(lua_State *L) {
 /* clip_grad_norm(list, max) -> the norm before: scales all gradients so that it is at most max
  * (Pascanu et al. 2013). */
 static int clip_grad_norm(lua_State *L) {
-    double max = luaL_checknumber(L, 2);
+    double max = lmoe_checknumber(L, 2);
     if (!(max > 0)) lmoe_raise(L, "clip_grad_norm: max must be above 0, not %f", max);
     grad_norm(L);
     double norm = lua_tonumber(L, -1);
     if (!(norm > max)) return 1;
-    lua_Integer n = luaL_len(L, 1);
+    lua_Integer n = (lua_Integer)lua_rawlen(L, 1);
     for (lua_Integer i = 1; i <= n; i++) {
-        lua_geti(L, 1, i);
-        moe_tensor *g = lmoe_checktensor(L, -1)->grad;
+        moe_tensor *g = element(L, i)->grad;
         if (g) {
             g->ctx->kernels->scale(g->count, (moe_real)(max / norm), moe__real(g), moe__real(g));
             g->storage->version++;

@@ -7,7 +7,7 @@
 
 static int sample(lua_State *L) {
     moe_tensor *t = lmoe_checktensor(L, 1);
-    luaL_checktype(L, 2, LUA_TTABLE);
+    lmoe_checktype(L, 2, LUA_TTABLE);
     if (t->dtype != MOE_F32 || t->ndim != 1 || !moe_tensor_contiguous(t))
         lmoe_raise(L, "sample: one row of f32 logits is needed, not %s %s",
                    moe__dtype_name(t->dtype), MOE_SHAPE(t));

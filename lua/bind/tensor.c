@@ -116,11 +116,8 @@ moe_tensor *lmoe_totensor(lua_State *L, int arg) {
 
 moe_tensor *lmoe_checktensor(lua_State *L, int arg) {
     lmoe_box *box = to_box(L, arg);
-    if (!box)
-        lmoe_raise(L, "bad argument #%d: a tensor expected, got %s", arg, luaL_typename(L, arg));
-    if (!box->tensor)
-        lmoe_raise(L, "bad argument #%d: the tensor was released\n"
-                      "hint: scope:keep(x) lets a tensor outlive its scope", arg);
+    if (!box) lmoe_wrong(L, arg, "a tensor");
+    if (!box->tensor) lmoe_released(L, arg);
     return box->tensor;
 }
 
@@ -148,7 +145,7 @@ static int shape(lua_State *L) {
 
 static int size(lua_State *L) {
     const moe_tensor *t = lmoe_checktensor(L, 1);
-    lua_Integer dim = luaL_checkinteger(L, 2);
+    lua_Integer dim = lmoe_checkinteger(L, 2);
     if (dim == 0 || dim > t->ndim || dim < -t->ndim)
         lmoe_raise(L, "size: there is no dimension %I in %s", (LUAI_UACINT)dim, MOE_SHAPE(t));
     lua_pushinteger(L, t->shape[dim > 0 ? dim - 1 : dim + t->ndim]);
@@ -356,7 +353,7 @@ static int detach(lua_State *L) {
 /* ---- copying and writing -------------------------------------------------------------------- */
 
 static moe_dtype check_dtype_name(lua_State *L, int arg, const char *what) {
-    const char *name = luaL_checkstring(L, arg);
+    const char *name = lmoe_checkstring(L, arg);
     for (int d = 0; d < MOE_DTYPE_COUNT; d++)
         if (strcmp(name, moe__dtype_name((moe_dtype)d)) == 0) return (moe_dtype)d;
     lmoe_raise(L, "%s: unknown element type \"%s\"\nhint: f32, i32, bf16 or f16", what, name);
@@ -395,7 +392,7 @@ static int to(lua_State *L) {
 
 static int fill(lua_State *L) {
     moe_tensor *t = lmoe_checktensor(L, 1);
-    lmoe_check(L, moe__fill(t, luaL_checknumber(L, 2)));
+    lmoe_check(L, moe__fill(t, lmoe_checknumber(L, 2)));
     lua_settop(L, 1);
     return 1;
 }

@@ -13,41 +13,17 @@
 --     presets = { smoke = { steps = 20 } },
 --   }
 
-local raise = require("moelua.core").raise
+local core = require("moelua.core")
+local raise = core.raise
 
 local options = {}
-
--- Optimal string alignment: insertions, deletions, substitutions and swaps of neighbours.
-local function distance(a, b)
-  local before, row = {}, {}
-  for j = 0, #b do row[j] = j end
-  for i = 1, #a do
-    local above = row
-    row = { [0] = i }
-    for j = 1, #b do
-      local same = a:byte(i) == b:byte(j)
-      row[j] = math.min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (same and 0 or 1))
-      local swapped = i > 1 and j > 1 and a:byte(i) == b:byte(j - 1) and a:byte(i - 1) == b:byte(j)
-      if swapped then row[j] = math.min(row[j], before[j - 2] + 1) end
-    end
-    before = above
-  end
-  return row[#b]
-end
 
 --- The candidate that `name` was probably meant to be: at most two typing errors away, and closer
 --- than a different word of that length would be. nil when there is none.
 ---@param name string
 ---@param candidates string[]
 ---@return string?
-function options.nearest(name, candidates)
-  local best, least = nil, 3
-  for _, candidate in ipairs(candidates) do
-    local d = distance(name, candidate)
-    if d < least and d < math.max(#name, #candidate) / 2 then best, least = candidate, d end
-  end
-  return best
-end
+function options.nearest(name, candidates) return core.nearest(name, candidates) end
 
 local function sorted_keys(t)
   local keys = {}

@@ -141,7 +141,7 @@ local function shard_of(self, where, name)
   local file = self.map[name]
   if file then return self.opened[file] end
   local message = ("%s: %s: no tensor `%s`"):format(where, self.path, name)
-  local near = files.nearest(name, self:names())
+  local near = core.nearest(name, self:names())
   if near then message = ("%s\nhint: did you mean '%s'?"):format(message, near) end
   return nil, message, "missing"
 end
