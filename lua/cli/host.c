@@ -8,7 +8,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-enum { DEFAULT_WIDTH = 80 };
+enum { DEFAULT_WIDTH = 80, DEFAULT_HEIGHT = 24 };
 
 static char program[PATH_MAX];
 
@@ -46,16 +46,32 @@ static int is_tty(lua_State *L) {
     return 1;
 }
 
-/* width(): columns of the terminal now, 80 when there is none. */
+/* Columns and rows of the terminal at a descriptor, standard error unless it is given; 0 where
+ * that is no terminal. */
+static struct winsize terminal(lua_State *L) {
+    struct winsize size = {0};
+    if (ioctl((int)luaL_optinteger(L, 1, STDERR_FILENO), TIOCGWINSZ, &size) != 0)
+        size = (struct winsize){0};
+    return size;
+}
+
+/* width([fd]): columns of the terminal now, 80 when there is none. */
 static int width(lua_State *L) {
-    struct winsize size;
-    bool known = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
-    lua_pushinteger(L, known ? size.ws_col : DEFAULT_WIDTH);
+    unsigned short columns = terminal(L).ws_col;
+    lua_pushinteger(L, columns > 0 ? columns : DEFAULT_WIDTH);
+    return 1;
+}
+
+/* height([fd]): rows of the terminal now, 24 when there is none. */
+static int height(lua_State *L) {
+    unsigned short rows = terminal(L).ws_row;
+    lua_pushinteger(L, rows > 0 ? rows : DEFAULT_HEIGHT);
     return 1;
 }
 
 int cli_open_host(lua_State *L) {
-    static const luaL_Reg functions[] = {{"is_tty", is_tty}, {"width", width}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {
+        {"is_tty", is_tty}, {"width", width}, {"height", height}, {NULL, NULL}};
     luaL_newlib(L, functions);
     lua_pushstring(L, program_path());
     lua_setfield(L, -2, "program");

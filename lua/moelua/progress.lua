@@ -12,12 +12,13 @@
 -- appears every 10 % or 30 s. Work of less than a second shows nothing until it is done, and
 -- without a command line around (no moelua.host) nothing is shown at all.
 
+local display = require("moelua.display")
 local system = require("moelua.core").system
 
 local progress = {}
 
 local REDRAW, PLAIN_EVERY, PATIENCE = 0.1, 30, 1
-local WINDOW, SAMPLE_EVERY = 15, 0.5
+local WINDOW, SAMPLE_EVERY, STALL = 15, 0.5, 5
 local BAR = 20
 
 local Progress = {}
@@ -31,25 +32,35 @@ local function grouped(n)
 end
 
 local function short(n)
-  if n < 1000 then return ("%.0f"):format(n) end
-  if n < 1e6 then return ("%.1fk"):format(n / 1e3) end
+  if n < 999.5 then return ("%.0f"):format(n) end
+  if n < 999950 then return ("%.1fk"):format(n / 1e3) end
   return ("%.1fM"):format(n / 1e6)
 end
 
-local function duration(seconds)
+--- Seconds for people: 5s, 1m05s, 2h03m, 4d01h.
+---@param seconds number
+---@return string
+function progress.duration(seconds)
   local s = math.max(0, math.floor(seconds + 0.5))
   if s < 60 then return ("%ds"):format(s) end
   if s < 3600 then return ("%dm%02ds"):format(s // 60, s % 60) end
-  return ("%dh%02dm"):format(s // 3600, s // 60 % 60)
+  if s < 86400 then return ("%dh%02dm"):format(s // 3600, s // 60 % 60) end
+  return ("%dd%02dh"):format(s // 86400, s // 3600 % 24)
 end
+local duration = progress.duration
 
 -- Rows ----------------------------------------------------------------------------------------
 
+-- A row that begins with the display is timed from there. What a row without a start had done when
+-- it is first heard of took who knows how long.
 local function new_row(name, total, start)
   local tokens = start == 0 and 0 or nil    -- how many a continued job has seen is not known
-  local shown = total and total > 0 and math.floor(10 * start / total) or 0
-  return { name = name, total = total, step = start, tokens = tokens, samples = {}, shown = shown }
+  local shown = start and total and total > 0 and math.floor(10 * start / total) or 0
+  return { name = display.plain(name), total = total, step = start or 0, tokens = tokens,
+    samples = {}, shown = shown }
 end
+
+local function is_over(row) return row.total ~= nil and row.step >= row.total end
 
 -- Remembers when the row was where, for speeds over the last seconds.
 local function sample(row, now)
@@ -60,82 +71,156 @@ local function sample(row, now)
   if samples[3] and now - samples[2].time > WINDOW then table.remove(samples, 1) end
 end
 
--- Steps and tokens per second; nil while nothing can be said.
+-- Takes over news of a row. A job that was started again from its last state goes back.
+local function note_step(row, now, step, info)
+  if step < row.step or info.tokens and not row.tokens then row.samples = {} end
+  if step ~= row.step or not row.changed then row.changed = now end
+  row.step, row.loss, row.tokens = step, info.loss or row.loss, info.tokens or row.tokens
+  if is_over(row) and not row.ended then row.ended = now end
+  sample(row, now)
+end
+
+-- Steps and tokens per second up to the last step that was heard of; nil while nothing can be said.
+-- Who has not been heard of for long is getting slower.
 local function speeds(row, now)
   local first = row.samples[1]
-  if not first or now - first.time < SAMPLE_EVERY or row.step <= first.step then return nil end
-  local seconds = now - first.time
+  if not first or row.step <= first.step then return nil end
+  local seconds = math.max(row.changed, now - STALL) - first.time
+  if seconds < SAMPLE_EVERY then return nil end
   local more = first.tokens and row.tokens - first.tokens or 0
   return (row.step - first.step) / seconds, more > 0 and more / seconds or nil
 end
 
+-- The text of a row -----------------------------------------------------------------------------
+
+local function share(row)
+  return row.total and ("%3d%%"):format(math.floor(100 * row.step / math.max(row.total, 1)))
+end
+
 local function bar(row)
+  if not row.total or row.total < 1 then return nil end
   local full = math.floor(BAR * math.min(1, row.step / row.total))
   return "|" .. ("#"):rep(full) .. ("-"):rep(BAR - full) .. "|"
 end
 
-local function count(row)
-  if not row.total then return grouped(row.step) end
-  return ("%s/%s %3d%%"):format(grouped(row.step), grouped(row.total),
-    math.floor(100 * row.step / math.max(row.total, 1)))
+-- How fast it goes and how long it takes: to its end, or from its beginning when that was reached.
+local function timing(self, row, now)
+  local steps, tokens = speeds(row, row.ended or now)
+  local rate = tokens and short(tokens) .. " tok/s" or steps and ("%.3g step/s"):format(steps)
+  if is_over(row) then return rate, duration((row.ended or now) - self.started) end
+  return rate, steps and row.total and "eta " .. duration((row.total - row.step) / steps)
 end
 
--- The text of a row: name, count, bar, loss, speed, time to go.
-local function describe(row, now, name_width, with_bar)
-  local parts = { ("%-" .. name_width .. "s"):format(row.name), count(row) }
-  local function add(fmt, value)
-    if value then parts[#parts + 1] = fmt:format(value) end
+-- What there is to say, and which of it gives way first when a line is short. The last part to
+-- stay is how much is done.
+local ORDER = { "count", "bar", "loss", "rate", "time" }
+local GIVES_WAY = { "bar", "rate", "loss", "time" }
+
+local function join(name, parts)
+  local list = { name }
+  for _, key in ipairs(ORDER) do
+    if parts[key] then list[#list + 1] = parts[key] end
   end
-  local steps, tokens = speeds(row, now)
-  local left = row.total and row.total - row.step
-  if with_bar and row.total and row.total > 0 then add("%s", bar(row)) end
-  add("loss %.3f", row.loss)
-  if tokens then
-    add("%s tok/s", short(tokens))
-  else
-    add("%.3g step/s", steps)
+  return table.concat(list, "  ")
+end
+
+local function parts_of(self, row, now)
+  local done, rate, time = share(row), timing(self, row, now)
+  local count = row.total and grouped(row.step) .. "/" .. grouped(row.total) or grouped(row.step)
+  return { count = done and count .. " " .. done or count, rate = rate, time = time,
+    loss = row.loss and ("loss %.3f"):format(row.loss) }
+end
+
+-- Away from a terminal lines have no end.
+local function whole_line(self, row, now)
+  return join(display.pad(row.name, self.name_width), parts_of(self, row, now))
+end
+
+-- The columns that names have in a line of so many: all they need, or a third of the line.
+local function name_room(self, columns)
+  local least = math.min(12, columns - 6)       -- "  100%" stays beside it
+  return math.max(1, math.min(self.name_width, math.max(least, columns // 3)))
+end
+
+-- The name, padded, and the rest of a line of at most `columns`.
+local function fitted_line(self, row, now, columns)
+  local room, parts = name_room(self, columns), parts_of(self, row, now)
+  local name = display.pad(display.cut(row.name, room), room)
+  parts.bar = columns >= 79 and not is_over(row) and bar(row) or nil
+  local function fits() return display.width(join(name, parts)) <= columns end
+  for _, key in ipairs(GIVES_WAY) do
+    if fits() then break end
+    parts[key] = nil
   end
-  add("eta %s", steps and left and left > 0 and duration(left / steps))
-  return table.concat(parts, "  ")
+  if not fits() then parts.count = share(row) end
+  return name, display.cut(join(name, parts), columns):sub(#name + 1)
 end
 
 -- Drawing -------------------------------------------------------------------------------------
 
--- The cursor rests at the end of the last row; this takes it to the start of the first one.
+-- The rows that a terminal has room for when there are more than that: first those that move.
+local function visible(self, capacity)
+  if #self.list <= capacity then return self.list, 0 end
+  local moving, others = {}, {}
+  for _, row in ipairs(self.list) do
+    local into = row.step > 0 and not is_over(row) and moving or others
+    into[#into + 1] = row
+  end
+  table.move(others, 1, #others, #moving + 1, moving)
+  return table.move(moving, 1, capacity - 1, 1, {}), #self.list - math.max(capacity - 1, 0)
+end
+
+-- The lines to draw, each narrower than the terminal: the last column is left free, because some
+-- terminals go to the next line after it.
+local function lines_of(self)
+  local columns, now = math.max(self.host.width() - 1, 1), self:now()
+  local capacity = math.max(self.host.height() - 1, 0)
+  local rows, more = visible(self, capacity)
+  local lines = {}
+  for i, row in ipairs(rows) do
+    local name, rest = fitted_line(self, row, now, columns)
+    local width = display.width(name .. rest)
+    if self.host.color then name = "\27[1m" .. name .. "\27[0m" end
+    lines[i] = { text = name .. rest, width = width }
+  end
+  if more > 0 and capacity > 0 then
+    local text = display.cut(("and %d more"):format(more), columns)
+    lines[#lines + 1] = { text = text, width = display.width(text) }
+  end
+  return lines
+end
+
+-- The cursor rests on the line below the rows, so that whatever ends the process leaves a clean
+-- line behind. This takes it up to the first row. A terminal that has become narrower since has
+-- broken the rows into several lines.
 local function home(self)
-  local up = #self.list - 1
+  local up, width = 0, self.host.width()
+  for _, line in ipairs(self.drawn or {}) do
+    up = up + math.max(1, (line.width + width - 1) // width)
+  end
   return up > 0 and ("\r\27[%dA"):format(up) or "\r"
 end
 
-local function row_line(self, row, width)
-  local now = self.clock()
-  local text = describe(row, now, self.name_width, width >= 80):sub(1, math.max(width - 1, 1))
-  if not self.host.color then return text end
-  local name = text:sub(1, #row.name)
-  return "\27[1m" .. name .. "\27[0m" .. text:sub(#name + 1)
-end
-
-local function draw(self)
-  local lines, width = {}, self.host.width()
-  for i, row in ipairs(self.list) do lines[i] = "\27[K" .. row_line(self, row, width) end
-  self.out:write(self.drawn and home(self) or "\r", table.concat(lines, "\n"))
+-- Writes the text, if any, and the rows below it, over what was drawn before: in one piece, which
+-- does not flicker. What was longer before is cleared.
+local function draw(self, text)
+  local out = { home(self) }
+  if text then out[2] = "\27[J" .. text .. "\n" end
+  self.drawn = lines_of(self)
+  for _, line in ipairs(self.drawn) do out[#out + 1] = line.text .. "\27[K\n" end
+  self.out:write(table.concat(out) .. "\27[J")
   self.out:flush()
-  self.drawn, self.last_draw = true, self.clock()
+  self.last_draw = self:now()
 end
 
 local function erase(self)
   if self.drawn then self.out:write(home(self), "\27[J") end
-  self.drawn = false
+  self.drawn = nil
 end
 
 local function draw_if_due(self, now)
-  local since = self.last_draw and now - self.last_draw or now - self.started
+  local since = now - (self.last_draw or self.started)
   if since >= (self.last_draw and REDRAW or PATIENCE) then draw(self) end
-end
-
--- How a job ended, and how long it took.
-local function last_line(self, row, now)
-  return ("%s  %s"):format(describe(row, now, self.name_width, false), duration(now - self.started))
 end
 
 -- Away from a terminal: a line when another tenth is done, or after a long silence.
@@ -143,10 +228,8 @@ local function print_if_due(self, row, now)
   local tenth = row.total and row.total > 0 and math.floor(10 * row.step / row.total) or 0
   local silence = now - (row.last_print or self.started)
   if silence < PATIENCE or (tenth <= row.shown and silence < PLAIN_EVERY) then return end
-  row.shown, row.last_print = tenth, now
-  row.told = row.total ~= nil and row.step >= row.total
-  self.out:write(row.told and last_line(self, row, now)
-    or describe(row, now, self.name_width, false), "\n")
+  row.shown, row.last_print, row.told = tenth, now, is_over(row)
+  self.out:write(whole_line(self, row, now), "\n")
   self.out:flush()
 end
 
@@ -158,47 +241,51 @@ local function find_host(options)
   return found and host or nil
 end
 
-local function new(options, names)
+local function new(options, names, start)
   local host = find_host(options)
   local self = setmetatable({
     list = {}, by_name = {}, name_width = 0,
     out = options.out or io.stderr,
     clock = options.clock or system.clock,
+    last = -math.huge, behind = 0,
     host = host,
     silent = options.quiet or not host,
     live = host and host.live,
   }, Progress)
-  self.started = self.clock()
+  self.started = self:now()
   for i, name in ipairs(names) do
-    local row = new_row(name, options.total, options.start or 0)
+    local row = new_row(name, options.total, start)
     self.list[i], self.by_name[name] = row, row
-    self.name_width = math.max(self.name_width, #name)
-    sample(row, self.started)
+    self.name_width = math.max(self.name_width, display.width(row.name))
+    if start then sample(row, self.started) end
   end
   return self
 end
 
+-- Seconds that never go back, whatever the clock does.
+function Progress:now()
+  local time = self.clock() + self.behind
+  if time < self.last then
+    self.behind = self.behind + self.last - time
+    time = self.last
+  end
+  self.last = time
+  return time
+end
+
 local function update(self, row, step, info)
   if self.silent then return end
-  local now = self.clock()
-  row.step = step
-  row.loss = info and info.loss or row.loss
-  if info and info.tokens then
-    if not row.tokens then row.samples = {} end    -- from here on tokens can be counted
-    row.tokens = info.tokens
-  end
-  sample(row, now)
+  local now = self:now()
+  note_step(row, now, step, info or {})
   if self.live then draw_if_due(self, now) else print_if_due(self, row, now) end
 end
 
---- Prints a line of its own above the live one.
+--- Prints a line of its own above the live ones.
 ---@param text string
 function Progress:note(text)
   if self.silent then return end
-  local redraw = self.drawn
-  erase(self)
+  if self.drawn then return draw(self, text) end
   self.out:write(text, "\n")
-  if redraw then draw(self) end
   self.out:flush()
 end
 
@@ -206,12 +293,14 @@ end
 ---@param text string? default: the last state
 function Progress:done(text)
   if self.silent then return end
-  local now = self.clock()
+  local now, columns = self:now(), self.live and math.max(self.host.width() - 1, 1)
   erase(self)
-  for _, row in ipairs(self.list) do
-    if text or not row.told then self.out:write(text or last_line(self, row, now), "\n") end
-    if text then break end
+  for _, row in ipairs(text and {} or self.list) do
+    local line = columns and table.concat({ fitted_line(self, row, now, columns) })
+      or whole_line(self, row, now)
+    if not row.told then self.out:write(line, "\n") end
   end
+  if text then self.out:write(text, "\n") end
   self.out:flush()
   self.silent = true
 end
@@ -227,7 +316,7 @@ end
 --- starts from, default 0), quiet, out (a file).
 ---@param options table
 function progress.new(options)
-  local self = new(options, { options.name or "" })
+  local self = new(options, { options.name or "" }, options.start or 0)
   self.update = function(_, step, info) update(self, self.list[1], step, info) end
   return self
 end

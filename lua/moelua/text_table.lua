@@ -1,6 +1,9 @@
 -- Tables for the terminal: aligned columns, numbers to the right, units in the header, the best
 -- value of each column marked with `*`, never wider than asked. Returns text; prints nothing.
 
+local display = require("moelua.display")
+local cut, pad, plain = display.cut, display.pad, display.plain
+
 local text_table = {}
 
 local function raise(...)
@@ -11,44 +14,6 @@ local MISSING = "-"
 local NARROWEST = 12                               -- words keep this much of themselves
 local GAP = "  "
 local UNBOUNDED = 1 << 20
-
--- Text ------------------------------------------------------------------------------------
-
--- Columns that a text takes: East Asian and emoji letters take two.
-local function display_width(text)
-  if not utf8.len(text) then return #text end
-  local width = 0
-  for _, code in utf8.codes(text) do
-    local wide = code >= 0x1100 and (code <= 0x115F or code >= 0x2E80 and code <= 0xA4CF
-      or code >= 0xAC00 and code <= 0xD7A3 or code >= 0xF900 and code <= 0xFAFF
-      or code >= 0xFE30 and code <= 0xFE6F or code >= 0xFF00 and code <= 0xFF60
-      or code >= 0x1F300 and code <= 0x1FAFF)
-    local combining = code >= 0x300 and code <= 0x36F
-    width = width + (wide and 2 or combining and 0 or 1)
-  end
-  return width
-end
-
-local function cut(text, limit)
-  if display_width(text) <= limit then return text end
-  local out, width = {}, 0
-  for letter in text:gmatch(utf8.len(text) and utf8.charpattern or ".") do
-    width = width + display_width(letter)
-    if width > limit - 1 then break end
-    out[#out + 1] = letter
-  end
-  return table.concat(out) .. "…"
-end
-
-local function pad(text, width, right)
-  local space = string.rep(" ", width - display_width(text))
-  return right and space .. text or text .. space
-end
-
--- Control characters would move the cursor; a table shows one line per row.
-local function plain(text)
-  return (tostring(text):gsub("%c+", " "))
-end
 
 -- Cells -----------------------------------------------------------------------------------
 
@@ -170,8 +135,8 @@ end
 
 local function measure(column)
   local room = column.marked and 1 or 0
-  local width = math.max(display_width(column.name), display_width(column.unit)) + room
-  for _, cell in ipairs(column.cells) do width = math.max(width, display_width(cell)) end
+  local width = math.max(display.width(column.name), display.width(column.unit)) + room
+  for _, cell in ipairs(column.cells) do width = math.max(width, display.width(cell)) end
   column.width = width
 end
 
@@ -264,7 +229,7 @@ end
 local function default_width()
   local ok, host = pcall(require, "moelua.host")
   if not ok or type(host) ~= "table" or not host.width then return 80 end
-  return host.is_tty(1) and host.width() or UNBOUNDED
+  return host.is_tty(1) and host.width(1) or UNBOUNDED
 end
 
 local OPTIONS = { best = true, width = true }
