@@ -127,10 +127,10 @@ describe("progress at a terminal", function()
     rows:update("a", 20)
     world.now = 107
     rows:update("a", 20)
-    assert.equal("a  20/100  20%  5 step/s  eta 16s", world.screen:text())
+    assert.equal("a   20/100  20%  5 step/s  eta 16s", world.screen:text())
     world.now = 118
     rows:update("a", 20)
-    assert.equal("a  20/100  20%  0.833 step/s  eta 1m36s", world.screen:text())
+    assert.equal("a   20/100  20%  0.833 step/s  eta 1m36s", world.screen:text())
   end)
 
   it("takes speeds from the last seconds", function()
@@ -142,7 +142,7 @@ describe("progress at a terminal", function()
     end
     world.now = 141
     line:update(2120)
-    assert.equal("a  2,120/100,000   2%  100 step/s  eta 16m19s", world.screen:text())
+    assert.equal("a    2,120/100,000   2%  100 step/s  eta 16m19s", world.screen:text())
   end)
 
   it("keeps a steady head when the clock jumps", function()
@@ -152,12 +152,12 @@ describe("progress at a terminal", function()
       world.now = world.now + 1
       line:update(step)
     end
-    assert.equal("a  10/100  10%  1 step/s  eta 1m30s", world.screen:text())
+    assert.equal("a   10/100  10%  1 step/s  eta 1m30s", world.screen:text())
     world.now = world.now - 86400
     line:update(11)
     world.now = world.now + 1
     line:update(12)
-    assert.equal("a  12/100  12%  1.09 step/s  eta 1m21s", world.screen:text())
+    assert.equal("a   12/100  12%  1.09 step/s  eta 1m21s", world.screen:text())
     line:update(101)
     world.now = world.now + 1
     line:update(101)
@@ -183,7 +183,7 @@ describe("progress at a terminal", function()
     local line = progress.new(world.options { name = "seed", total = 10 })
     world.now = 105
     line:update(5)
-    assert.equal("\r\27[1mseed\27[0m  5/10  50%  1 step/s  eta 5s\27[K\n\27[J", world.text())
+    assert.equal("\r\27[1mseed\27[0m   5/10  50%  1 step/s  eta 5s\27[K\n\27[J", world.text())
   end)
 
   it("prints notes above the line", function()
@@ -194,7 +194,7 @@ describe("progress at a terminal", function()
     world.now = 102
     line:update(5)
     line:note("saved")
-    assert.equal("before\nsaved\na  5/10  50%  2.5 step/s  eta 2s", world.screen:text())
+    assert.equal("before\nsaved\na   5/10  50%  2.5 step/s  eta 2s", world.screen:text())
   end)
 
   it("ends with its last state, or with the text", function()
@@ -217,16 +217,16 @@ describe("progress at a terminal", function()
     local rows = progress.rows(world.options { "code", "prose", total = 10 })
     world.now = 102
     rows:update("prose", 4)
-    assert.equal("code   0/10   0%\nprose  4/10  40%", world.screen:text())
+    assert.equal("code    0/10   0%\nprose   4/10  40%", world.screen:text())
     world.now = 104
     rows:update("code", 1)
     rows:update("prose", 10)
     world.now = 109
     rows:update("code", 2)
-    assert.equal("code   2/10  20%  0.2 step/s  eta 40s\nprose  10/10 100%  3 step/s  4s",
+    assert.equal("code    2/10  20%  0.2 step/s  eta 40s\nprose  10/10 100%  3 step/s  4s",
       world.screen:text())
     rows:done()
-    assert.equal("code   2/10  20%  0.2 step/s  eta 40s\nprose  10/10 100%  3 step/s  4s",
+    assert.equal("code    2/10  20%  0.2 step/s  eta 40s\nprose  10/10 100%  3 step/s  4s",
       world.screen:text())
   end)
 
@@ -235,7 +235,7 @@ describe("progress at a terminal", function()
     local rows = progress.rows(world.options { "a", "b", "c", "d", "e", total = 10 })
     world.now = 102
     rows:update("d", 5)
-    assert.equal("d  5/10  50%\na  0/10   0%\nand 3 more", world.screen:text())
+    assert.equal("d   5/10  50%\na   0/10   0%\nand 3 more", world.screen:text())
     world.height = 1
     world.now = 103
     rows:update("d", 6)
@@ -243,8 +243,8 @@ describe("progress at a terminal", function()
     world.height = 6
     world.now = 104
     rows:update("d", 6)
-    assert.equal("a  0/10   0%\nb  0/10   0%\nc  0/10   0%\nd  6/10  60%  1 step/s  eta 4s\n"
-      .. "e  0/10   0%", world.screen:text())
+    assert.equal("a   0/10   0%\nb   0/10   0%\nc   0/10   0%\nd   6/10  60%  1 step/s  "
+      .. "eta 4s\ne   0/10   0%", world.screen:text())
   end)
 
   it("leaves no half-drawn line behind an error", function()
@@ -253,7 +253,7 @@ describe("progress at a terminal", function()
       local line <close> = progress.new(world.options { name = "a", total = 10 })
       world.now = 102
       line:update(5)
-      assert.equal("a  5/10  50%  2.5 step/s  eta 2s", world.screen:text())
+      assert.equal("a   5/10  50%  2.5 step/s  eta 2s", world.screen:text())
       error("stop")
     end)
     assert.equal("", world.screen:text())
@@ -326,7 +326,7 @@ describe("progress elsewhere", function()
     assert.equal("", world.text())
     world.now = 130
     line:update(2)
-    assert.equal(("long"):rep(20) .. "  2/1,000,000   0%  0.0667 step/s  eta 173d14h\n",
+    assert.equal(("long"):rep(20) .. "          2/1,000,000   0%  0.0667 step/s  eta 173d14h\n",
       world.text())
   end)
 

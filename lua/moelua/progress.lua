@@ -19,7 +19,7 @@ local progress = {}
 
 local REDRAW, PLAIN_EVERY, PATIENCE = 0.1, 30, 1
 local WINDOW, SAMPLE_EVERY, STALL = 15, 0.5, 5
-local BAR = 20
+local BAR, WITH_BAR = 20, 79      -- columns of the bar, and of a line that has one
 
 local Progress = {}
 Progress.__index = Progress
@@ -113,21 +113,26 @@ end
 
 -- What there is to say, and which of it gives way first when a line is short. The last part to
 -- stay is how much is done.
-local ORDER = { "count", "bar", "loss", "rate", "time" }
-local GIVES_WAY = { "bar", "rate", "loss", "time" }
+local ORDER = { "bar", "loss", "rate", "time" }
+local GIVES_WAY = { "bar", "rate", "loss", "time", "count" }
 
 local function join(name, parts)
-  local list = { name }
-  for _, key in ipairs(ORDER) do
-    if parts[key] then list[#list + 1] = parts[key] end
-  end
+  local both = parts.count and parts.share
+  local list = { name, both and parts.count .. " " .. parts.share or parts.count or parts.share }
+  for _, key in ipairs(ORDER) do list[#list + 1] = parts[key] end
   return table.concat(list, "  ")
 end
 
+-- Counts of one display stand below each other.
+local function count(row)
+  if not row.total then return grouped(row.step) end
+  local total = grouped(row.total)
+  return ("%" .. #total .. "s/%s"):format(grouped(row.step), total)
+end
+
 local function parts_of(self, row, now)
-  local done, rate, time = share(row), timing(self, row, now)
-  local count = row.total and grouped(row.step) .. "/" .. grouped(row.total) or grouped(row.step)
-  return { count = done and count .. " " .. done or count, rate = rate, time = time,
+  local rate, time = timing(self, row, now)
+  return { count = count(row), share = share(row), rate = rate, time = time,
     loss = row.loss and ("loss %.3f"):format(row.loss) }
 end
 
@@ -142,18 +147,36 @@ local function name_room(self, columns)
   return math.max(1, math.min(self.name_width, math.max(least, columns // 3)))
 end
 
--- The name, padded, and the rest of a line of at most `columns`.
-local function fitted_line(self, row, now, columns)
-  local room, parts = name_room(self, columns), parts_of(self, row, now)
-  local name = display.pad(display.cut(row.name, room), room)
-  parts.bar = columns >= 79 and not is_over(row) and bar(row) or nil
-  local function fits() return display.width(join(name, parts)) <= columns end
-  for _, key in ipairs(GIVES_WAY) do
-    if fits() then break end
-    parts[key] = nil
+local function fits(name, list, columns)
+  for _, parts in ipairs(list) do
+    if display.width(join(name, parts)) > columns then return false end
   end
-  if not fits() then parts.count = share(row) end
-  return name, display.cut(join(name, parts), columns):sub(#name + 1)
+  return true
+end
+
+-- Takes away from all rows alike until each fits the columns beside the name.
+local function shorten(name, list, columns)
+  for _, key in ipairs(GIVES_WAY) do
+    if fits(name, list, columns) then return end
+    for _, parts in ipairs(list) do
+      if key ~= "count" or parts.share then parts[key] = nil end
+    end
+  end
+end
+
+-- The rows as lines of at most `columns`: each the name, padded, and the rest.
+local function fitted_lines(self, rows, columns)
+  local room, now, lists, lines = name_room(self, columns), self:now(), {}, {}
+  for i, row in ipairs(rows) do
+    lists[i] = parts_of(self, row, now)
+    lists[i].bar = columns >= WITH_BAR and not is_over(row) and bar(row) or nil
+  end
+  shorten((" "):rep(room), lists, columns)
+  for i, row in ipairs(rows) do
+    local name = display.pad(display.cut(row.name, room), room)
+    lines[i] = { name, display.cut(join(name, lists[i]), columns):sub(#name + 1) }
+  end
+  return lines
 end
 
 -- Drawing -------------------------------------------------------------------------------------
@@ -173,12 +196,12 @@ end
 -- The lines to draw, each narrower than the terminal: the last column is left free, because some
 -- terminals go to the next line after it.
 local function lines_of(self)
-  local columns, now = math.max(self.host.width() - 1, 1), self:now()
+  local columns = math.max(self.host.width() - 1, 1)
   local capacity = math.max(self.host.height() - 1, 0)
   local rows, more = visible(self, capacity)
-  local lines = {}
-  for i, row in ipairs(rows) do
-    local name, rest = fitted_line(self, row, now, columns)
+  local lines = fitted_lines(self, rows, columns)
+  for i, line in ipairs(lines) do
+    local name, rest = line[1], line[2]
     local width = display.width(name .. rest)
     if self.host.color then name = "\27[1m" .. name .. "\27[0m" end
     lines[i] = { text = name .. rest, width = width }
@@ -231,6 +254,20 @@ local function print_if_due(self, row, now)
   row.shown, row.last_print, row.told = tenth, now, is_over(row)
   self.out:write(whole_line(self, row, now), "\n")
   self.out:flush()
+end
+
+-- How the jobs ended, but for those of which it was told.
+local function last_lines(self)
+  local lines, now = {}, self:now()
+  if self.live then
+    local fitted = fitted_lines(self, self.list, math.max(self.host.width() - 1, 1))
+    for i, line in ipairs(fitted) do lines[i] = table.concat(line) end
+    return lines
+  end
+  for _, row in ipairs(self.list) do
+    if not row.told then lines[#lines + 1] = whole_line(self, row, now) end
+  end
+  return lines
 end
 
 -- Public --------------------------------------------------------------------------------------
@@ -293,13 +330,8 @@ end
 ---@param text string? default: the last state
 function Progress:done(text)
   if self.silent then return end
-  local now, columns = self:now(), self.live and math.max(self.host.width() - 1, 1)
   erase(self)
-  for _, row in ipairs(text and {} or self.list) do
-    local line = columns and table.concat({ fitted_line(self, row, now, columns) })
-      or whole_line(self, row, now)
-    if not row.told then self.out:write(line, "\n") end
-  end
+  for _, line in ipairs(text and {} or last_lines(self)) do self.out:write(line, "\n") end
   if text then self.out:write(text, "\n") end
   self.out:flush()
   self.silent = true
