@@ -928,8 +928,12 @@ function optimizer:restore(read, steps) end
 function optimizer:state() end
 
 --- One update from the gradients that backward() left, which are then forgotten. Parameters
---- without a gradient stay as they are. Returns the norm before clipping.
+--- without a gradient stay as they are. Returns the norm before clipping. An interrupt comes before
+--- the update or after it.
 function optimizer:step(lr, norm) end
+
+--- Forgets the gradients.
+function optimizer:zero_grad() end
 
 ---@class moelua.options
 ---@overload fun(...: any): any
@@ -1038,8 +1042,9 @@ function tokenizer.resolve(where, value) end
 --- schedule, warmup, floor, decay, beta1, beta2, eps, weight_decay, clip, seed, out, fresh,
 --- log_every, save_every, eval_every, eval_windows, name, quiet, save_model; see train_options.lua.
 --- With `out`, a run folder, the same call again goes on where the last one stopped, bit for bit,
---- and the model is saved in out/model. Raises { message, code = "diverged" } when loss or gradient
---- are no longer finite. The curve has { tokens, bits per token } for each logged step.
+--- and the model is saved in out/model; an interrupt saves the state of the last complete step.
+--- Raises { message, code = "diverged" } when loss, gradient or weights are no longer finite.
+--- The curve has { tokens, bits per token } for each logged step.
 ---@param model moelua.Model
 ---@param given table
 ---@return { steps: integer, tokens: integer, flops: number, seconds: number, curve: number[][] }
