@@ -64,9 +64,9 @@ describe("core.system", function()
 
     it("keeps the old file and no temporary one when it cannot replace it", function()
       assert(system.make_folder(folder .. "/target/inside"))
-      fails("write: " .. folder .. "/target: Is a directory", "io",
+      fails(folder .. "/target: cannot be written: Is a directory", "io",
         system.write(folder .. "/target", "x"))
-      fails("write: " .. folder .. "/none/file: No such file or directory", "missing",
+      fails(folder .. "/none/file: cannot be written: No such file or directory", "missing",
         system.write(folder .. "/none/file", "x"))
       assert.same({ "target" }, names_in(folder))
     end)
@@ -90,7 +90,8 @@ describe("core.system", function()
 
     it("tells a full disk from other failures, and leaves devices in place", function()
       fails("append: /dev/full: No space left on device", "full", system.append("/dev/full", "x"))
-      fails("write: /dev/full: No space left on device", "full", system.write("/dev/full", "x"))
+      fails("/dev/full: cannot be written: No space left on device", "full",
+        system.write("/dev/full", "x"))
       assert.equal("char device", lfs.attributes("/dev/full", "mode"))
       assert.is_true(system.write("/dev/null", "x"))
       assert.equal("char device", lfs.attributes("/dev/null", "mode"))

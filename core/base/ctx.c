@@ -80,22 +80,21 @@ moe_status moe__fail(moe_ctx *ctx, moe_status status, const char *fmt, ...) {
     return status;
 }
 
-/* "512 MB": whole numbers of the largest unit that keeps them readable. */
-static void readable(size_t bytes, char *text, size_t size) {
+void moe__readable(uint64_t bytes, char text[MOE_READABLE]) {
     static const char *const unit[] = {"bytes", "KB", "MB", "GB", "TB"};
     double value = (double)bytes;
     int i = 0;
     while (value >= 1024 && i < 4) value /= 1024, i++;
-    snprintf(text, size, value < 10 && i ? "%.1f %s" : "%.0f %s", value, unit[i]);
+    snprintf(text, MOE_READABLE, value < 10 && i ? "%.1f %s" : "%.0f %s", value, unit[i]);
 }
 
 moe_status moe__no_memory(moe_ctx *ctx, size_t bytes, const char *what) {
-    char want[32], live[32], limit[48] = "";
-    readable(bytes, want, sizeof want);
-    readable(ctx->heap.live, live, sizeof live);
+    char want[MOE_READABLE], live[MOE_READABLE], limit[8 + MOE_READABLE] = "";
+    moe__readable(bytes, want);
+    moe__readable(ctx->heap.live, live);
     if (ctx->heap.limit) {
         memcpy(limit, ", limit ", 9);
-        readable(ctx->heap.limit, limit + 8, sizeof limit - 8);
+        moe__readable(ctx->heap.limit, limit + 8);
     }
     return moe__fail(ctx, MOE_ENOMEM, "out of memory: %s for %s; live %s in %zu tensors%s", want,
                      what, live, ctx->tensors, limit);

@@ -43,6 +43,10 @@ moe_status moe__fail(moe_ctx *ctx, moe_status status, const char *fmt, ...)
 /* MOE_ENOMEM with the request and the state of the memory; `what` says what it was for. */
 moe_status moe__no_memory(moe_ctx *ctx, size_t bytes, const char *what);
 
+/* "512 MB": whole numbers of the largest unit that keeps them readable. */
+#define MOE_READABLE 32
+void moe__readable(uint64_t bytes, char text[MOE_READABLE]);
+
 /* The base of moe_open(): everything but the parts that higher layers plug in. */
 moe_status moe__ctx_open(moe_ctx **out, const moe_config *cfg);
 

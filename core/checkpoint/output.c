@@ -6,7 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -18,17 +20,43 @@ struct moe_output {
     int fd;
     bool in_place;              /* a pipe or device: nothing to rename */
     bool exists;                /* the temporary file is there */
+    uint64_t expected;          /* bytes in all, 0 when not known */
     char *path;                 /* as the caller named it, for messages */
     size_t path_size;
     char target[PATH_MAX];      /* with links resolved */
     char temporary[PATH_MAX];
 };
 
+/* ": 5.9 GB needed, 1.2 GB free": why the file did not fit, as far as that is known. The bytes
+ * that did fit are given back first, so that they count as free. */
+static void describe_room(moe_output *o, int error, char *text, size_t size) {
+    struct rlimit limit = {.rlim_cur = RLIM_INFINITY};
+    struct statvfs disk;
+    char needed[MOE_READABLE], room[MOE_READABLE];
+    text[0] = '\0';
+    if (!o->exists || truncate(o->temporary, 0) != 0) return;
+    moe__readable(o->expected, needed);
+    if (error == EFBIG && getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
+        moe__readable(limit.rlim_cur, room);
+        snprintf(text, size, ": %s needed, %s is the limit (ulimit -f)", needed, room);
+    } else if (error == ENOSPC && statvfs(o->temporary, &disk) == 0) {
+        moe__readable((uint64_t)disk.f_bavail * disk.f_frsize, room);
+        snprintf(text, size, ": %s needed, %s free", needed, room);
+    }
+}
+
+static moe_status fail_full(moe_output *o, int error) {
+    char room[2 * MOE_READABLE + 64];
+    describe_room(o, error, room, sizeof room);
+    return moe__fail(o->ctx, MOE_EFULL, "%s: cannot be written: %s%s", o->path, strerror(error),
+                     room);
+}
+
 static moe_status fail(moe_output *o, int error) {
-    moe_status status = MOE_EIO;
-    if (error == ENOSPC || error == EDQUOT) status = MOE_EFULL;
-    if (error == ENOENT || error == ENOTDIR) status = MOE_EMISSING;
-    return moe__fail(o->ctx, status, "%s: cannot be written: %s", o->path, strerror(error));
+    if (error == ENOSPC || error == EDQUOT || error == EFBIG) return fail_full(o, error);
+    bool missing = error == ENOENT || error == ENOTDIR;
+    return moe__fail(o->ctx, missing ? MOE_EMISSING : MOE_EIO, "%s: cannot be written: %s", o->path,
+                     strerror(error));
 }
 
 /* Length of the folder part of a path, with its slash. */
@@ -71,7 +99,8 @@ static int create_temporary(moe_output *o) {
         int used = snprintf(o->temporary, sizeof o->temporary, "%.*s.moelua-%ld-%lx.tmp", folder,
                             o->target, (long)getpid(), stamp + i);
         if (used < 0 || (size_t)used >= sizeof o->temporary) return ENAMETOOLONG;
-        o->fd = open(o->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        do o->fd = open(o->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        while (o->fd < 0 && errno == EINTR);
         if (o->fd >= 0) {
             o->exists = true;
             return 0;
@@ -129,13 +158,18 @@ moe_status moe__output_open(moe_ctx *ctx, const char *path, moe_output **out) {
     return status;
 }
 
+void moe__output_expect(moe_output *o, uint64_t bytes) { o->expected = bytes; }
+
+#define AT_THE_END (-1)
+
 /* The system may take fewer bytes than asked. */
-static int write_all(int fd, const char *data, size_t size) {
+static int write_all(int fd, off_t at, const char *data, size_t size) {
     while (size > 0) {
-        ssize_t put = write(fd, data, size);
+        ssize_t put = at == AT_THE_END ? write(fd, data, size) : pwrite(fd, data, size, at);
         if (put < 0 && errno == EINTR) continue;
         if (put < 0) return errno;
         if (put == 0) return EIO;
+        if (at != AT_THE_END) at += put;
         data += put;
         size -= (size_t)put;
     }
@@ -147,12 +181,17 @@ moe_status moe__output_write(moe_output *o, const void *data, size_t size) {
     while (size > 0) {
         size_t piece = size < PIECE ? size : PIECE;
         if (moe_interrupted(o->ctx)) return moe__fail(o->ctx, MOE_EINTR, "interrupted!");
-        int error = write_all(o->fd, at, piece);
+        int error = write_all(o->fd, AT_THE_END, at, piece);
         if (error) return fail(o, error);
         at += piece;
         size -= piece;
     }
     return MOE_OK;
+}
+
+moe_status moe__output_patch(moe_output *o, uint64_t at, const void *data, size_t size) {
+    int error = write_all(o->fd, (off_t)at, data, size);
+    return error ? fail(o, error) : MOE_OK;
 }
 
 /* Makes the rename survive a power cut. A folder that may be entered but not read cannot be

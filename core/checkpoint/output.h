@@ -4,6 +4,9 @@
  * over the target and flushes the folder. Until then, and after any failure, the target is what it
  * was; a mapping of the old file keeps the old bytes. A symbolic link is followed and the mode of
  * an existing file kept. Pipes and devices cannot be replaced and are written to as they are.
+ *
+ * A temporary file is named .moelua-PROCESS-NUMBER.tmp. Only a process that is killed leaves one
+ * behind; whoever knows that nobody else writes in the folder may remove it.
  */
 #ifndef MOE_CHECKPOINT_OUTPUT_H
 #define MOE_CHECKPOINT_OUTPUT_H
@@ -12,11 +15,15 @@
 
 typedef struct moe_output moe_output;
 
-/* All fail with MOE_EFULL (disk or quota), MOE_EMISSING (no such folder) or MOE_EIO and a message
- * that begins with the path; writing also with MOE_EINTR. A failed write leaves the output to be
- * abandoned. */
+/* All fail with MOE_EFULL (disk, quota or limit of a file's size), MOE_EMISSING (no such folder) or
+ * MOE_EIO and a message that begins with the path; writing also with MOE_EINTR. A failed write
+ * leaves the output to be abandoned. */
 moe_status moe__output_open(moe_ctx *ctx, const char *path, moe_output **out);
+/* How many bytes will be written in all: a full disk is then reported with what is needed. */
+void moe__output_expect(moe_output *o, uint64_t bytes);
 moe_status moe__output_write(moe_output *o, const void *data, size_t size);
+/* Replaces bytes that were written before. A pipe cannot do that. */
+moe_status moe__output_patch(moe_output *o, uint64_t at, const void *data, size_t size);
 /* Ends the output, whether it succeeds or not. */
 moe_status moe__output_commit(moe_output *o);
 void moe__output_abandon(moe_output *o);    /* NULL is ignored */

@@ -11,6 +11,9 @@
  * stricter in four places: a name may not occur twice, a tensor has at most 64 dimensions, a file
  * at most 2^20 tensors and 2^16 entries of metadata.
  *
+ * An entry `checksum` of the metadata is ours (checksum.h): the writer fills it in, whatever value
+ * it is given, and moe__safetensors_verify compares.
+ *
  *     moe_safetensors *file;
  *     moe_tensor *w;
  *     if (moe__safetensors_open(ctx, "model.safetensors", &file)) ...
@@ -48,6 +51,10 @@ moe_status moe__safetensors_open(moe_ctx *ctx, const char *path, moe_safetensors
 moe_status moe__safetensors_parse(moe_ctx *ctx, const char *what, const void *bytes, size_t size,
                                   moe_safetensors **out);
 void moe__safetensors_close(moe_safetensors *f);    /* NULL is ignored */
+
+/* Reads the whole file and compares it with its checksum. MOE_EFORMAT when it differs, or when
+ * there is none; MOE_EINTR, MOE_ENOMEM. */
+moe_status moe__safetensors_verify(moe_safetensors *f);
 
 /* Tensors in byte order of their names; metadata in byte order of the keys. */
 size_t moe__safetensors_count(const moe_safetensors *f);

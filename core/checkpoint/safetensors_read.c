@@ -4,10 +4,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checkpoint/checksum.h"
 #include "checkpoint/safetensors.h"
 
 #define MAX_TENSORS ((size_t)1 << 20)
 #define MAX_PAIRS ((size_t)1 << 16)
+#define PIECE ((size_t)16 << 20)        /* bytes verified between two looks at the interrupt flag */
 
 /* An array that doubles. */
 typedef struct list {
@@ -343,6 +345,55 @@ void moe__safetensors_close(moe_safetensors *f) {
     moe__free(ctx, (void *)(uintptr_t)f->what, strlen(f->what) + 1);
     moe__free(ctx, f, sizeof *f);
     moe__ctx_release(ctx);
+}
+
+/* --- the checksum ---------------------------------------------------------------------------- */
+
+static const moe_stored_pair *find_checksum(const moe_safetensors *f) {
+    moe_stored_pair key = {.key = {MOE_CHECKSUM_KEY, sizeof MOE_CHECKSUM_KEY - 1}};
+    if (!f->pairs.count) return NULL;
+    return bsearch(&key, pairs(f), f->pairs.count, sizeof key, by_key);
+}
+
+static moe_status add_bytes(const moe_safetensors *f, moe_checksum *c, const char *data,
+                            uint64_t size) {
+    while (size > 0) {
+        size_t piece = size < PIECE ? (size_t)size : PIECE;
+        if (moe_interrupted(f->ctx)) return moe__fail(f->ctx, MOE_EINTR, "interrupted!");
+        moe__checksum_add(c, data, piece);
+        data += piece;
+        size -= piece;
+    }
+    return MOE_OK;
+}
+
+/* The file as its writer hashed it: with zeros where the digits of the checksum stand. Escapes are
+ * undone in place, so a value begins in our copy of the header where it begins in the file. */
+static moe_status add_file(const moe_safetensors *f, moe_checksum *c, moe_slice digits) {
+    const char *begin = f->data - f->header_size - 8;
+    uint64_t size = 8 + f->header_size + f->data_size;
+    uint64_t before = 8 + (uint64_t)(digits.data - f->header), after = before + MOE_CHECKSUM_DIGITS;
+    moe_status s = add_bytes(f, c, begin, before);
+    moe__checksum_add(c, moe__checksum_blank, MOE_CHECKSUM_DIGITS);
+    return s ? s : add_bytes(f, c, begin + after, size - after);
+}
+
+moe_status moe__safetensors_verify(moe_safetensors *f) {
+    char got[MOE_CHECKSUM_DIGITS + 1];
+    const moe_stored_pair *found = find_checksum(f);
+    if (!found) return moe__fail(f->ctx, MOE_EFORMAT, "%s: it has no checksum", f->what);
+    moe_slice digits = found->value;
+    if (digits.size != MOE_CHECKSUM_DIGITS)
+        return moe__fail(f->ctx, MOE_EFORMAT, "%s: damaged: its checksum has %zu digits, not %d",
+                         f->what, digits.size, MOE_CHECKSUM_DIGITS);
+    moe_checksum *c = moe__checksum_new(f->ctx);
+    if (!c) return moe__no_memory(f->ctx, 1024, f->what);
+    moe_status s = add_file(f, c, digits);
+    moe__checksum_digits(c, got);
+    moe__checksum_free(f->ctx, c);
+    if (s || is(digits, got)) return s;
+    return moe__fail(f->ctx, MOE_EFORMAT, "%s: damaged: its checksum is %s, its content has %s",
+                     f->what, SHOWN_NAME(digits), got);
 }
 
 /* --- looking --------------------------------------------------------------------------------- */

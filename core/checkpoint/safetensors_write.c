@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checkpoint/checksum.h"
 #include "checkpoint/output.h"
 #include "checkpoint/safetensors.h"
 
@@ -11,7 +12,14 @@ struct moe_safetensors_writer {
     moe_ctx *ctx;
     moe_output *output;
     char *chunk;                /* made when the first tensor needs to be converted */
+    moe_checksum *checksum;     /* of what was written; NULL when the metadata has no place for it */
+    uint64_t checksum_at;       /* where in the file its digits belong */
 };
+
+static moe_status emit(moe_safetensors_writer *w, const void *data, size_t size) {
+    if (w->checksum) moe__checksum_add(w->checksum, data, size);
+    return moe__output_write(w->output, data, size);
+}
 
 /* --- the header ------------------------------------------------------------------------------ */
 
@@ -19,6 +27,7 @@ struct moe_safetensors_writer {
 typedef struct composer {
     char *to;
     size_t size;
+    size_t checksum_at;         /* where the digits of the checksum begin, 0 for none */
 } composer;
 
 static void add(composer *c, const char *text, size_t size) {
@@ -59,13 +68,23 @@ static void add_string(composer *c, moe_slice text) {
     add_text(c, "\"");
 }
 
+/* The checksum is not known before all is written: zeros hold its place. */
+static void add_value(composer *c, const moe_stored_pair *pair) {
+    moe_slice key = {MOE_CHECKSUM_KEY, sizeof MOE_CHECKSUM_KEY - 1};
+    if (moe__slice_compare(pair->key, key) == 0) {
+        c->checksum_at = c->size + 1;
+        add_string(c, (moe_slice){moe__checksum_blank, MOE_CHECKSUM_DIGITS});
+    } else
+        add_string(c, pair->value);
+}
+
 static void add_metadata(composer *c, const moe_stored_pair *pairs, size_t n) {
     add_text(c, "\"__metadata__\":{");
     for (size_t i = 0; i < n; i++) {
         if (i) add_text(c, ",");
         add_string(c, pairs[i].key);
         add_text(c, ":");
-        add_string(c, pairs[i].value);
+        add_value(c, &pairs[i]);
     }
     add_text(c, "}");
 }
@@ -95,6 +114,7 @@ static void add_item(composer *c, const moe_stored_item *item, uint64_t begin) {
 typedef struct plan {
     moe_stored_item *items;
     size_t count;
+    uint64_t bytes;             /* of all tensors together */
     moe_stored_pair *pairs;
     size_t npairs;
 } plan;
@@ -165,10 +185,9 @@ static moe_status twice(moe_ctx *ctx, const char *path, moe_slice name) {
     return moe__fail(ctx, MOE_EARG, "%s: `%.*s` occurs twice", path, PART(name));
 }
 
-static moe_status check_plan(moe_ctx *ctx, const char *path, const plan *p) {
-    uint64_t total = 0;
+static moe_status check_plan(moe_ctx *ctx, const char *path, plan *p) {
     for (size_t i = 0; i < p->count; i++) {
-        moe_status s = check_item(ctx, path, &p->items[i], &total);
+        moe_status s = check_item(ctx, path, &p->items[i], &p->bytes);
         if (s) return s;
     }
     for (size_t i = 0; i < p->npairs; i++) {
@@ -201,7 +220,14 @@ static moe_status write_header(moe_safetensors_writer *w, const char *path, cons
     for (int i = 0; i < 8; i++) header[i] = (char)(size >> (8 * i) & 255);
     c = (composer){.to = header + 8};
     compose(&c, p);
-    moe_status s = moe__output_write(w->output, header, size + 8);
+    moe__output_expect(w->output, size + 8 + p->bytes);
+    moe_status s = MOE_OK;
+    if (c.checksum_at) {
+        w->checksum_at = 8 + c.checksum_at;
+        w->checksum = moe__checksum_new(w->ctx);
+        if (!w->checksum) s = moe__no_memory(w->ctx, 1024, path);
+    }
+    if (!s) s = emit(w, header, size + 8);
     moe__free(w->ctx, header, size + 8);
     return s;
 }
@@ -233,8 +259,7 @@ static moe_status put_converted(moe_safetensors_writer *w, moe_tensor *t, moe_st
     for (int64_t i = 0; i < t->count; i += step) {
         int64_t n = t->count - i < step ? t->count - i : step;
         moe__stored_save(t, i, n, type, w->chunk);
-        moe_status s = moe__output_write(w->output, w->chunk,
-                                         (size_t)n * ((size_t)moe__stored_bits(type) / 8));
+        moe_status s = emit(w, w->chunk, (size_t)n * ((size_t)moe__stored_bits(type) / 8));
         if (s) return s;
     }
     return MOE_OK;
@@ -244,7 +269,7 @@ static moe_status put_converted(moe_safetensors_writer *w, moe_tensor *t, moe_st
 static moe_status put_tensor(moe_safetensors_writer *w, moe_tensor *t, moe_stored type) {
     size_t size = moe__dtype_size(t->dtype);
     if (moe__stored_of(t->dtype) == type && (size_t)moe__stored_bits(type) == 8 * size)
-        return moe__output_write(w->output, moe_tensor_data(t), (size_t)t->count * size);
+        return emit(w, moe_tensor_data(t), (size_t)t->count * size);
     return put_converted(w, t, type);
 }
 
@@ -267,7 +292,7 @@ static bool same_shape(const moe_tensor *t, const moe_stored_item *item) {
 
 static moe_status put_data(moe_safetensors_writer *w, const moe_stored_item *item) {
     uint64_t bytes = bytes_of(item);
-    if (item->data.size == bytes) return moe__output_write(w->output, item->data.data, bytes);
+    if (item->data.size == bytes) return emit(w, item->data.data, bytes);
     return moe__fail(w->ctx, MOE_EARG, "tensor `%.*s` has %zu bytes of data, not the %llu of its "
                      "shape and dtype (InvalidTensorView)", PART(item->name), item->data.size,
                      (unsigned long long)bytes);
@@ -291,14 +316,25 @@ void moe__safetensors_abandon(moe_safetensors_writer *w) {
     moe_ctx *ctx = w->ctx;
     moe__output_abandon(w->output);
     moe__free(ctx, w->chunk, CHUNK);
+    moe__checksum_free(ctx, w->checksum);
     moe__free(ctx, w, sizeof *w);
     moe__ctx_release(ctx);
 }
 
+static moe_status fill_in_checksum(moe_safetensors_writer *w) {
+    char digits[MOE_CHECKSUM_DIGITS + 1];
+    if (!w->checksum) return MOE_OK;
+    moe__checksum_digits(w->checksum, digits);
+    return moe__output_patch(w->output, w->checksum_at, digits, MOE_CHECKSUM_DIGITS);
+}
+
 moe_status moe__safetensors_commit(moe_safetensors_writer *w) {
-    moe_output *output = w->output;
-    w->output = NULL;
-    moe_status s = moe__output_commit(output);
+    moe_status s = fill_in_checksum(w);
+    if (!s) {
+        moe_output *output = w->output;
+        w->output = NULL;
+        s = moe__output_commit(output);
+    }
     moe__safetensors_abandon(w);
     return s;
 }

@@ -1,8 +1,9 @@
 /* checkpoint.c -- core.checkpoint: safetensors files as seen from Lua.
  *
- *   open(path) -> Checkpoint        names info tensor raw metadata close
+ *   open(path) -> Checkpoint        names info tensor raw metadata verify close
  *   save(path, tensors, metadata, options), describe(...)         (checkpoint_save.c)
  *   create(path, plan, metadata) -> Writer: names put close          (checkpoint_writer.c)
+ *   not_finite(tensor) -> how many of its elements are NaN or infinite
  */
 #include "checkpoint.h"
 
@@ -149,6 +150,12 @@ static int tensor(lua_State *L) {
     return 1;
 }
 
+/* file:verify(): true when the file is what its writer wrote, else nil, message, code. */
+static int verify(lua_State *L) {
+    moe_status status = moe__safetensors_verify(check_file(L, "verify"));
+    return status == MOE_OK ? lmoe_succeed(L) : lmoe_checkpoint_fail(L, status);
+}
+
 static int close_file(lua_State *L) {
     checkpoint *c = luaL_testudata(L, 1, CHECKPOINT_TYPE);
     if (!c) return lmoe_raise(L, "close: a Checkpoint is expected\nhint: call it as file:close()");
@@ -189,12 +196,12 @@ static int open_checkpoint(lua_State *L) {
 void lmoe_open_checkpoint(lua_State *L) {
     static const luaL_Reg methods[] = {
         {"names", names}, {"info", info}, {"tensor", tensor}, {"raw", raw},
-        {"metadata", metadata}, {"close", close_file}, {NULL, NULL},
+        {"metadata", metadata}, {"verify", verify}, {"close", close_file}, {NULL, NULL},
     };
     static const luaL_Reg functions[] = {
         {"open", open_checkpoint}, {"save", lmoe_checkpoint_save},
         {"create", lmoe_checkpoint_create}, {"describe", lmoe_checkpoint_describe},
-        {NULL, NULL},
+        {"not_finite", lmoe_checkpoint_not_finite}, {NULL, NULL},
     };
     lmoe_newtype(L, CHECKPOINT_TYPE, close_file, methods);
     luaL_getmetatable(L, CHECKPOINT_TYPE);

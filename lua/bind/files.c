@@ -1,9 +1,8 @@
 /* core.system: files, folders and locks.
  *
- * Whatever a crash or a full disk may interrupt is written to a temporary file in the same
- * folder, flushed and renamed: a reader sees the old file or the new one, never a part. Every
- * descriptor and temporary file has an owner on the Lua stack before it exists, so that an error
- * on the way leaves nothing behind.
+ * Whatever a crash or a full disk may interrupt is written as checkpoint/output.h does it: a reader
+ * sees the old file or the new one, never a part. Every descriptor has an owner on the Lua stack
+ * before it exists, so that an error on the way leaves nothing behind.
  */
 #include "system.h"
 
@@ -17,16 +16,15 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 #include <zlib.h>
 
-#define TEMPORARY_TYPE "moelua.temporary"
+#include "checkpoint/output.h"
+
 #define GZIP_TYPE "moelua.gzip"
 #define LOCK_TYPE "moelua.lock"
 
 #define CHUNK (64u * 1024u)
-#define NAME_ATTEMPTS 100
 
 /* ---- reading -------------------------------------------------------------------------------- */
 
@@ -119,6 +117,24 @@ static int system_read_gzip(lua_State *L) {
 
 /* ---- writing -------------------------------------------------------------------------------- */
 
+/* system.write(path, data): replaces the whole file or leaves it as it was. The mode of an
+ * existing file is kept, a symbolic link is followed. Lua is not called before the output has
+ * ended, so that nothing can be left behind. */
+static int system_write(lua_State *L) {
+    const char *path = lmoe_check_path(L, 1, "write");
+    size_t size;
+    const char *data = lmoe_check_text(L, 2, "write", "data", &size);
+    moe_output *output;
+    moe_status status = moe__output_open(lmoe_ctx(L), path, &output);
+    if (status != MOE_OK) return lmoe_fail_status(L, status);
+    moe__output_expect(output, size);
+    status = moe__output_write(output, data, size);
+    if (status == MOE_OK) status = moe__output_commit(output);
+    else moe__output_abandon(output);
+    if (status == MOE_EINTR) lmoe_check(L, status);
+    return status == MOE_OK ? lmoe_succeed(L) : lmoe_fail_status(L, status);
+}
+
 /* Writes all bytes; 0 or an error number. The system may take fewer than asked at a time. */
 static int write_all(int fd, const char *data, size_t size) {
     while (size > 0) {
@@ -132,136 +148,11 @@ static int write_all(int fd, const char *data, size_t size) {
     return 0;
 }
 
-/* Flushes to the disk; files that cannot be flushed (pipes, devices) need none. */
-static int flush(int fd) {
-    int status;
-    do
-        status = fsync(fd);
-    while (status != 0 && errno == EINTR);
-    bool failed = status != 0 && errno != EINVAL && errno != EROFS && errno != ENOTSUP;
-    return failed ? errno : 0;
-}
-
 static int close_checked(int *fd) {
     int closing = *fd;
     *fd = -1;
     /* Linux has closed the descriptor even when close is interrupted. */
     return close(closing) != 0 && errno != EINTR ? errno : 0;
-}
-
-/* The length of the folder part of a path, with its slash. */
-static size_t folder_length(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return slash == NULL ? 0 : (size_t)(slash - path) + 1;
-}
-
-/* Makes a rename in the folder of `path` survive a power cut. A folder that may be entered but
- * not read cannot be flushed by us; the rename itself has happened. */
-static int flush_folder(lua_State *L, const char *path) {
-    size_t length = folder_length(path);
-    const char *folder = length > 0 ? lua_pushlstring(L, path, length) : ".";
-    int *fd = lmoe_push_descriptor(L);
-    *fd = lmoe_open_file(folder, O_RDONLY | O_DIRECTORY);
-    return *fd < 0 ? 0 : flush(*fd);
-}
-
-/* A temporary file, gone when its owner goes unless it was renamed into place. */
-struct temporary {
-    int fd;
-    bool exists;
-    char path[];
-};
-
-static int temporary_release(lua_State *L) {
-    struct temporary *t = luaL_checkudata(L, 1, TEMPORARY_TYPE);
-    lmoe_close_descriptor(&t->fd);
-    if (t->exists) unlink(t->path);
-    t->exists = false;
-    return 0;
-}
-
-/* The name is hidden, says whose it is, and its length does not depend on the target's. */
-#define TEMPORARY_NAME "%.*s.moelua-%ld-%lx.tmp"
-#define TEMPORARY_NAME_SIZE 80
-
-static struct temporary *push_temporary(lua_State *L, const char *target) {
-    size_t room = folder_length(target) + TEMPORARY_NAME_SIZE;
-    struct temporary *t = lua_newuserdatauv(L, sizeof *t + room, 0);
-    t->fd = -1;
-    t->exists = false;
-    luaL_setmetatable(L, TEMPORARY_TYPE);
-    lua_toclose(L, -1);
-    return t;
-}
-
-/* Creates the file under a name that was free; 0 or an error number. */
-static int create_temporary(struct temporary *t, const char *target) {
-    int folder = (int)folder_length(target);
-    size_t room = (size_t)folder + TEMPORARY_NAME_SIZE;
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    unsigned long stamp = (unsigned long)now.tv_sec * 1000000000ul + (unsigned long)now.tv_nsec;
-    for (unsigned long i = 0; i < NAME_ATTEMPTS; i++) {
-        snprintf(t->path, room, TEMPORARY_NAME, folder, target, (long)getpid(), stamp + i);
-        t->fd = lmoe_open_file(t->path, O_WRONLY | O_CREAT | O_EXCL);
-        if (t->fd >= 0) {
-            t->exists = true;
-            return 0;
-        }
-        if (errno != EEXIST) return errno;
-    }
-    return EEXIST;
-}
-
-/* Fills the temporary file and moves it over the target; 0 or an error number. */
-static int replace(struct temporary *t, const char *target, const char *data, size_t size) {
-    int error = write_all(t->fd, data, size);
-    if (error == 0) error = flush(t->fd);
-    int close_error = close_checked(&t->fd);
-    if (error == 0) error = close_error;
-    if (error == 0 && rename(t->path, target) != 0) error = errno;
-    t->exists = error != 0;
-    return error;
-}
-
-static int write_file(lua_State *L, const char *target, const struct stat *old, const char *data,
-                      size_t size) {
-    struct temporary *t = push_temporary(L, target);
-    int error = create_temporary(t, target);
-    if (error != 0) return error;
-    if (old != NULL) (void)fchmod(t->fd, old->st_mode & 07777);
-    error = replace(t, target, data, size);
-    return error != 0 ? error : flush_folder(L, target);
-}
-
-/* Pipes and devices cannot be replaced, and must not be: they are written to as they are. */
-static int write_in_place(lua_State *L, const char *path, const char *data, size_t size) {
-    int *fd = lmoe_push_descriptor(L);
-    *fd = lmoe_open_file(path, O_WRONLY);
-    if (*fd < 0) return errno;
-    int error = write_all(*fd, data, size);
-    int close_error = close_checked(fd);
-    return error != 0 ? error : close_error;
-}
-
-/* system.write(path, data): replaces the whole file or leaves it as it was. The mode of an
- * existing file is kept, a symbolic link is followed. */
-static int system_write(lua_State *L) {
-    const char *path = lmoe_check_path(L, 1, "write");
-    size_t size;
-    const char *data = lmoe_check_text(L, 2, "write", "data", &size);
-    struct stat old;
-    char real[PATH_MAX];
-    int error;
-    if (stat(path, &old) != 0)
-        error = errno == ENOENT ? write_file(L, path, NULL, data, size) : errno;
-    else if (!S_ISREG(old.st_mode))
-        error = write_in_place(L, path, data, size);
-    else if (realpath(path, real) == NULL)
-        error = errno;
-    else
-        error = write_file(L, real, &old, data, size);
-    return error != 0 ? lmoe_fail_system(L, "write", path, error) : lmoe_succeed(L);
 }
 
 /* Adds bytes at the end; 0 or an error number. What a full disk took of them is cut off again,
@@ -353,6 +244,32 @@ static int system_file_size(lua_State *L) {
     return 1;
 }
 
+/* Flushes to the disk; files that cannot be flushed (pipes, devices) need none. */
+static int flush(int fd) {
+    int status;
+    do
+        status = fsync(fd);
+    while (status != 0 && errno == EINTR);
+    bool failed = status != 0 && errno != EINVAL && errno != EROFS && errno != ENOTSUP;
+    return failed ? errno : 0;
+}
+
+/* The length of the folder part of a path, with its slash. */
+static size_t folder_length(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash == NULL ? 0 : (size_t)(slash - path) + 1;
+}
+
+/* Makes a rename in the folder of `path` survive a power cut. A folder that may be entered but
+ * not read cannot be flushed by us; the rename itself has happened. */
+static int flush_folder(lua_State *L, const char *path) {
+    size_t length = folder_length(path);
+    const char *folder = length > 0 ? lua_pushlstring(L, path, length) : ".";
+    int *fd = lmoe_push_descriptor(L);
+    *fd = lmoe_open_file(folder, O_RDONLY | O_DIRECTORY);
+    return *fd < 0 ? 0 : flush(*fd);
+}
+
 /* system.rename(from, to): moves a file or folder within a file system, and lasts. */
 static int system_rename(lua_State *L) {
     const char *from = lmoe_check_path(L, 1, "rename");
@@ -397,7 +314,6 @@ static int system_lock(lua_State *L) {
 
 static void make_types(lua_State *L) {
     static const luaL_Reg lock_methods[] = { {"release", lock_release}, {NULL, NULL} };
-    lmoe_newtype(L, TEMPORARY_TYPE, temporary_release, NULL);
     lmoe_newtype(L, GZIP_TYPE, gzip_release, NULL);
     lmoe_newtype(L, LOCK_TYPE, lock_release, lock_methods);
 }

@@ -55,7 +55,8 @@ static const char *code_of(int error) {
         case ESRCH:
         case ECHILD: return "missing";
         case ENOSPC:
-        case EDQUOT: return "full";
+        case EDQUOT:
+        case EFBIG: return "full";
         case EWOULDBLOCK:
         case EBUSY:
         case ETXTBSY: return "busy";

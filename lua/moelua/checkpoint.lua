@@ -42,6 +42,8 @@ end
 ---   tensor(name, dtype?) -> Tensor   f32 for floats, i32 for integers and booleans; dtype may ask
 ---                                    for "bf16" or "f16"
 ---   raw(name) -> string              metadata() -> table of strings         close()
+---   verify() -> true                 when every byte is the one that was written, as the checksum
+---                                    in the metadata says; else nil, message, "format"
 --- of which those that take a name return nil, message, "missing" when there is no such tensor.
 ---@param path string a .safetensors file, or a folder that holds one or an index of shards
 ---@return table? checkpoint
@@ -55,13 +57,14 @@ end
 
 -- Writing ---------------------------------------------------------------------------------
 
--- What transformers refuses to load without.
-local function with_format(where, metadata)
+-- The format is what transformers refuses to load without; the writer fills the checksum in.
+local function complete(where, metadata, checksum)
   if metadata ~= nil and type(metadata) ~= "table" then
     raise("%s: metadata must be a table, not %s", where, type(metadata))
   end
   local result = { format = "pt" }
   for key, value in pairs(metadata or {}) do result[key] = value end
+  if checksum then result.checksum = "" end
   return result
 end
 
@@ -83,18 +86,19 @@ end
 ---@param path string as for save
 ---@param plan table name -> { dtype = "BF16", shape = {2, 3} }, the dtype as the file will have it
 ---@param metadata table? as for save
----@param given table? max_shard_size as for save
+---@param given table? max_shard_size and checksum as for save
 ---@return table? writer
 ---@return string? message
 ---@return string? code
 function checkpoint.create(path, plan, metadata, given)
   check_path("checkpoint.create", path)
-  local opt = options.check("checkpoint.create", given, { max_shard_size = "integer" })
+  local opt = options.check("checkpoint.create", given,
+    { max_shard_size = "integer", checksum = "boolean" })
   if type(plan) ~= "table" then
     raise("checkpoint.create: the plan must be a table, not %s", type(plan))
   end
   check_limit("checkpoint.create", path, opt.max_shard_size)
-  metadata = with_format("checkpoint.create", metadata)
+  metadata = complete("checkpoint.create", metadata, opt.checksum)
   if is_file(path) then return files.create(path, plan, metadata) end
   return writer.open(path, plan, metadata, opt.max_shard_size)
 end
@@ -121,19 +125,20 @@ end
 ---@param tensors table name -> Tensor, or { dtype = "U8", shape = {3}, data = "abc" }
 ---@param metadata table? strings by strings; `format = "pt"` unless given
 ---@param given table? dtype = "f32", "bf16" or "f16" for all tensors of floats (default: as they
----  are); max_shard_size = bytes of data in a file of a folder (default 5e9)
+---  are); max_shard_size = bytes of data in a file of a folder (default 5e9); checksum = true for
+---  files that verify() can check: the metadata gets the XXH3-128 of the file as `checksum`
 ---@return boolean? done
 ---@return string? message
 ---@return string? code
 function checkpoint.save(path, tensors, metadata, given)
   check_path("checkpoint.save", path)
   local opt = options.check("checkpoint.save", given,
-    { dtype = { { "f32", "bf16", "f16" } }, max_shard_size = "integer" })
+    { dtype = { { "f32", "bf16", "f16" } }, max_shard_size = "integer", checksum = "boolean" })
   if type(tensors) ~= "table" then
     raise("checkpoint.save: tensors must be a table, not %s", type(tensors))
   end
   check_limit("checkpoint.save", path, opt.max_shard_size)
-  metadata = with_format("checkpoint.save", metadata)
+  metadata = complete("checkpoint.save", metadata, opt.checksum)
   if is_file(path) then return files.save(path, tensors, metadata, { dtype = opt.dtype }) end
   return save_folder(path, tensors, metadata, opt)
 end

@@ -164,6 +164,16 @@ function Shards:metadata()
   return all
 end
 
+--- Each file knows its own checksum.
+function Shards:verify()
+  check_open(self, "verify")
+  for _, name in ipairs(self.list) do
+    local whole, message, code = self.opened[name]:verify()
+    if not whole then return nil, message, code end
+  end
+  return true
+end
+
 function Shards:close()
   if self.opened then close_all(self.opened) end
   self.opened = nil
