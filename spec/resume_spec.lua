@@ -171,6 +171,7 @@ describe("an interrupt of a run", function()
           core.interrupt(where)
         end)
         if not ok then assert.equal("interrupted!", message) end
+        pcall(core.uninterrupted, function() end)     -- one that came too late
         local steps = state_steps(folder)
         if steps[1] then
           -- The state is of the last complete step: the model in memory is the one that was saved.

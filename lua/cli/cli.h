@@ -48,6 +48,10 @@ void cli_watch_signals(moelua *m);
 void cli_unwatch_signals(void);
 /* The signal that arrived since then, 0 for none. */
 int cli_caught_signal(void);
+/* For a worker with a parent: only the parent's SIGTERM counts, and it counts once. */
+void cli_serve_parent(void);
+/* Failures of a file that the system reports by signals become a message, or an error code. */
+void cli_explain_signals(void);
 /* Ends this process together with its parent. False when the parent, whose id may be given as
  * text, is gone already. */
 bool cli_die_with_parent(const char *parent);

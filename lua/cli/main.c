@@ -246,6 +246,8 @@ int main(int argc, char **argv) {
         return EXIT_USAGE;
     }
     if (o->worker && !cli_die_with_parent(o->parent)) return EXIT_FAILED;
+    if (o->parent) cli_serve_parent();
+    cli_explain_signals();
     if (o->help) cli_print_help();
     if (o->long_version || o->version) cli_print_version();
     if (o->help || o->long_version) return EXIT_FINE;

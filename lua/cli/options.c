@@ -44,7 +44,8 @@ static const char help_text[] =
     "exit codes:\n"
     "  0 fine   1 failed   2 wrong usage   3 training diverged   65 a file is damaged\n"
     "  66 a file is missing   69 not supported here   74 reading or writing failed, disk full\n"
-    "  75 in use by another process   130 stopped by Ctrl-C   143 stopped by SIGTERM\n";
+    "  75 in use by another process   130 stopped by Ctrl-C   143 stopped by SIGTERM\n"
+    "  129 stopped because the terminal was closed\n";
 
 void cli_print_help(void) { printf("%s%s", usage_text, help_text); }
 

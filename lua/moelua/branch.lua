@@ -7,6 +7,7 @@
 
 local core = require("moelua.core")
 local corpora = require("moelua.corpora")
+local error_text = require("moelua.error_text")
 local family = require("moelua.family")
 local nn = require("moelua.nn")
 local options = require("moelua.options")
@@ -18,6 +19,7 @@ local system, json, raise, check = core.system, core.json, core.raise, run.check
 
 local ATTEMPTS = 3
 local POLL = 0.2        -- seconds between looks at the folders
+local TO_SAVE = 60      -- seconds that workers have to save their states when the run is stopped
 
 local declared = {
   out = { "string", required = true },      -- folder of the branches
@@ -109,13 +111,16 @@ local function tail(path)
   return text:sub(-1500):gsub("%s+$", "")
 end
 
-local function start(job, host)
+local function spawn(job, host)
   job.attempts = job.attempts + 1
   os.remove(job.folder .. "/worker.log")
   job.process = check(system.spawn({ host.program, "--worker", job.folder, tostring(host.pid),
     stdout = job.folder .. "/worker.log", stderr = job.folder .. "/worker.log",
     env = { MOELUA_THREADS = tostring(job.threads) } }))
 end
+
+-- A worker that no interrupt can hide from stop_all.
+local function start(job, host) core.uninterrupted(spawn, job, host) end
 
 -- Exit statuses of failures that another attempt would only repeat, and their codes.
 local final = { [3] = "diverged", [65] = "format", [66] = "missing", [69] = "unsupported" }
@@ -144,13 +149,33 @@ local function tend(job, host, rows)
   return false
 end
 
+-- How a process ended that has until `deadline`; a signal to us may end a wait early.
+local function wait_until(process, deadline)
+  repeat
+    local left = math.max(0, deadline - system.clock())
+    local status = process:wait(left)
+    if status then return status end
+  until left == 0
+  process:kill(9)
+  return process:wait()
+end
+
+-- Ends the workers, which save their states; returns the names of those that did. One that cannot
+-- in time is killed, and goes on from an older state.
 local function stop_all(running)
-  for _, job in ipairs(running) do job.process:kill(15) end
+  local names = {}
   for _, job in ipairs(running) do
-    job.process:wait(5)
-    job.process:kill(9)
-    job.process:wait()
+    if job.process then job.process:kill(15) end
   end
+  local deadline = system.clock() + TO_SAVE
+  for _, job in ipairs(running) do
+    local status = job.process and wait_until(job.process, deadline)
+    if status and status.exited == 143 and run.can_continue(job.folder) then
+      names[#names + 1] = job.name
+    end
+  end
+  table.sort(names)
+  return names
 end
 
 -- Raises the failures, if any: with a code when all have the same.
@@ -172,8 +197,8 @@ local function tend_all(waiting, workers, host, rows, running)
   local failures = {}
   while #waiting > 0 or #running > 0 do
     while #waiting > 0 and #running < workers do
-      start(waiting[1], host)
       running[#running + 1] = table.remove(waiting, 1)
+      start(running[#running], host)
     end
     for i = #running, 1, -1 do
       if tend(running[i], host, rows) then
@@ -227,7 +252,10 @@ local function run_workers(waiting, own, training, host)
   local rows <close>, running = progress.rows(names), {}
   local ok, message = pcall(tend_all, waiting, workers, host, rows, running)
   if not ok then
-    stop_all(running)
+    local saved = core.uninterrupted(stop_all, running)
+    if message == "interrupted!" and #saved > 0 then
+      error_text.saved("saved the states of " .. table.concat(saved, ", "), own.out)
+    end
     error(message, 0)
   end
 end

@@ -56,13 +56,10 @@ local saved             -- what an interrupted training has saved, told once
 ---@param folder string?
 function error_text.when_interrupted(folder) continued = folder end
 
---- Training was interrupted, and this is what it saved on its way out.
----@param step integer
----@param name string of the training
----@param folder string its run folder
-function error_text.saved(step, name, folder)
-  saved = { text = ("saved step %d of %s"):format(step, name), folder = folder }
-end
+--- Something was interrupted, and this is what it saved on its way out.
+---@param text string as "saved step 3 of seed"
+---@param folder string which the same command will continue
+function error_text.saved(text, folder) saved = { text = text, folder = folder } end
 
 local function tell_interrupted()
   local parts, folder = {}, continued or saved and saved.folder

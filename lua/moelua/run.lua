@@ -98,6 +98,10 @@ function run.lock(folder, opts)
   end
   check(system.make_folder(folder))
   local lock, message, code = system.lock(folder .. "/lock")
+  if code == "busy" then
+    collectgarbage()        -- the lock may be ours: one that an interrupt left without an owner
+    lock, message, code = system.lock(folder .. "/lock")
+  end
   if not lock then
     if code == "busy" then
       message = folder .. " is in use by another process\n" ..

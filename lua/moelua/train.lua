@@ -176,7 +176,9 @@ end
 -- Keeps what an interrupted run has done.
 local function keep(job)
   if job.step > (job.saved or 0) then save_state(job) end
-  if job.saved then error_text.saved(job.saved, job.opts.name, job.opts.out) end
+  if job.saved then
+    error_text.saved(("saved step %d of %s"):format(job.saved, job.opts.name), job.opts.out)
+  end
 end
 
 -- ---- the run folder ---------------------------------------------------------------------------
