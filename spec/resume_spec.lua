@@ -135,7 +135,7 @@ describe("an interrupt of a run", function()
   -- How many instructions a run takes.
   local function instructions()
     local n = 0
-    debug.sethook(function() n = n + 100 end, "", 100)
+    debug.sethook(function() n = n + 1000 end, "", 1000)
     moe.train(new_model(), request(new_folder()))
     debug.sethook()
     return n
