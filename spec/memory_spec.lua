@@ -17,6 +17,9 @@ local function collected()
   return moe.memory()
 end
 
+moe.zeros(1):free()
+local caching = moe.memory().cached > 0
+
 -- The text of a number of bytes in messages.
 local function readable(bytes)
   local units, i = { "bytes", "KB", "MB", "GB", "TB" }, 1
@@ -95,6 +98,7 @@ describe("the figures", function()
   end)
 
   it("count what the cache could not serve, and take back a cache that nobody asks for", function()
+    if not caching then return pending("sanitizers see every block, none is cached") end
     local spare, largest = 64 * MB, 0
     local before = collected().allocations
     for i = 1, 200 do                           -- sizes that never come again
@@ -279,6 +283,16 @@ describe("a limit", function()
 end)
 
 describe("a training loop", function()
+  it("is flat in both modes of the collector, with scopes and without", function()
+    if not caching then return pending("sanitizers see every block, none is cached") end
+    local out = helper.tmpdir() .. "/said"
+    local status = system.spawn({ host.program, "scripts/checks/soak.lua", "--model", "small",
+      "--steps", "200", stdout = out }):wait(200)
+    local said = assert(system.read(out))
+    assert.matches("\n8 passed, 0 failed\n$", said)
+    assert.same({ exited = 0 }, status)
+  end)
+
   it("neither grows nor asks the system for more from its tenth step on", function()
     local model, x, y = tiny_model(), tiny_batch()
     local list, steady, first, last = moments(model), nil, nil, nil

@@ -70,7 +70,7 @@ return {
   ["Scope.close"] = of("scope:moelua.Scope", "Releases the scope's tensors now."),
   memory = of("settings:table? -> table",
     "Bytes of tensors: { live, peak, cached, limit }; their count; and the allocations, blocks " ..
-    "that were asked from the system. { limit, floor, growth } sets the limit (0: none; one below " ..
-    "what is live frees nothing, and nothing new is made until enough is gone), and from how " ..
-    "many live bytes on, growing by which factor, garbage is collected."),
+    "that were asked from the system. { limit, floor, growth } sets the limit (0: none; below " ..
+    "what is live, nothing is freed and nothing made until enough is gone), and from how many " ..
+    "live bytes on, growing by which factor, garbage is collected."),
 }

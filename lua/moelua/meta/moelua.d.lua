@@ -293,9 +293,9 @@ function Tensor.mean(x, dim, keepdim) end
 moe.mean = Tensor.mean
 
 --- Bytes of tensors: { live, peak, cached, limit }; their count; and the allocations, blocks that
---- were asked from the system. { limit, floor, growth } sets the limit (0: none; one below what is
---- live frees nothing, and nothing new is made until enough is gone), and from how many live bytes
---- on, growing by which factor, garbage is collected.
+--- were asked from the system. { limit, floor, growth } sets the limit (0: none; below what is
+--- live, nothing is freed and nothing made until enough is gone), and from how many live bytes on,
+--- growing by which factor, garbage is collected.
 ---@param settings? table
 ---@return table
 function moe.memory(settings) end
