@@ -66,8 +66,8 @@ moe_tensor *lmoe_fillbox(lua_State *L, lmoe_box *box, moe_dtype dtype, int ndim,
 int lmoe_pushhash(lua_State *L, const void *data, size_t size);
 /* Moves a box into the list of a scope, or out of all lists for NULL. */
 void lmoe_setscope(lmoe_box *box, lmoe_scope *scope);
-/* Pushes a new reference to `t`. Returns 1. */
-int lmoe_pushtensor(lua_State *L, moe_tensor *t);
+/* Pushes an empty box without looking at the ceiling; Lua may collect all the same. */
+lmoe_box *lmoe_pushbox(lua_State *L);
 /* For `do s = f(); while (lmoe_again(L, s, &tried));`, tried = false before: true once, when s says
  * that there was no memory, after a full collection (see lmoe_newbox). */
 bool lmoe_again(lua_State *L, moe_status s, bool *tried);

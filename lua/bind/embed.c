@@ -549,7 +549,9 @@ moelua_status moelua_get_tensor(moelua *m, const char *global, moe_tensor **out)
 
 static int set_tensor(lua_State *L) {
     const variable *v = lua_touserdata(L, 1);
-    lmoe_pushtensor(L, v->tensor);
+    lmoe_box *box = lmoe_pushbox(L);    /* the host holds the tensor meanwhile */
+    moe_tensor_retain(v->tensor);
+    box->tensor = v->tensor;
     lua_setglobal(L, v->name);
     return 0;
 }

@@ -57,14 +57,18 @@ void lmoe_charge(lua_State *L, size_t live_before) {
     if (live > live_before) s->charged += live - live_before;
 }
 
-lmoe_box *lmoe_newbox(lua_State *L) {
+lmoe_box *lmoe_pushbox(lua_State *L) {
     lmoe_state *s = lmoe_getstate(L);
-    give_collector_a_chance(L, s);
     lmoe_box *box = lua_newuserdatauv(L, sizeof *box, 0);
     *box = (lmoe_box){0};
     luaL_setmetatable(L, LMOE_TENSOR);
     lmoe_setscope(box, s->scope);
     return box;
+}
+
+lmoe_box *lmoe_newbox(lua_State *L) {
+    give_collector_a_chance(L, lmoe_getstate(L));
+    return lmoe_pushbox(L);
 }
 
 moe_tensor *lmoe_fillbox(lua_State *L, lmoe_box *box, moe_dtype dtype, int ndim,
@@ -89,16 +93,6 @@ void lmoe_emptybox(lmoe_box *box) {
     moe_tensor *t = box->tensor;
     box->tensor = NULL;
     moe_tensor_release(t);
-}
-
-int lmoe_pushtensor(lua_State *L, moe_tensor *t) {
-    moe_tensor_retain(t);               /* the collector may release everybody else's */
-    lmoe_state *s = lmoe_getstate(L);
-    lmoe_box *box = lua_newuserdatauv(L, sizeof *box, 0);
-    *box = (lmoe_box){.tensor = t};
-    luaL_setmetatable(L, LMOE_TENSOR);
-    lmoe_setscope(box, s->scope);
-    return 1;
 }
 
 static lmoe_box *to_box(lua_State *L, int arg) {
@@ -194,12 +188,14 @@ static void push_element(lua_State *L, const moe_tensor *t, int64_t i) {
     lua_pushnumber(L, (lua_Number)value);
 }
 
-/* Leaves a private box on the stack, so that no finalizer can release the tensor under our hands
- * while Lua allocates. */
-static lmoe_box *hold(lua_State *L, moe_tensor *t) {
-    lmoe_pushtensor(L, t);
-    lmoe_box *box = lua_touserdata(L, -1);
+/* Leaves a private box of the tensor at `arg` on the stack, so that no finalizer can release it
+ * under our hands while Lua allocates. */
+static lmoe_box *hold(lua_State *L, int arg) {
+    lmoe_box *box = lmoe_pushbox(L);
     lmoe_setscope(box, NULL);
+    moe_tensor *t = lmoe_checktensor(L, arg);
+    moe_tensor_retain(t);
+    box->tensor = t;
     return box;
 }
 
@@ -227,7 +223,8 @@ static void push_nested(lua_State *L, const moe_tensor *t, int d, int64_t *next)
 
 static int totable(lua_State *L) {
     int64_t next = 0;
-    lmoe_box *box = hold(L, lmoe_checktensor(L, 1));
+    lmoe_checktensor(L, 1);
+    lmoe_box *box = hold(L, 1);
     push_nested(L, box->tensor, 0, &next);
     lmoe_emptybox(box);
     return 1;
@@ -278,7 +275,7 @@ static int tostring(lua_State *L) {
         lua_pushliteral(L, "Tensor (released)");
         return 1;
     }
-    box = hold(L, box->tensor);
+    box = hold(L, 1);
     const moe_tensor *t = box->tensor;
     luaL_Buffer b;
     luaL_buffinit(L, &b);
@@ -317,12 +314,15 @@ static int tracks_grad(lua_State *L) {
 }
 
 static int grad(lua_State *L) {
-    moe_tensor *t = lmoe_checktensor(L, 1);
-    if (!t->grad) {
+    lmoe_box *box = lmoe_checktensor(L, 1)->grad ? lmoe_pushbox(L) : NULL;
+    moe_tensor *g = lmoe_checktensor(L, 1)->grad;
+    if (g) {
+        moe_tensor_retain(g);
+        box->tensor = g;
+    } else {
         lua_pushnil(L);
-        return 1;
     }
-    return lmoe_pushtensor(L, t->grad);
+    return 1;
 }
 
 static int zero_grad(lua_State *L) {

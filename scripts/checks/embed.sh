@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # embed.sh BUILD_FOLDER: does an installed moelua serve others? Installs into a temporary prefix,
 # moves it (a prefix is not baked in), then uses it in the four ways that exist: the executable,
-# the module in a stock Lua, the library through pkg-config and through find_package.
+# the module in a stock Lua, the library through pkg-config and through find_package. In between a
+# host runs out of memory, see embed/memory.c.
 # The last line is `N passed, N failed`.
+#   MOELUA_EVERY=1   memory fails at every n-th request; 29 where this is not set
 set -u
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 build=$(readlink -f "${1:?usage: embed.sh BUILD_FOLDER}")
@@ -34,12 +36,23 @@ example_runs() {
     timeout 120 "$1" "$root/examples/embed"/*.lua
 }
 
-with_pkg_config() {
-    local flags
+# compile PROGRAM SOURCE...: against what is installed, by pkg-config.
+compile() {
+    local flags program=$1
+    shift
     flags=$(PKG_CONFIG_PATH=$work/prefix/lib/pkgconfig pkg-config --cflags --libs moelua) || return 1
     # shellcheck disable=SC2086
-    cc -Wall -Wextra -Werror $MOELUA_EMBED_CFLAGS -o host "$root"/examples/embed/*.c $flags &&
+    cc -g -Wall -Wextra -Werror $MOELUA_EMBED_CFLAGS -o "$program" "$@" $flags
+}
+
+with_pkg_config() {
+    compile host "$root"/examples/embed/*.c &&
         LD_LIBRARY_PATH=$work/prefix/lib example_runs ./host
+}
+
+without_memory() {
+    mkdir swept && compile memory "$root/scripts/checks/embed/memory.c" &&
+        LD_LIBRARY_PATH=$work/prefix/lib ./memory swept "${MOELUA_EVERY:-29}"
 }
 
 with_cmake() {
@@ -81,6 +94,7 @@ if [ -z "$sanitize" ] && command -v lua5.4 > /dev/null; then
             scope:close()
             assert(tostring(x) == "Tensor (released)")'
 fi
+try "a host without memory" without_memory
 if compgen -G "$root/examples/embed/*.c" > /dev/null; then
     try "the example host, by pkg-config" with_pkg_config
     try "the example host, by find_package" with_cmake
