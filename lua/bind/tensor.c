@@ -40,12 +40,13 @@ bool lmoe_again(lua_State *L, moe_status s, bool *tried) {
 
 /* Lua sees 41 bytes where the core holds megabytes. Two measures keep garbage bounded: real bytes
  * are charged as collector debt, and a ceiling in proportion to the live bytes forces a full
- * collection, which generational mode needs. This is the only place for either: no kernel runs,
- * and all arguments sit on the stack. */
+ * collection, which generational mode needs. The first waits while a script has stopped the
+ * collector. This is the only place for either: no kernel runs, and all arguments sit on the
+ * stack. */
 static void give_collector_a_chance(lua_State *L, lmoe_state *s) {
     if (moe_memory(s->ctx).live > s->ceiling) {
         lmoe_collect(L);
-    } else if (s->charged >= (size_t)256 << 10) {
+    } else if (s->charged >= (size_t)256 << 10 && lua_gc(L, LUA_GCISRUNNING)) {
         lua_gc(L, LUA_GCSTEP, (int)(s->charged >> 10));
         s->charged = 0;
     }
