@@ -187,7 +187,7 @@ describe("batch", function()
     assert.equal("corpus \"count\": split \"test\" has 10 tokens: a context of 10 needs 11\n" ..
       "hint: give the corpus more text, or use a shorter context", message)
     assert.equal("format", code)
-    misuse(function() corpus:check() end, "check: context must be an integer: got nil")
+    misuse(function() corpus:check() end, "check: context must be an integer, not nil")
   end)
 end)
 

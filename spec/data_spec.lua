@@ -242,7 +242,7 @@ describe("moe.data.corpus", function()
       wrong({ path = "x", mach = "" },
         "moe.data.corpus: unknown option 'mach'\nhint: did you mean 'match'?")
       wrong({ path = {} }, "corpus: path is an empty list")
-      wrong({ path = { 7 } }, "corpus: path must be a string: got number")
+      wrong({ path = { 7 } }, "corpus: path must be a string, not 7")
       wrong({ path = "x", match = "%" }, "corpus: match is no Lua pattern: \"%\"")
       wrong({ path = "x", max_bytes = 0 }, "moe.data.corpus: max_bytes must be positive: 0")
       wrong({ path = "x", tokenizer = "words" }, "moe.data.corpus: there is no tokenizer " ..

@@ -141,7 +141,7 @@ describe("evaluate refuses", function()
   it("what is no corpus", function()
     models.misuse(function() moe.evaluate(m, {}) end, "evaluate: no corpus given")
     models.misuse(function() moe.evaluate(m, { a = "text" }) end,
-      "evaluate: 'a' must be a corpus, not string")
+      "evaluate: 'a' must be a corpus, not \"text\"")
   end)
 
   it("wrong options", function()

@@ -98,8 +98,8 @@ describe("loading", function()
       refused(edited(dense, changes, removed), "config.json: " .. message, "format")
     end
     wrong({ hidden_size = "wide" },
-      "moe.model.new: option 'dim' has the wrong type: integer expected, got string")
-    wrong({}, "moe.model.new: option 'layers' is missing: integer expected",
+      "'hidden_size' has the wrong type: integer expected, got \"wide\"")
+    wrong({}, "'num_hidden_layers' is missing: integer expected",
       { "num_hidden_layers" })
     wrong({ num_attention_heads = 0 }, "moe.model.new: heads must be at least 1, not 0")
     wrong({ num_key_value_heads = 0 }, "moe.model.new: kv_heads must be at least 1, not 0")
@@ -143,7 +143,7 @@ describe("loading", function()
     m, _, code = moe.load(folder)
     assert.is_nil(m)
     assert.equal("missing", code)
-    models.misuse(function() assert(moe.load(3)) end, "load: a path is needed, not number")
+    models.misuse(function() assert(moe.load(3)) end, "load: folder must be the path of a model, not 3")
   end)
 end)
 

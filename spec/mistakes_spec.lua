@@ -29,17 +29,17 @@ describe("a likely mistake", function()
 
   it("models one by one instead of in a list", function()
     misuse(function() moe.mix(m, m) end,
-      "mix: a list of models is expected, not a model\nhint: mix({ a, b })")
+      "mix: a list of models is expected, not a Model\nhint: mix({ a, b })")
     misuse(function() moe.average(m, m) end,
-      "average: a list of models is expected, not a model\nhint: average({ a, b })")
+      "average: a list of models is expected, not a Model\nhint: average({ a, b })")
   end)
 
   it("a path instead of a corpus", function()
     misuse(function() moe.train(m, { data = "text.txt", steps = 1 }) end,
-      "moe.train: data: a corpus or { name = corpus } is expected, not a string\n" ..
+      "moe.train: data: a corpus or { name = corpus } is expected, not \"text.txt\"\n" ..
       "hint: moe.data.corpus { path = ... }")
     misuse(function() moe.evaluate(m, "text.txt") end,
-      "evaluate: a corpus or { name = corpus } is expected, not a string\n" ..
+      "evaluate: a corpus or { name = corpus } is expected, not \"text.txt\"\n" ..
       "hint: moe.data.corpus { path = ... }")
   end)
 

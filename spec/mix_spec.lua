@@ -209,8 +209,8 @@ describe("mix and average refuse", function()
   it("nothing, and what is no model", function()
     misuse(function() moe.mix({}) end, "mix: no models given")
     misuse(function() moe.average({}) end, "average: no models given")
-    misuse(function() moe.mix() end, "mix: a list of models is needed, not nil")
-    misuse(function() moe.mix({ a, 3 }) end, "mix: number 2 of the list is no model, but a number")
+    misuse(function() moe.mix() end, "mix: a list of models is expected, not nil\nhint: mix({ a, b })")
+    misuse(function() moe.mix({ a, 3 }) end, "mix: number 2 of the list must be a model, not 3")
     misuse(function() moe.mix({ a }, { routers = {} }) end,
       "mix: unknown option 'routers'\nhint: did you mean 'router'?")
     misuse(function() moe.mix({ a, a }, { router = { k = 3 } }) end,

@@ -95,18 +95,18 @@ describe("options.check", function()
   it("refuses wrong types with both", function()
     assert.equal("f: option 'steps' has the wrong type: integer expected, got 2.5",
       message(options.check, "f", { steps = 2.5 }, declared))
-    assert.equal("f: option 'steps' has the wrong type: integer expected, got string",
+    assert.equal("f: option 'steps' has the wrong type: integer expected, got \"2\"",
       message(options.check, "f", { steps = "2" }, declared))
-    assert.equal("f: option 'source' has the wrong type: string or table expected, got boolean",
+    assert.equal("f: option 'source' has the wrong type: string or table expected, got true",
       message(options.check, "f", { source = true }, declared))
-    assert.equal("f: options are not a table: table expected, got number",
+    assert.equal("f: options are not a table: table expected, got 7",
       message(options.check, "f", 7, declared))
   end)
 
   it("refuses strings that are not in the list", function()
     assert.equal("f: option 'schedule' is 'cosin': unknown\nhint: did you mean 'cosine'?",
       message(options.check, "f", { schedule = "cosin" }, declared))
-    assert.equal("f: option 'schedule' is a number: unknown\nhint: known are cosine, linear",
+    assert.equal("f: option 'schedule' is 1: unknown\nhint: known are cosine, linear",
       message(options.check, "f", { schedule = 1 }, declared))
   end)
 

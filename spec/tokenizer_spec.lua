@@ -44,9 +44,9 @@ describe("byte tokenizer", function()
 
   it("refuses what is no text and no byte", function()
     misuse(function() tok:encode(7) end,
-      "encode: text must be a string: got number")
+      "encode: text must be a string, not 7")
     misuse(function() tok:decode("ab") end,
-      "decode: ids must be a list or a tensor: got string")
+      "decode: ids must be a list or a tensor, not \"ab\"")
     misuse(function() tok:decode({ 1, 256 }) end,
       "decode: id 2 is no byte: 256 is not in 0 to 255")
     misuse(function() tok:decode({ -1 }) end,
@@ -152,7 +152,7 @@ describe("tokenizer.json", function()
     assert.equal("tokenizer.open: " .. broken .. ": ", message:sub(1, #broken + 18))
     assert.equal("format", code)
     misuse(function() tokenizer.open(3) end,
-      "tokenizer.open: path must be a string: got number")
+      "tokenizer.open: path must be a string, not 3")
   end)
 end)
 

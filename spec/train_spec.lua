@@ -239,7 +239,7 @@ describe("train refuses", function()
 
   it("data that does not fit", function()
     refused({ data = {} }, "moe.train: data is empty")
-    refused({ data = { a = "text" } }, "moe.train: data.a must be a corpus, not string")
+    refused({ data = { a = "text" } }, "moe.train: data.a must be a corpus, not \"text\"")
     misuse(function() moe.train(models.tiny({ vocab = 200 }), options()) end,
       "moe.train: corpus 'prose' has a vocabulary of 256, the model of 200")
   end)

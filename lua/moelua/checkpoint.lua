@@ -22,7 +22,7 @@ local SINGLE, INDEX = writer.SINGLE, writer.INDEX
 local function check_path(where, path)
   if type(path) ~= "string" or path == "" then
     raise("%s: path must be a string that is not empty, not %s", where,
-      path == "" and '""' or type(path))
+      core.describe(path))
   end
   return path
 end
@@ -60,7 +60,7 @@ end
 -- The format is what transformers refuses to load without; the writer fills the checksum in.
 local function complete(where, metadata, checksum)
   if metadata ~= nil and type(metadata) ~= "table" then
-    raise("%s: metadata must be a table, not %s", where, type(metadata))
+    raise("%s: metadata must be a table, not %s", where, core.describe(metadata))
   end
   local result = { format = "pt" }
   for key, value in pairs(metadata or {}) do result[key] = value end
@@ -95,7 +95,7 @@ function checkpoint.create(path, plan, metadata, given)
   local opt = options.check("checkpoint.create", given,
     { max_shard_size = "integer", checksum = "boolean" })
   if type(plan) ~= "table" then
-    raise("checkpoint.create: the plan must be a table, not %s", type(plan))
+    raise("checkpoint.create: the plan must be a table, not %s", core.describe(plan))
   end
   check_limit("checkpoint.create", path, opt.max_shard_size)
   metadata = complete("checkpoint.create", metadata, opt.checksum)
@@ -135,7 +135,7 @@ function checkpoint.save(path, tensors, metadata, given)
   local opt = options.check("checkpoint.save", given,
     { dtype = { { "f32", "bf16", "f16" } }, max_shard_size = "integer", checksum = "boolean" })
   if type(tensors) ~= "table" then
-    raise("checkpoint.save: tensors must be a table, not %s", type(tensors))
+    raise("checkpoint.save: tensors must be a table, not %s", core.describe(tensors))
   end
   check_limit("checkpoint.save", path, opt.max_shard_size)
   metadata = complete("checkpoint.save", metadata, opt.checksum)

@@ -10,6 +10,7 @@
 -- split: one in twenty is test, one in twenty validation, the rest is train.
 
 local core = require("moelua.core")
+local expect = require("moelua.expect")
 local options = require("moelua.options")
 local sources = require("moelua.sources")
 local token_file = require("moelua.token_file")
@@ -95,8 +96,9 @@ end
 ---@return string? code
 function Corpus:check(context, splits)
   if math.type(context) ~= "integer" then
-    raise("check: context must be an integer: got %s", tostring(context))
+    raise("check: context must be an integer, not %s", core.describe(context))
   end
+  expect(splits == nil or type(splits) == "table", "check", "splits", "a list of splits", splits)
   for _, split in ipairs(splits or SPLITS) do
     local tokens = self.handle:tokens(split)
     if tokens < context + 1 then
@@ -139,7 +141,7 @@ end
 ---@return string? message
 ---@return string? code
 function data.open(path, name)
-  if type(path) ~= "string" then raise("data.open: path must be a string: got %s", type(path)) end
+  expect(type(path) == "string", "data.open", "path", "a string", path)
   local handle, message, code = core.text.corpus_open(path)
   if not handle then return nil, "corpus: " .. message, code end
   local file, reason = io.open(path, "rb")
@@ -154,7 +156,7 @@ end
 
 local function check_corpus(where, corpus)
   if getmetatable(corpus) ~= Corpus then
-    raise("%s: a corpus expected, got %s", where, type(corpus))
+    raise("%s: a corpus is expected, not %s", where, core.describe(corpus))
   end
   if not corpus.tokenizer then raise("%s: the tokenizer of %s is not known", where, corpus.name) end
 end

@@ -3,6 +3,7 @@
 
 local core = require("moelua.core")
 local data = require("moelua.data")
+local expect = require("moelua.expect")
 local run = require("moelua.run")
 local check = run.check
 
@@ -47,6 +48,7 @@ end
 local function parse(given)
   local sources = {}
   for _, text in ipairs(given) do
+    expect(type(text) == "string", "domains.sources", "given", "a list of name=path", text)
     local name, path = text:match("^([%w_-]+)=(.+)$")
     if not name then
       refuse("--domain %s: name=path is expected, with letters, digits, - and _ in the name", text)
@@ -61,12 +63,14 @@ end
 --- Where each domain comes from: { name = function that returns the path of moe.data.corpus }.
 -- `given` is the list of --domain options, the standard domains when it is empty.
 function domains.sources(given)
+  expect(type(given) == "table", "domains.sources", "given", "a list", given)
   return #given > 0 and parse(given) or standard
 end
 
 --- { name = corpus }. `sources` as domains.sources gives them; folder keeps the token files; each
 -- corpus is cut to max_bytes and must fill windows of `context` tokens in every split.
 function domains.open(sources, folder, max_bytes, context)
+  expect(type(sources) == "table", "domains.open", "sources", "a table", sources)
   local corpora = {}
   check(core.system.make_folder(folder))
   for name, source in pairs(sources) do

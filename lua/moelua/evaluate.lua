@@ -4,6 +4,7 @@
 
 local core = require("moelua.core")
 local corpora = require("moelua.corpora")
+local expect = require("moelua.expect")
 local options = require("moelua.options")
 
 local declared = {
@@ -91,6 +92,8 @@ end
 ---@return { metric: table, mean: number, tokens: table, routing: table, split: string }
 return function(model, texts, given)
   local opts = options.check("moe.evaluate", given, declared)
+  expect(type(model) == "table" and type(model.loss) == "function", "evaluate", "model", "a model",
+    model)
   if opts.batch < 1 then core.raise("evaluate: batch must be at least 1, not %d", opts.batch) end
   texts = corpora.named(texts, "evaluate")
   local names = corpora.names(texts, "evaluate: '%s'")

@@ -4,9 +4,10 @@
 
 local core = require("moelua.core")
 local checkpoint = require("moelua.checkpoint")
+local expect = require("moelua.expect")
 local model = require("moelua.model")
 local tokenizer = require("moelua.tokenizer")
-local json, system, raise = core.json, core.system, core.raise
+local json, system = core.json, core.system
 
 local family = {}
 
@@ -169,6 +170,19 @@ local function convert(hf)
   })
 end
 
+-- Where config.json has another name for an option of model.new.
+local field_names = { dim = "hidden_size", layers = "num_hidden_layers",
+  heads = "num_attention_heads", kv_heads = "num_key_value_heads", vocab = "vocab_size",
+  context = "max_position_embeddings", norm_eps = "rms_norm_eps", tied = "tie_word_embeddings",
+  std = "initializer_range", hidden = "intermediate_size" }
+
+-- A complaint about an option, as one about the field of config.json that it was read from.
+local function about_field(message)
+  local name, rest = message:match("^[%w_.]+: option '([%w_]+)' (.*)$")
+  if not name then return message end
+  return ("'%s' %s"):format(field_names[name] or name, rest)
+end
+
 --- Our configuration from a config.json that was read; nil, message, code when we cannot.
 function family.from_json(hf)
   if type(hf) ~= "table" then return nil, "config.json: no JSON object", "format" end
@@ -178,7 +192,7 @@ function family.from_json(hf)
       :format(tostring(hf.model_type)), "unsupported"
   end
   local ok, config, obstacle = core.attempt(convert, hf)
-  if not ok then return nil, "config.json: " .. config, obstacle end
+  if not ok then return nil, "config.json: " .. about_field(config), obstacle end
   if not config then return nil, obstacle, "unsupported" end
   return config
 end
@@ -280,7 +294,7 @@ end
 ---@return string? message
 ---@return string? code
 function family.load(folder)
-  if type(folder) ~= "string" then raise("load: a path is needed, not %s", type(folder)) end
+  expect(type(folder) == "string", "load", "folder", "the path of a model", folder)
   local config, message, code = read_config(folder)
   if not config then return nil, message, code end
   local file

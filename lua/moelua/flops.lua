@@ -4,6 +4,8 @@
 --   + 12 layers heads head_dim context / 2 (causal attention); forward alone is a third of that.
 -- A mixture layer uses k experts and its router.
 
+local expect = require("moelua.expect")
+
 local flops = {}
 
 local function ffn_weights(ffn, dim)
@@ -18,7 +20,10 @@ end
 ---@param context integer?
 ---@return number
 function flops.per_token(config, context)
+  expect(type(config) == "table" and type(config.ffn) == "table", "flops.per_token", "config",
+    "that of a model", config)
   context = context or config.context
+  expect(type(context) == "number", "flops.per_token", "context", "a number", context)
   local wide, narrow = config.heads * config.head_dim, config.kv_heads * config.head_dim
   local weights = 0
   for _, ffn in ipairs(config.ffn) do

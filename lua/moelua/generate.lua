@@ -1,6 +1,7 @@
 -- generate.lua: text from a model, one token at a time, with a key-value cache.
 
 local core = require("moelua.core")
+local expect = require("moelua.expect")
 local options = require("moelua.options")
 local raise = core.raise
 
@@ -29,6 +30,7 @@ end
 -- A prompt that fits goes in whole, and the context bounds what comes out. A longer one loses its
 -- beginning, so that the tokens asked for find room, in at most half of the context.
 local function prepare(model, ids, opts)
+  expect(type(ids) == "table", "generate", "ids", "a list of token ids", ids)
   if #ids == 0 then raise("generate: the prompt is empty") end
   local context = model.config.context
   local wanted = opts.max_tokens

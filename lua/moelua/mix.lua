@@ -14,18 +14,16 @@ local mix = {}
 local ROUTER_STD = 0.02
 
 local function resolve(what, models)
-  if type(models) ~= "table" then
-    raise("%s: a list of models is needed, not %s", what, type(models))
-  end
-  if getmetatable(models) == model.Model then
-    raise("%s: a list of models is expected, not a model\nhint: %s({ a, b })", what, what)
+  if type(models) ~= "table" or getmetatable(models) == model.Model then
+    raise("%s: a list of models is expected, not %s\nhint: %s({ a, b })", what,
+      core.describe(models), what)
   end
   local list = {}
   for i, m in ipairs(models) do list[i] = type(m) == "string" and run.check(family.load(m)) or m end
   if #list == 0 then raise("%s: no models given", what) end
   for i, m in ipairs(list) do
     if getmetatable(m) ~= model.Model then
-      raise("%s: number %d of the list is no model, but a %s", what, i, type(m))
+      raise("%s: number %d of the list must be a model, not %s", what, i, core.describe(m))
     end
   end
   return list

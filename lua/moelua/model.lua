@@ -5,6 +5,7 @@
 -- The configuration is plain data: it is what config.json is made from (family.lua).
 
 local core = require("moelua.core")
+local expect = require("moelua.expect")
 local generate = require("moelua.generate")
 local nn = require("moelua.nn")
 local options = require("moelua.options")
@@ -123,6 +124,8 @@ model.Model = Model
 
 -- A blank model has zeros where random numbers would be overwritten anyway.
 function Model:init(config, blank)
+  expect(type(config) == "table" and type(config.ffn) == "table" and config.head_dim,
+    "model.Model", "config", "one that model.new has checked", config)
   self.config = config
   local init = blank and options.merge(config, { std = 0 }) or config
   local named = { std = init.std, seed = init.seed }

@@ -4,6 +4,7 @@
 
 local core = require("moelua.core")
 local class = require("moelua.class")
+local expect = require("moelua.expect")
 local options = require("moelua.options")
 local weight = require("moelua.parameter")
 local router = require("moelua.router")
@@ -26,11 +27,16 @@ local function inside(init, name, more)
     name = init.name .. name .. "." }, more)
 end
 
+local function check_size(where, name, size)
+  expect(math.type(size) == "integer" and size >= 0, where, name, "a size", size)
+end
+
 --- A class of layers: see the head of this file. It needs init and forward, and names its
 --- parameters in `own` and its layers in `parts`.
 ---@param name string
 ---@return table class
 local function layer_class(name)
+  expect(type(name) == "string", "nn.layer_class", "name", "a string", name)
   local cls = class(name)
   cls.__call = function(self, ...) return self:forward(...) end
 
@@ -58,12 +64,14 @@ nn.Linear = Linear
 Linear.own = { "weight", "bias" }
 
 function Linear:init(input, output, opts)
+  check_size("nn.Linear", "input", input)
+  check_size("nn.Linear", "output", output)
   opts = check("nn.Linear", opts, { bias = { "boolean", false } })
   self.weight = weight(opts, "weight", output, input)
   self.bias = opts.bias and core.zeros(output):requires_grad() or nil
 end
 
-function Linear:forward(x) return x:linear(self.weight, self.bias) end
+function Linear:forward(x) return core.linear(x, self.weight, self.bias) end
 
 --- Rows of a table: ids i32 of any shape -> ids' shape x dim.
 local Embedding = layer_class("Embedding")
@@ -71,6 +79,8 @@ nn.Embedding = Embedding
 Embedding.own = { "weight" }
 
 function Embedding:init(count, dim, opts)
+  check_size("nn.Embedding", "count", count)
+  check_size("nn.Embedding", "dim", dim)
   opts = check("nn.Embedding", opts, {})
   self.weight = weight(opts, "weight", count, dim)
 end
@@ -83,10 +93,12 @@ nn.RmsNorm = RmsNorm
 RmsNorm.own = { "weight" }
 
 function RmsNorm:init(dim, eps)
+  check_size("nn.RmsNorm", "dim", dim)
+  expect(eps == nil or type(eps) == "number", "nn.RmsNorm", "eps", "a number", eps)
   self.weight, self.eps = core.ones(dim):requires_grad(), eps or 1e-5
 end
 
-function RmsNorm:forward(x) return x:rms_norm(self.weight, self.eps) end
+function RmsNorm:forward(x) return core.rms_norm(x, self.weight, self.eps) end
 
 --- Causal grouped-query attention with rotary positions: x [B x T x dim] -> [B x T x dim].
 --- `cache` (a table with k, v [B x context x KV x D] and `used`) makes T the newest positions.
@@ -117,7 +129,7 @@ local function remember(cache, k, v)
 end
 
 function Attention:forward(x, cache)
-  local B, T = x:size(1), x:size(2)
+  local B, T = core.size(x, 1), core.size(x, 2)
   local past = cache and cache.used or 0
   local q = x:linear(self.q):reshape(B, T, self.heads, self.head_dim):rope(self.rope_theta, past)
   local k = x:linear(self.k):reshape(B, T, self.kv_heads, self.head_dim)
@@ -159,7 +171,7 @@ end
 
 -- x [T x dim], gates and experts [T x k] -> [T x dim]
 function Experts:forward(x, gates, experts)
-  return x:moe_ffn(gates, experts, self.w1, self.w3, self.w2)
+  return core.moe_ffn(x, gates, experts, self.w1, self.w3, self.w2)
 end
 
 --- A mixture layer: y, info = layer(x) with x [.. x dim]. Options: dim, hidden (of an expert),
@@ -185,7 +197,7 @@ function MoE:init(opts)
 end
 
 function MoE:forward(x, how)
-  local shape, dim = x:shape(), self.router.weight:size(2)
+  local shape, dim = core.shape(x), self.router.weight:size(2)
   if shape[#shape] ~= dim then
     core.raise("nn.MoE: the last dimension of x must be dim = %d: x is [%s]", dim,
       table.concat(shape, " x "))
@@ -195,8 +207,14 @@ function MoE:forward(x, how)
   return self.experts(flat, gates, experts):reshape(table.unpack(shape)), info
 end
 
+local function check_layer(where, layer)
+  expect(type(layer) == "table" and type(layer.parameters) == "function", where, "layer",
+    "a layer or model", layer)
+end
+
 --- All parameters of a layer or model, tensors only.
 function nn.tensors(layer)
+  check_layer("nn.tensors", layer)
   local list = {}
   for i, entry in ipairs(layer:parameters()) do list[i] = entry[2] end
   return list
@@ -204,6 +222,7 @@ end
 
 --- 16 hex digits that change when a parameter does.
 function nn.fingerprint(layer)
+  check_layer("nn.fingerprint", layer)
   local parts = {}
   for i, entry in ipairs(layer:parameters()) do
     parts[i] = entry[1] .. " " .. entry[2]:hash()

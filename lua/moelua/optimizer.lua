@@ -5,6 +5,7 @@
 
 local core = require("moelua.core")
 local class = require("moelua.class")
+local expect = require("moelua.expect")
 local nn = require("moelua.nn")
 local options = require("moelua.options")
 
@@ -20,6 +21,8 @@ Optimizer.options = {
 
 --- layer: a layer or model. given: lr, beta1, beta2, eps, weight_decay, clip.
 function Optimizer:init(layer, given)
+  expect(type(layer) == "table" and type(layer.parameters) == "function", "moe.optimizer", "layer",
+    "a layer or model", layer)
   self.opts = options.check("moe.optimizer", given, Optimizer.options)
   self.params, self.tensors = layer:parameters(), nn.tensors(layer)
   self.m, self.v, self.steps = {}, {}, 0
@@ -45,6 +48,8 @@ end
 --- the update or after it.
 function Optimizer:step(lr, norm)
   local opts = self.opts
+  expect(lr == nil or type(lr) == "number", "step", "lr", "a number", lr)
+  expect(norm == nil or type(norm) == "number", "step", "norm", "a number", norm)
   norm = norm or self:norm()
   core.uninterrupted(update, self, { step = self.steps + 1, lr = lr or opts.lr,
     beta1 = opts.beta1, beta2 = opts.beta2, eps = opts.eps,
@@ -69,6 +74,8 @@ end
 
 --- Takes over what state() was after so many steps; `read(name)` gives its tensors.
 function Optimizer:restore(read, steps)
+  expect(type(read) == "function", "restore", "read", "a function", read)
+  expect(math.type(steps) == "integer", "restore", "steps", "an integer", steps)
   self.steps = steps
   core.no_grad(function()
     for name, tensor in pairs(self:state()) do tensor:copy_(read(name)) end

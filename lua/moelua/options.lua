@@ -14,6 +14,7 @@
 --   }
 
 local core = require("moelua.core")
+local expect = require("moelua.expect")
 local raise = core.raise
 
 local options = {}
@@ -38,6 +39,7 @@ end
 ---@param prefix string? put before each candidate, as "--"
 ---@return string
 function options.hint(name, candidates, prefix)
+  expect(type(candidates) == "table", "options.hint", "candidates", "a list of names", candidates)
   prefix = prefix or ""
   local near = type(name) == "string" and options.nearest(name, candidates)
   if near then return ("\nhint: did you mean '%s%s'?"):format(prefix, near) end
@@ -59,8 +61,7 @@ local function convert(value, kinds)
     local ok, converted = fits(value, kind)
     if ok then return converted end
   end
-  local got = type(value) == "number" and tostring(value) or type(value)
-  return nil, ("%s expected, got %s"):format(kinds:gsub("|", " or "), got)
+  return nil, ("%s expected, got %s"):format((kinds:gsub("|", " or ")), core.describe(value))
 end
 
 -- The value, when it is one of the strings.
@@ -69,12 +70,15 @@ local function choose(where, name, value, choices)
     if value == choice then return value end
   end
   raise("%s: option '%s' is %s: unknown%s", where, name,
-    type(value) == "string" and ("'%s'"):format(value) or "a " .. type(value),
+    type(value) == "string" and ("'%s'"):format(value) or core.describe(value),
     options.hint(value, choices))
 end
 
 local function check_one(where, name, value, rule)
   if type(rule) == "string" then rule = { rule } end
+  if type(rule) ~= "table" or rule[1] == nil then
+    raise("options.check: the rule of '%s' must be a type or { type, default }", name)
+  end
   local kind = rule[1]
   if value == nil then
     if rule.required then
@@ -98,8 +102,9 @@ end
 ---  joined with "|", or a list of accepted strings
 ---@return table options with the defaults filled in
 function options.check(where, given, declared)
+  expect(type(declared) == "table", "options.check", "declared", "a table", declared)
   if given ~= nil and type(given) ~= "table" then
-    raise("%s: options are not a table: table expected, got %s", where, type(given))
+    raise("%s: options are not a table: table expected, got %s", where, core.describe(given))
   end
   given = given or {}
   -- In order of names, so that of several mistakes the same one is told every time.
@@ -120,6 +125,8 @@ end
 ---@param more table
 ---@return table
 function options.merge(base, more)
+  expect(type(base) == "table", "options.merge", "base", "a table", base)
+  expect(type(more) == "table", "options.merge", "more", "a table", more)
   local result = {}
   for k, v in pairs(base) do result[k] = v end
   for k, v in pairs(more) do result[k] = v end

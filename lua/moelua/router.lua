@@ -3,6 +3,7 @@
 
 local core = require("moelua.core")
 local class = require("moelua.class")
+local expect = require("moelua.expect")
 local options = require("moelua.options")
 local weight = require("moelua.parameter")
 
@@ -28,6 +29,8 @@ function router.options(given, experts)
   local opts = options.check("router", given, declared)
   if opts.balance then opts.balance = options.check("router.balance", opts.balance,
     declared_balance) end
+  expect(experts == nil or math.type(experts) == "integer", "router", "experts", "an integer",
+    experts)
   if opts.k < 1 or experts and opts.k > experts then
     raise("router: k must be 1 to the number of experts: %d of %s", opts.k, experts or "any number")
   end
@@ -37,6 +40,9 @@ end
 --- A router of a mixture layer. given: kind, k, gate, balance, z_loss, see `declared` above.
 --- where: dim, experts, and init (see parameter.lua).
 function Router:init(given, where)
+  expect(type(where) == "table", "router.Router", "where", "{ dim = ..., experts = ... }", where)
+  expect(math.type(where.dim) == "integer" and math.type(where.experts) == "integer",
+    "router.Router", "where", "{ dim = ..., experts = ... }", where)
   self.opts = router.options(given, where.experts)
   self.count = where.experts
   self.weight = weight(where.init or { std = 0.02 }, "weight", where.experts, where.dim)
@@ -73,7 +79,7 @@ end
 --- x [T x dim] -> gates f32 [T x k], experts i32 [T x k] counted from 0, and info: loss (a tensor,
 --- or nil), and unless how.stats is false load, entropy and dropped, see nn.MoE.
 function Router:route(x, how)
-  local logits = x:linear(self.weight)
+  local logits = core.linear(x, self.weight)
   local gates, experts = logits:topk_route(self.opts.k, self.opts.gate)
   local info = { loss = auxiliary_loss(self.opts, logits, gates, experts) }
   if not how or how.stats ~= false then statistics(info, logits, experts, self.count) end

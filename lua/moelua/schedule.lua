@@ -1,6 +1,7 @@
 -- schedule.lua: learning rates by step. Each kind warms up linearly over `warmup` steps, whose last
 -- has the full rate; steps count from 1, and the last of all has the floor.
 
+local expect = require("moelua.expect")
 local raise = require("moelua.core").raise
 local hint = require("moelua.options").hint
 
@@ -29,10 +30,14 @@ schedule.kinds = { "constant", "cosine", "linear", "wsd" }
 ---@param steps integer
 ---@return number
 function schedule.rate(opts, step, steps)
+  expect(type(opts) == "table", "schedule.rate", "opts", "a table", opts)
   local f = shape[opts.kind]
   if not f then
     raise("schedule: unknown kind '%s'%s", tostring(opts.kind), hint(opts.kind, schedule.kinds))
   end
+  expect(type(opts.lr) == "number", "schedule.rate", "lr", "a number", opts.lr)
+  expect(type(step) == "number", "schedule.rate", "step", "a number", step)
+  expect(type(steps) == "number", "schedule.rate", "steps", "a number", steps)
   local warmup = opts.warmup or 0
   if step <= warmup then return opts.lr * step / warmup end
   local progress = steps > warmup and (step - warmup) / (steps - warmup) or 1

@@ -2,6 +2,7 @@
 -- order the system lists them in, and a fingerprint that changes when a file does.
 
 local core = require("moelua.core")
+local expect = require("moelua.expect")
 local raise, system = core.raise, core.system
 
 local sources = {}
@@ -63,7 +64,7 @@ local function add_folder(folder, match, files)
 end
 
 local function add_path(path, match, files)
-  if type(path) ~= "string" then raise("corpus: path must be a string: got %s", type(path)) end
+  expect(type(path) == "string", "corpus", "path", "a string", path)
   local mode, reason = require("lfs").attributes(path, "mode")
   if not mode then
     local code = system.exists(path) and "io" or "missing"

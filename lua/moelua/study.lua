@@ -16,6 +16,7 @@ local data = require("moelua.data")
 local domains = require("moelua.domains")
 local error_text = require("moelua.error_text")
 local evaluate = require("moelua.evaluate")
+local expect = require("moelua.expect")
 local report = require("moelua.report")
 local run = require("moelua.run")
 local text_table = require("moelua.text_table")
@@ -112,6 +113,7 @@ end
 function study.sum(...)
   local total = { tokens = 0, flops = 0, seconds = 0 }
   for _, cost in ipairs({ ... }) do
+    expect(type(cost) == "table", "study.sum", "cost", "{ tokens, flops, seconds }", cost)
     for k in pairs(total) do total[k] = total[k] + cost[k] end
   end
   return total
@@ -242,6 +244,11 @@ function Study:finish()
 end
 
 --- Opens the run folder opt.out and the domains. parts: recipe, title, about.
-function study.open(opt, parts) return Study(opt, parts) end
+function study.open(opt, parts)
+  expect(type(opt) == "table" and type(opt.out) == "string", "study.open", "opt",
+    "what moe.options returned", opt)
+  expect(type(parts) == "table", "study.open", "parts", "{ recipe, title, about }", parts)
+  return Study(opt, parts)
+end
 
 return study

@@ -9,6 +9,7 @@
 -- as vocabulary, without merges, each byte's symbol with the byte as id.
 
 local core = require("moelua.core")
+local expect = require("moelua.expect")
 local json, raise, system = core.json, core.raise, core.system
 
 local tokenizer = {}
@@ -29,7 +30,7 @@ local PART = 4096
 ---@param text string any bytes, NUL included
 ---@return integer[]
 function Bytes.encode(_, text)
-  if type(text) ~= "string" then raise("encode: text must be a string: got %s", type(text)) end
+  expect(type(text) == "string", "encode", "text", "a string", text)
   local ids = {}
   for first = 1, #text, PART do
     local part = { text:byte(first, first + PART - 1) }
@@ -50,10 +51,8 @@ end
 ---@param ids integer[]|moelua.Tensor a list, or an i32 tensor of one dimension
 ---@return string
 function Bytes.decode(_, ids)
-  if type(ids) == "userdata" then ids = ids:totable() end
-  if type(ids) ~= "table" then
-    raise("decode: ids must be a list or a tensor: got %s", type(ids))
-  end
+  if getmetatable(ids) == "moelua.Tensor" then ids = core.totable(ids) end
+  expect(type(ids) == "table", "decode", "ids", "a list or a tensor", ids)
   check_ids(ids)
   local parts = {}
   for first = 1, #ids, PART do
@@ -129,6 +128,7 @@ end
 ---@return string? message
 ---@return string? code
 function Bytes:save(folder)
+  expect(type(folder) == "string", "save", "folder", "a string", folder)
   for name, content in pairs(self:files()) do
     local ok, message, code = system.write(folder .. "/" .. name, content)
     if not ok then return nil, message, code end
@@ -153,9 +153,8 @@ end
 function tokenizer.resolve(where, value)
   if value == "bytes" then return tokenizer.bytes() end
   if is_tokenizer(value) then return value end
-  local got = type(value) == "string" and ("%q"):format(value) or "a " .. type(value)
   raise("%s: there is no tokenizer %s\nhint: \"bytes\", or what moe.tokenizer.open returned",
-    where, got)
+    where, core.describe(value))
 end
 
 -- ---- reading ----------------------------------------------------------------------------------
@@ -202,9 +201,7 @@ end
 ---@return string? message
 ---@return string? code
 function tokenizer.open(path)
-  if type(path) ~= "string" then
-    raise("tokenizer.open: path must be a string: got %s", type(path))
-  end
+  expect(type(path) == "string", "tokenizer.open", "path", "a string", path)
   local inside = path .. "/tokenizer.json"
   if system.exists(inside) then path = inside end
   local text, message, code = system.read(path)
