@@ -11,11 +11,22 @@
 #define LARGEST ((size_t)1 << 49)       /* its class is still one of the MOE_BINS */
 #define SPARE ((size_t)64 << 20)        /* what may be held beside twice the peak */
 
-/* Sanitizers see overflows and use after free only when every block comes from malloc. */
+/* Sanitizers see overflows and use after free only when every block comes from malloc, and ends
+ * where it was asked to end. */
+#ifdef __has_feature            /* clang tells in its own way */
+#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
+#define __SANITIZE_ADDRESS__ 1
+#endif
+#endif
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define CACHING 0
 #else
 #define CACHING 1
+#endif
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(from, size) ((void)(from), (void)(size))
 #endif
 
 /* The bin that `bytes` belongs to, and the size all blocks of that bin have: eight steps per power
@@ -32,8 +43,10 @@ static int size_class(size_t bytes, size_t *rounded) {
     return (log - 6) * 8 + (int)steps;
 }
 
+static size_t alignment(size_t bytes) { return bytes >= HUGE_FROM ? HUGE_PAGE : ALIGN; }
+
 static void *system_alloc(moe_heap *h, size_t bytes) {
-    size_t align = bytes >= HUGE_FROM ? HUGE_PAGE : ALIGN;
+    size_t align = alignment(bytes);
     h->system_requests++;
     char *raw = h->alloc(h->alloc_ud, NULL, 0, bytes + align + sizeof(void *));
     if (!raw) return NULL;
@@ -44,8 +57,15 @@ static void *system_alloc(moe_heap *h, size_t bytes) {
 }
 
 static void system_free(moe_heap *h, void *block, size_t bytes) {
-    size_t align = bytes >= HUGE_FROM ? HUGE_PAGE : ALIGN;
+    size_t align = alignment(bytes);
     h->alloc(h->alloc_ud, ((void **)block)[-1], bytes + align + sizeof(void *), 0);
+}
+
+/* For sanitizers: from the end of what was asked for to the end of what malloc gave. */
+static void fence(void *block, size_t bytes, size_t rounded) {
+    char *begin = (char *)block + bytes;
+    char *end = (char *)((void **)block)[-1] + rounded + alignment(rounded) + sizeof(void *);
+    ASAN_POISON_MEMORY_REGION(begin, (size_t)(end - begin));
 }
 
 #ifdef MOELUA_TESTING
@@ -87,6 +107,7 @@ void *moe__alloc(moe_ctx *ctx, size_t bytes) {
         block = take(h, bin, size);
     }
     if (!block) return NULL;
+    if (!CACHING) fence(block, bytes, size);
     h->live += size;
     if (h->live > h->peak) h->peak = h->live;
     return block;
