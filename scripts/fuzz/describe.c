@@ -142,6 +142,14 @@ static bool has_key(const file *f, const text *key) {
     return false;
 }
 
+/* Of the right length and form; that it is the right one is past hoping for. */
+static void make_checksum(pair *p, source *s) {
+    p->key = (text){.data = "checksum", .size = 8};
+    p->value.size = source_once_in(s, 4) ? 31 : 32;
+    for (size_t i = 0; i < p->value.size; i++)
+        p->value.data[i] = "0123456789abcdef"[source_pick(s, 16)];
+}
+
 static void make_metadata(file *f) {
     unsigned n = source_pick(f->s, 4);
     f->metadata = source_pick(f->s, 2) ? 1 : 0;
@@ -150,6 +158,7 @@ static void make_metadata(file *f) {
         memset(p, 0, sizeof *p);
         make_text(&p->key, f->s);
         make_text(&p->value, f->s);
+        if (source_once_in(f->s, 8)) make_checksum(p, f->s);
         if (!has_key(f, &p->key)) f->pair_count++;
     }
 }

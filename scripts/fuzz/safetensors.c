@@ -106,6 +106,8 @@ static void read_bytes(source *s, const uint8_t *bytes, size_t size) {
         check_table(f, bytes, size);
         if (made.verdict == MUST_LOAD) check_description(f, &made);
         check_elements(ctx, f);
+        moe_status same = moe__safetensors_verify(f);
+        if (same != MOE_OK && same != MOE_EFORMAT) violation("neither a right nor a wrong checksum");
         moe__safetensors_close(f);
     }
     if (ctx->heap.live != idle || ctx->tensors || ctx->refs != 1) violation("something is left over");
