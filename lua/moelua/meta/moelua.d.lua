@@ -572,7 +572,7 @@ moe.checkpoint = checkpoint
 ---@param path string as for save
 ---@param plan table name -> { dtype = "BF16", shape = {2, 3} }, the dtype as the file will have it
 ---@param metadata table? as for save
----@param given table? max_shard_size as for save
+---@param given table? max_shard_size and checksum as for save
 ---@return table? writer
 ---@return string? message
 ---@return string? code
@@ -584,6 +584,8 @@ function checkpoint.create(path, plan, metadata, given) end
 ---   tensor(name, dtype?) -> Tensor   f32 for floats, i32 for integers and booleans; dtype may ask
 ---                                    for "bf16" or "f16"
 ---   raw(name) -> string              metadata() -> table of strings         close()
+---   verify() -> true                 when every byte is the one that was written, as the checksum
+---                                    in the metadata says; else nil, message, "format"
 --- of which those that take a name return nil, message, "missing" when there is no such tensor.
 ---@param path string a .safetensors file, or a folder that holds one or an index of shards
 ---@return table? checkpoint
@@ -598,7 +600,8 @@ function checkpoint.open(path) end
 ---@param tensors table name -> Tensor, or { dtype = "U8", shape = {3}, data = "abc" }
 ---@param metadata table? strings by strings; `format = "pt"` unless given
 ---@param given table? dtype = "f32", "bf16" or "f16" for all tensors of floats (default: as they
----  are); max_shard_size = bytes of data in a file of a folder (default 5e9)
+---  are); max_shard_size = bytes of data in a file of a folder (default 5e9); checksum = true for
+---  files that verify() can check: the metadata gets the XXH3-128 of the file as `checksum`
 ---@return boolean? done
 ---@return string? message
 ---@return string? code
