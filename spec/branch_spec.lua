@@ -255,7 +255,7 @@ describe("branch refuses", function()
         "branch: a domain cannot be named '" .. name .. "'\nhint: no /, and no . or _ in front")
     end
     misuse(function() moe.branch(seed, { code = "text" }, options(new_folder())) end,
-      "branch: domain 'code' must be a corpus, not string")
+      "branch: domain 'code' must be a corpus, not \"text\"")
   end)
 
   it("other options, other text or another seed in the same folder", function()

@@ -15,9 +15,10 @@ function files.fresh_path(suffix)
 end
 
 --- Writes a file and returns its path. Nothing here has to survive a power cut, so that the
---- thousands of small files cost no flush each.
+--- thousands of small files cost no flush each: some file systems flush one that is truncated.
 function files.write(content, path)
   path = path or files.fresh_path()
+  os.remove(path)
   local file <close> = assert(io.open(path, "wb"))
   assert(file:write(content))
   return path

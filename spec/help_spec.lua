@@ -4,7 +4,7 @@ local functions = require("moelua.functions")
 local manual = require("moelua.manual")
 
 -- Only in builds for tests.
-local hooks = { fail_allocation = true, philox = true }
+local hooks = { fail_allocation = true, interrupt = true, philox = true }
 -- In require("moelua.core") for our own modules.
 local inner = { raise = true, source = true, sample = true, uniform = true, adamw_step = true,
   attempt = true, nearest = true, describe = true }

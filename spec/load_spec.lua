@@ -143,7 +143,8 @@ describe("loading", function()
     m, _, code = moe.load(folder)
     assert.is_nil(m)
     assert.equal("missing", code)
-    models.misuse(function() assert(moe.load(3)) end, "load: folder must be the path of a model, not 3")
+    models.misuse(function() assert(moe.load(3)) end,
+      "load: folder must be the path of a model, not 3")
   end)
 end)
 

@@ -209,7 +209,8 @@ describe("mix and average refuse", function()
   it("nothing, and what is no model", function()
     misuse(function() moe.mix({}) end, "mix: no models given")
     misuse(function() moe.average({}) end, "average: no models given")
-    misuse(function() moe.mix() end, "mix: a list of models is expected, not nil\nhint: mix({ a, b })")
+    misuse(function() moe.mix() end,
+      "mix: a list of models is expected, not nil\nhint: mix({ a, b })")
     misuse(function() moe.mix({ a, 3 }) end, "mix: number 2 of the list must be a model, not 3")
     misuse(function() moe.mix({ a }, { routers = {} }) end,
       "mix: unknown option 'routers'\nhint: did you mean 'router'?")

@@ -62,7 +62,7 @@ describe("making tensors", function()
     rejects("tensor: element 1 is 2147483648.0, which is no i32", moe.tensor, { 1 << 31 }, "i32")
     rejects("tensor: rows of different lengths: 2 and 1", moe.tensor, { { 1, 2 }, { 3 } })
     rejects("tensor: a row must be a table of 2, not 3", moe.tensor, { { 1, 2 }, 3 })
-    rejects("tensor: element 2 is table, not a number", moe.tensor, { 1, { 2 } })
+    rejects("tensor: element 2 must be a number, not a table", moe.tensor, { 1, { 2 } })
     rejects('tensor: element type must be "f32" or "i32", not "f64"', moe.tensor, { 1 }, "f64")
     local endless = {}
     endless[1] = endless
