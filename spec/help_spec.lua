@@ -7,7 +7,7 @@ local manual = require("moelua.manual")
 local hooks = { fail_allocation = true, interrupt = true, philox = true }
 -- In require("moelua.core") for our own modules.
 local inner = { raise = true, source = true, sample = true, uniform = true, adamw_step = true,
-  attempt = true, nearest = true, describe = true }
+  attempt = true, nearest = true, describe = true, uninterrupted = true }
 
 describe("help", function()
   it("shows the record of an operation, by name or by value", function()
