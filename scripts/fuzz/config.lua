@@ -1,0 +1,256 @@
+-- config.lua: JSON files of a model, made up nearly valid, and what must come of reading them.
+-- Loaded once by config.c; fuzz(bytes) then does one test and returns the seconds it took.
+local folder = ...
+local core = require("moelua.core")
+local checkpoint = require("moelua.checkpoint")
+local family = require("moelua.family")
+local model = require("moelua.model")
+local tokenizer = require("moelua.tokenizer")
+local json = core.json
+
+-- ---- choices, as in source.h ------------------------------------------------------------------
+
+local input, at, state
+
+local function open(bytes)
+  input, at, state = bytes, 1, 1469598103934665603
+  for i = 1, #bytes do state = (state ~ bytes:byte(i)) * 1099511628211 end
+end
+
+-- An integer from 1 to n, which is at most 256.
+local function pick(n)
+  local byte = input:byte(at)
+  at = at + 1
+  if not byte then
+    state = state * 6364136223846793005 + 1442695040888963407
+    byte = state >> 56
+  end
+  return (byte * n >> 8) + 1
+end
+
+local function one_of(list) return list[pick(#list)] end
+
+-- ---- texts ------------------------------------------------------------------------------------
+
+local base = { vocab = 16, dim = 4, layers = 2, heads = 2, hidden = 8, context = 8 }
+local mixture = { kind = "moe", hidden = 8, experts = 2, router = { k = 1 } }
+
+local function config_of(ffn, tied)
+  local options = { ffn = ffn, tied = tied }
+  for key, value in pairs(base) do options[key] = value end
+  return options
+end
+
+local made = {      -- models in folders, whose config.json is replaced
+  llama = model.new(config_of(nil, true)),
+  mixtral = model.new(config_of(mixture, false)),
+  moelua = model.new(config_of({ { kind = "dense" }, mixture }, true)),
+}
+local texts = {}    -- name -> JSON value of a file that is right
+assert(core.system.make_folder(folder))
+for name, m in pairs(made) do
+  assert(m:save(folder .. "/" .. name))
+  texts[name] = family.to_json(m.config)
+end
+assert(made.llama:save(folder .. "/shards", { max_shard_size = 1000 }))
+assert(tokenizer.bytes():save(folder))
+
+local function read(path)
+  local file <close> = assert(io.open(path, "rb"))
+  return file:read("a")
+end
+
+local function write(path, text)
+  local file <close> = assert(io.open(path, "wb"))
+  assert(file:write(text))
+end
+
+local INDEX = folder .. "/shards/model.safetensors.index.json"
+local TOKENIZER = folder .. "/tokenizer.json"
+texts.index = json.decode(read(INDEX))
+texts.tokenizer = json.decode(read(TOKENIZER))
+texts.job = { name = "code", attempts = 1, model = "runs/seed", options = { steps = 400, lr = 3e-3 },
+  modules = json.array({}), data = { code = "data/code" } }
+for name, value in pairs(texts) do texts[name] = json.encode(value) end
+
+-- Values that somebody might write, or a broken disk.
+local odd = {
+  "0", "-1", "-0", "1", "2", "3", "4", "7", "8", "16", "4096", "4097", "65536", "100000", "2147483647",
+  "2147483648", "1000000000000", "9223372036854775807", "9223372036854775808", "-9223372036854775808",
+  "18446744073709551616", "1e18", "1e308", "1e400", "-1e400", "1e-400", "0.5", "2.0", "NaN", "Infinity",
+  "null", "true", "false", "[]", "{}", "[[]]", "[null]", "[1,2]", "{\"a\":1}", "\"\"", "\"x\"", "\"4\"",
+  "\"\\u0000\"", "\"\\ud800\"", "\"\xff\"", "", ",", "}", "[1", "01", ("["):rep(150) .. ("]"):rep(150),
+  ("["):rep(250) .. ("]"):rep(250), ("["):rep(5000), "\"" .. ("x"):rep(5000) .. "\"", "1" .. ("0"):rep(400),
+  "{\"type\":\"linear\"}", "{\"type\":{}}", "{\"rope_type\":7}", "{\"rope_theta\":\"a\"}", "{\"router\":1}",
+  "{\"router\":{\"balance\":3}}", "{\"router\":{\"balance\":{\"coef\":\"a\"}}}", "{\"seed\":1.5}",
+  "\"llama\"", "\"mixtral\"", "\"moelua\"", "\"dense\"", "\"moe\"", "\"../x\"", "\"model.safetensors\"",
+}
+
+-- Keys that are read, also where the text has none yet.
+local keys = {
+  "model_type", "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads",
+  "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings", "rope_theta",
+  "rope_scaling", "rope_parameters", "sliding_window", "hidden_act", "attention_bias", "mlp_bias",
+  "num_local_experts", "num_experts_per_tok", "router_aux_loss_coef", "rms_norm_eps",
+  "tie_word_embeddings", "initializer_range", "moelua", "ffn", "merges", "added_tokens", "normalizer",
+}
+
+-- Where in the text the values are: { first byte, last byte } of each that follows a colon.
+local function values(text)
+  local list = {}
+  for first, last in text:gmatch('":%s*()[^%s,%[%]{}]+()') do list[#list + 1] = { first, last - 1 } end
+  for first, last in text:gmatch('":%s*()%b{}()') do list[#list + 1] = { first, last - 1 } end
+  for first, last in text:gmatch('":%s*()%b[]()') do list[#list + 1] = { first, last - 1 } end
+  return list
+end
+
+local function value_for_another(text)
+  local list = values(text)
+  if #list == 0 then return text end
+  local place = list[(pick(256) * 256 + pick(256)) % #list + 1]
+  return text:sub(1, place[1] - 1) .. one_of(odd) .. text:sub(place[2] + 1)
+end
+
+-- A key more, or one that is there a second time.
+local function key_more(text)
+  return (text:gsub("^{", ("{%q:%s,"):format(one_of(keys), one_of(odd)):gsub("%%", "%%%%"), 1))
+end
+
+local function key_renamed(text)
+  return (text:gsub(('"%s"'):format(one_of(keys)), '"other"', 1))
+end
+
+local function cut(text) return text:sub(1, #text * pick(256) // 256) end
+
+local function byte_changed(text)
+  local place = #text * pick(256) // 256
+  return text:sub(1, place) .. string.char(pick(256) - 1) .. text:sub(place + 2)
+end
+
+local edits = { value_for_another, value_for_another, value_for_another, key_more, key_more, key_renamed,
+  cut, byte_changed }
+
+local function make(text)
+  for _ = 2, pick(5) do text = one_of(edits)(text) end
+  return text
+end
+
+-- ---- what has to hold -------------------------------------------------------------------------
+
+local codes = {}
+for code in ("missing io full format busy interrupted unsupported memory"):gmatch("%a+") do
+  codes[code] = true
+end
+local internal = { "attempt to", "bad argument", "%.lua:%d", "stack overflow", "not enough memory",
+  "no integer representation", "index is n", "traceback", "table: 0x" }
+
+-- nil, message, code of an expected failure.
+local function check_failure(text, message, code)
+  if type(message) ~= "string" or not codes[code] then
+    error(("no message or no code: %s, %s: %s"):format(tostring(message), tostring(code), text))
+  end
+  for _, pattern in ipairs(internal) do
+    if message:find(pattern) then error(("an internal error: %s: %s"):format(message, text)) end
+  end
+end
+
+local function whole(value, most)
+  return math.type(value) == "integer" and value >= 1 and value <= most
+end
+
+local function finite(value) return value == value and value >= 0 and value < math.huge end
+
+local function check_ffn(ffn)
+  assert(whole(ffn.hidden, 2 ^ 31), "hidden")
+  if ffn.kind == "dense" then return 3.0 * ffn.hidden end
+  assert(ffn.kind == "moe" and whole(ffn.experts, 4096), "experts")
+  assert(whole(ffn.router.k, ffn.experts), "k")
+  return 3.0 * ffn.hidden * ffn.experts
+end
+
+local function check_config(config)
+  for _, name in ipairs({ "dim", "vocab", "context", "heads", "kv_heads", "head_dim" }) do
+    assert(whole(config[name], 2 ^ 31), name)
+  end
+  assert(whole(config.layers, 4096) and #config.ffn == config.layers, "layers")
+  assert(config.heads % config.kv_heads == 0 and config.head_dim % 2 == 0, "heads")
+  assert(finite(config.rope_theta) and config.rope_theta > 0, "rope_theta")
+  assert(finite(config.norm_eps) and finite(config.std), "norm_eps, std")
+  local width = 2.0 * config.head_dim * (config.heads + config.kv_heads)
+  local parameters = 2.0 * config.vocab
+  for _, ffn in ipairs(config.ffn) do parameters = parameters + width + check_ffn(ffn) end
+  assert(parameters * config.dim <= 2.0 ^ 50, "more parameters than anybody has")
+end
+
+-- ---- readers ----------------------------------------------------------------------------------
+
+local function try_config(text)
+  local value, message, code = json.decode(text)
+  if value == nil then return check_failure(text, message, code) end
+  local config
+  config, message, code = family.from_json(value)
+  if not config then return check_failure(text, message, code) end
+  check_config(config)
+  if config.layers > 100 then return end      -- the rest would be slow
+  local again = assert(family.from_json(json.decode(json.encode(family.to_json(config)))))
+  check_config(again)
+end
+
+local function try_model(name, text)
+  local path = folder .. "/" .. name
+  write(path .. "/config.json", text)
+  local m, message, code = family.load(path)
+  if not m then return check_failure(text, message, code) end
+  assert(m.config.dim == base.dim and m.config.layers == base.layers, "a model that does not fit")
+  assert(m:count() == made[name]:count(), "parameters")
+end
+
+local function try_index(text)
+  write(INDEX, text)
+  local file, message, code = checkpoint.open(folder .. "/shards")
+  if not file then return check_failure(text, message, code) end
+  assert(file:info("model.norm.weight").bytes == 4 * base.dim)
+  file:close()
+end
+
+local function try_tokenizer(text)
+  write(TOKENIZER, text)
+  local tok, message, code = tokenizer.open(TOKENIZER)
+  if not tok then return check_failure(text, message, code) end
+  assert(tok.vocab == 256)
+end
+
+-- What is decoded can be encoded, and that can be decoded to the same.
+local function try_json(text)
+  local value, message, code = json.decode(text)
+  if value == nil then return check_failure(text, message, code) end
+  local encoded = json.encode(value)
+  assert(json.encode(json.decode(encoded)) == encoded, encoded)
+end
+
+local names = { "llama", "mixtral", "moelua" }
+local tests = {
+  function() try_config(make(texts[one_of(names)])) end,
+  function() try_config(make(texts[one_of(names)])) end,
+  function() try_config(make(texts[one_of(names)])) end,
+  function()
+    local name = one_of(names)
+    try_model(name, make(texts[name]))
+  end,
+  function() try_index(make(texts.index)) end,
+  function() try_tokenizer(make(texts.tokenizer)) end,
+  function() try_json(make(texts.job)) end,
+  function() try_json(input:sub(at)) end,
+}
+
+local count = 0
+
+-- luacheck: globals fuzz
+function fuzz(bytes)
+  open(bytes)
+  local started = os.clock()
+  one_of(tests)()
+  count = count + 1
+  if count % 64 == 0 then collectgarbage() end
+  return os.clock() - started
+end
