@@ -123,6 +123,31 @@ local function without_nulls(value)
   return out
 end
 
+-- Fields that are looked at here; the others are model.check_config's to check.
+local field_types = {
+  { "hidden_act", "string" }, { "max_position_embeddings", "number" }, { "moelua", "table" },
+  { "rope_parameters", "table" }, { "rope_scaling", "table" },
+  { "router_aux_loss_coef", "number" }, { "sliding_window", "number" },
+}
+
+local spoken = { number = "a number", string = "a string", table = "an object" }
+
+local function check_type(name, value, wanted)
+  if value ~= nil and type(value) ~= wanted then
+    core.raise("%s must be %s, not a %s", name, spoken[wanted], type(value))
+  end
+end
+
+local function check_fields(hf)
+  for _, field in ipairs(field_types) do check_type(field[1], hf[field[1]], field[2]) end
+  for _, name in ipairs({ "rope_scaling", "rope_parameters" }) do
+    local scaling = hf[name] or {}
+    check_type(name .. ".rope_type", scaling.rope_type, "string")
+    check_type(name .. ".type", scaling.type, "string")
+  end
+  if hf.moelua then check_type("moelua.router", hf.moelua.router, "table") end
+end
+
 -- What we would compute differently is refused, not ignored.
 local function unsupported(hf)
   local scaling = hf.rope_scaling or hf.rope_parameters
@@ -154,6 +179,7 @@ local known = { llama = true, mistral = true, mixtral = true, moelua = true }
 
 -- Absent fields have the defaults of their family.
 local function convert(hf)
+  check_fields(hf)
   local mixtral = hf.model_type == "mixtral"
   local obstacle = unsupported(hf)
   if obstacle then return nil, obstacle .. " is not supported" end
@@ -187,6 +213,9 @@ end
 function family.from_json(hf)
   if type(hf) ~= "table" then return nil, "config.json: no JSON object", "format" end
   hf = without_nulls(hf)
+  if type(hf.model_type) == "table" then
+    return nil, "config.json: model_type must be a string, not a table", "format"
+  end
   if not known[hf.model_type] then
     return nil, ("model_type '%s' is not supported\nhint: llama, mistral, mixtral and moelua are")
       :format(tostring(hf.model_type)), "unsupported"
@@ -280,11 +309,23 @@ local function read_config(folder)
   if not text then return nil, message, code end
   local hf
   hf, message, code = json.decode(text)
-  if not hf then return nil, ("%s/config.json: %s"):format(folder, message), code end
+  if hf == nil then return nil, ("%s/config.json: %s"):format(folder, message), code end
   local config
   config, message, code = family.from_json(hf)
   if not config then return nil, ("%s: %s"):format(folder, message), code end
   return config
+end
+
+-- A configuration that asks for more than its files can hold is refused before anything is made of
+-- it; a weight has at least two bytes.
+local function too_large(config, file)
+  local bytes = 0
+  for _, name in ipairs(file:names()) do bytes = bytes + file:info(name).bytes end
+  local parameters = model.parameters(config)
+  if parameters > bytes then
+    return ("config.json describes %.3g parameters, the tensors have %d bytes")
+      :format(parameters, bytes)
+  end
 end
 
 --- A model from a Hugging Face directory; nil, message, code when there is none or it does not fit.
@@ -301,7 +342,10 @@ function family.load(folder)
   file, message, code = checkpoint.open(folder)
   if not file then return nil, message, code end
   local ok, m
-  ok, m, code = core.attempt(model.Model, config, true)
+  message = too_large(config, file)
+  if not message then ok, m, code = core.attempt(model.Model, config, true) end
+  if not ok then file:close() end
+  if message then return nil, ("%s: %s"):format(folder, message), "format" end
   if not ok then return nil, ("%s: %s"):format(folder, m), code end
   message, code = complain(m, file), "format"
   if not message then message, code = fill(m, file) end

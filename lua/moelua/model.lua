@@ -30,11 +30,28 @@ local declared_ffn = {
   router = "table",
 }
 
-local function at_least_1(options_table, names)
+-- A configuration may come from a stranger's file: what is beyond these is no model, and must not
+-- keep anybody busy. The sum of the parameters has a bound as well.
+local most = { layers = 4096, experts = 4096, heads = 65536, kv_heads = 65536 }
+local MOST_SIZE, MOST_PARAMETERS = 2^31 - 1, 2.0^50
+
+local function in_range(options_table, names)
   for _, name in ipairs(names) do
-    local value = options_table[name]
+    local value, limit = options_table[name], most[name] or MOST_SIZE
     if value and value < 1 then
       raise("moe.model.new: %s must be at least 1, not %d", name, value)
+    end
+    if value and value > limit then
+      raise("moe.model.new: %s must be at most %d, not %d", name, limit, value)
+    end
+  end
+end
+
+local function not_negative(config, names)
+  for _, name in ipairs(names) do
+    local value = config[name]
+    if not (value >= 0 and value < math.huge) then
+      raise("moe.model.new: %s must be finite and not negative, not %s", name, value)
     end
   end
 end
@@ -47,7 +64,7 @@ local function ffn_options(given, config)
     raise("moe.model.new: the width of the feed-forward layers is missing\nhint: hidden = %d",
       4 * config.dim)
   end
-  at_least_1(ffn, { "hidden", "experts" })
+  in_range(ffn, { "hidden", "experts" })
   if ffn.kind == "moe" then
     if not ffn.experts then raise("moe.model.new: a moe layer needs experts = N") end
     ffn.router = router.options(ffn.router, ffn.experts)
@@ -67,13 +84,28 @@ local function ffn_per_layer(config)
   return list
 end
 
+--- How many parameters a model has, as a float: the product of wrong sizes may be beyond integers.
+--- Norms are not counted.
+---@param config table
+---@return number
+function model.parameters(config)
+  local dim = config.dim + 0.0
+  local total = (config.tied and 1 or 2) * config.vocab * dim
+  for _, ffn in ipairs(config.ffn) do
+    local experts = ffn.experts or 0
+    total = total + 2 * dim * config.head_dim * (config.heads + config.kv_heads) +
+      3 * dim * ffn.hidden * math.max(experts, 1) + dim * experts
+  end
+  return total
+end
+
 --- The options of a model, checked and with everything filled in: plain data, which a model keeps
 --- as its config.
 ---@param given table see model.new
 ---@return table config
 local function check_config(given)
   local config = options.check("moe.model.new", given, declared)
-  at_least_1(config, { "dim", "layers", "heads", "vocab", "context", "kv_heads", "head_dim" })
+  in_range(config, { "dim", "layers", "heads", "vocab", "context", "kv_heads", "head_dim" })
   config.kv_heads = config.kv_heads or config.heads
   if config.heads % config.kv_heads ~= 0 then
     raise("moe.model.new: %d heads cannot share %d kv_heads", config.heads, config.kv_heads)
@@ -86,8 +118,15 @@ local function check_config(given)
   if config.head_dim % 2 ~= 0 then
     raise("moe.model.new: head_dim must be even for rotary positions, not %d", config.head_dim)
   end
+  not_negative(config, { "norm_eps", "rope_theta", "std" })
+  if config.rope_theta == 0 then raise("moe.model.new: rope_theta must not be 0") end
   config.ffn = ffn_per_layer(config)
   config.hidden = nil
+  local parameters = model.parameters(config)
+  if parameters > MOST_PARAMETERS then
+    raise("moe.model.new: a model of %.1e parameters: the most are %.1e", parameters,
+      MOST_PARAMETERS)
+  end
   return config
 end
 

@@ -181,10 +181,14 @@ end
 -- Why a tokenizer.json is not the byte tokenizer; nil when it is.
 local function difference(file)
   local model = file.model
-  if type(model) ~= "table" or model.type ~= "BPE" then
-    return ("model type is %s"):format(tostring(type(model) == "table" and model.type or model))
+  local kind = type(model) == "table" and model.type or model
+  if kind ~= "BPE" or kind == model then
+    return "model type is " .. (type(kind) == "table" and "a table" or tostring(kind))
   end
-  if not is_empty(model.merges) then return ("it has %d merges"):format(#model.merges) end
+  if not is_empty(model.merges) then
+    return type(model.merges) == "table" and ("it has %d merges"):format(#model.merges)
+      or "its merges are no list"
+  end
   if not same_vocabulary(model.vocab) then return "its vocabulary is not the 256 bytes" end
   if not is_empty(file.added_tokens) then return "it has added tokens" end
   if not is_empty(file.normalizer) then return "it has a normalizer" end

@@ -36,14 +36,16 @@ local bugs = {
   { "leak when refused", READ, "    if (s)\n        moe__safetensors_close(f);",
     "    if (s == MOE_EFORMAT) return s;\n    if (s)\n        moe__safetensors_close(f);" },
   { "double free without memory", READ, "    if (!items) return false;",
-    "    if (!items) moe__free(ctx, l->items, l->capacity * l->size);\n    if (!items) return false;" },
+    "    if (!items) moe__free(ctx, l->items, l->capacity * l->size);\n" ..
+      "    if (!items) return false;" },
   { "view at any address", READ, "(uintptr_t)moe__safetensors_data(f, t) % size == 0", "size > 0" },
   { "control character in a message", READ, "c < 0x20 || c == 0x7f", "c < 0x20" },
   { "product of sizes overflows", STORED,
     "__builtin_mul_overflow(count, shape[i], &count))", "(count *= shape[i], false))" },
   { "size above 2^63", STORED, "if (shape[i] > INT64_MAX || ", "if (" },
   { "number of bits overflows", STORED,
-    "if (__builtin_mul_overflow(count, (uint64_t)types[type].bits, &bits)) return MOE_SIZE_OVERFLOW;",
+    "if (__builtin_mul_overflow(count, (uint64_t)types[type].bits, &bits)) " ..
+      "return MOE_SIZE_OVERFLOW;",
     "bits = count * (uint64_t)types[type].bits;" },
   { "bits that fill no byte", STORED, "    if (bits % 8) return MOE_SIZE_MISALIGNED;\n", "" },
   { "integer below i32", STORED, "x > INT32_MAX || x < INT32_MIN", "x > INT32_MAX" },
@@ -59,7 +61,8 @@ local bugs = {
   { "lone surrogate", JSON, "if (low < 0xdc00 || low > 0xdfff)", "if (low < 0xdc00)" },
   { "overlong UTF-8", JSON, "    if (lead == 0xe0) low = 0xa0;\n", "" },
   { "number that begins with 0", JSON,
-    '    if (*first == \'0\' && j->at - first > 1) return moe__json_fail(j, "a number begins with 0");\n',
+    '    if (*first == \'0\' && j->at - first > 1) ' ..
+      'return moe__json_fail(j, "a number begins with 0");\n',
     "" },
   { "something behind the header", JSON,
     'return peek(j) < 0 || moe__json_fail(j, "something follows the value");', "return true;" },
@@ -100,7 +103,8 @@ local libraries = "$(pkg-config --libs openblas jansson zlib) -lpthread -lm"
 local function compile(folder, file)
   local objects = build .. "/CMakeFiles/fuzz_safetensors.dir/scripts/fuzz/*.o " ..
     build .. "/CMakeFiles/fuzz_files.dir/scripts/fuzz/*.o"
-  return sh(("clang %s -I%s -c %s -o %s.o && clang -fsanitize=fuzzer,address,undefined %s.o %s %s %s -o %s")
+  return sh(("clang %s -I%s -c %s -o %s.o && " ..
+    "clang -fsanitize=fuzzer,address,undefined %s.o %s %s %s -o %s")
     :format(flags, quote(root .. "/core"), quote(folder .. "/" .. file), quote(folder .. "/bug"),
       quote(folder .. "/bug"), objects, build .. "/libmoecore.a", libraries,
       quote(folder .. "/fuzz")))
@@ -109,9 +113,9 @@ end
 -- Executions until the bug is found; nil when it is not.
 local function hunt(folder, seed)
   local log = ("%s/log%d"):format(folder, seed)
-  local found = not sh(("cd %s && ./fuzz -runs=%d -seed=%d -max_len=256 -timeout=5 -rss_limit_mb=512 " ..
-    "-print_final_stats=1 -artifact_prefix=seed%d- > %s 2>&1"):format(quote(folder), LIMIT, seed, seed,
-    quote(log)))
+  local found = not sh(("cd %s && ./fuzz -runs=%d -seed=%d -max_len=256 -timeout=5 " ..
+    "-rss_limit_mb=512 -print_final_stats=1 -artifact_prefix=seed%d- > %s 2>&1")
+    :format(quote(folder), LIMIT, seed, seed, quote(log)))
   local count = read(log):match("stat::number_of_executed_units:%s*(%d+)")
   return found and tonumber(count) or nil
 end
