@@ -128,6 +128,14 @@ void moe__free(moe_ctx *ctx, void *block, size_t bytes) {
     h->cached += size;
 }
 
+void *moe__record_alloc(moe_ctx *ctx, size_t bytes) {
+    return ctx->heap.alloc(ctx->heap.alloc_ud, NULL, 0, bytes);
+}
+
+void moe__record_free(moe_ctx *ctx, void *record, size_t bytes) {
+    ctx->heap.alloc(ctx->heap.alloc_ud, record, bytes, 0);
+}
+
 /* Class sizes follow from the bin number: the inverse of size_class. */
 static size_t bin_size(int bin) {
     if (bin == 0) return 64;

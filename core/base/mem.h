@@ -29,6 +29,11 @@ typedef struct moe_heap {
 void *moe__alloc(moe_ctx *ctx, size_t bytes);
 void moe__free(moe_ctx *ctx, void *block, size_t bytes);
 
+/* From the same source, but neither counted nor limited nor cached: for small records that are no
+ * tensors. */
+void *moe__record_alloc(moe_ctx *ctx, size_t bytes);
+void moe__record_free(moe_ctx *ctx, void *record, size_t bytes);
+
 /* Returns all cached blocks to the system. */
 void moe__trim(moe_ctx *ctx);
 

@@ -8,12 +8,17 @@
 
 static const char state_key = 0;        /* its address is the registry key */
 
-lmoe_state *lmoe_getstate(lua_State *L) {
+lmoe_state *lmoe_findstate(lua_State *L) {
     lua_rawgetp(L, LUA_REGISTRYINDEX, &state_key);
     lmoe_state *s = lua_touserdata(L, -1);
     lua_pop(L, 1);
+    return s && s->ctx ? s : NULL;
+}
+
+lmoe_state *lmoe_getstate(lua_State *L) {
+    lmoe_state *s = lmoe_findstate(L);
     /* Finalizers of objects older than the module run after ours when the Lua state closes. */
-    if (!s || !s->ctx) luaL_error(L, "moelua is closed");
+    if (!s) luaL_error(L, "moelua is closed");
     return s;
 }
 
@@ -244,17 +249,12 @@ static void preload_sources(lua_State *L) {
 
 static int close_state(lua_State *L) {
     lmoe_state *s = lua_touserdata(L, 1);
+    if (!s->ctx) return 0;
+    lmoe_freescopes(s);
+    lmoe_freeboxes(s);
     moe_close(s->ctx);
     s->ctx = NULL;
     return 0;
-}
-
-/* One context per Lua state, also when a script forgets the module and requires it again. */
-static bool is_open(lua_State *L) {
-    lua_rawgetp(L, LUA_REGISTRYINDEX, &state_key);
-    const lmoe_state *s = lua_touserdata(L, -1);
-    lua_pop(L, 1);
-    return s && s->ctx;
 }
 
 static void open_context(lua_State *L) {
@@ -328,7 +328,8 @@ static void push_core(lua_State *L) {
 
 MOE_API int luaopen_moelua(lua_State *L) {
     luaL_checkversion(L);
-    if (!is_open(L)) open_context(L);
+    /* One context per Lua state, also when a script forgets the module and requires it again. */
+    if (!lmoe_findstate(L)) open_context(L);
     preload_sources(L);
     luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
     push_core(L);

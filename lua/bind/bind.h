@@ -20,11 +20,14 @@
 #define LMOE_NO_LUA_MEMORY "not enough memory"      /* Lua's own message for a lack of memory */
 #define LMOE_PATH_KEY "moelua.path"         /* registry: folder of the Lua modules, or nil */
 
-/* A tensor userdata. Boxes made inside a scope are linked into its list. */
+/* What a tensor userdata points to. Each box is in the list of a scope, or in that of the state. It
+ * lies beside Lua's memory and not in it: Lua drops a finalizer that it has no memory to call,
+ * and frees the userdata all the same. Such a box is found by its scope, or when the state closes.
+ * The same holds for what a scope userdata points to. */
 typedef struct lmoe_box {
     moe_tensor *tensor;             /* NULL when released */
-    struct lmoe_box *next, **link;  /* link: what points to us; NULL outside scopes */
-    struct lmoe_scope *scope;       /* the one whose list we are in, NULL outside scopes */
+    struct lmoe_box *next, **link;  /* link: what points to us */
+    struct lmoe_scope *scope;       /* the one whose list we are in */
 } lmoe_box;
 
 typedef struct lmoe_scope {
@@ -38,6 +41,8 @@ typedef struct lmoe_state {
     moe_ctx *ctx;
     const void *tensor_type;        /* address of the tensor metatable: the cheapest type check */
     lmoe_scope *scope;              /* innermost open one */
+    lmoe_scope *closed;             /* those that were abandoned, then closed with an outer one */
+    lmoe_scope outside;             /* has the boxes that belong to no scope */
     size_t charged;                 /* bytes not yet charged to Lua's collector */
     size_t ceiling;                 /* live bytes that force a full collection */
     size_t floor;                   /* moe.memory{floor=...} */
@@ -64,8 +69,8 @@ moe_tensor *lmoe_fillbox(lua_State *L, lmoe_box *box, moe_dtype dtype, int ndim,
                          const int64_t *shape);
 /* Pushes the XXH3-64 of the bytes as 16 hexadecimal digits. Returns 1. */
 int lmoe_pushhash(lua_State *L, const void *data, size_t size);
-/* Moves a box into the list of a scope, or out of all lists for NULL. */
-void lmoe_setscope(lmoe_box *box, lmoe_scope *scope);
+/* Moves a box into the list of a scope; NULL: of none. */
+void lmoe_setscope(lmoe_state *s, lmoe_box *box, lmoe_scope *scope);
 /* Pushes an empty box without looking at the ceiling; Lua may collect all the same. */
 lmoe_box *lmoe_pushbox(lua_State *L);
 /* For `do s = f(); while (lmoe_again(L, s, &tried));`, tried = false before: true once, when s says
@@ -73,10 +78,18 @@ lmoe_box *lmoe_pushbox(lua_State *L);
 bool lmoe_again(lua_State *L, moe_status s, bool *tried);
 /* Charges what was allocated since `live_before` to Lua's collector. */
 void lmoe_charge(lua_State *L, size_t live_before);
-/* A full collection, after which the ceiling follows what is left alive. */
+/* A full collection, after which the ceiling follows what is left alive. Does nothing when there is
+ * no memory to call finalizers with. */
 void lmoe_collect(lua_State *L);
 /* Releases what the box holds; an empty one stays as it is. */
-void lmoe_emptybox(lmoe_box *box);
+void lmoe_emptybox(lmoe_state *s, lmoe_box *box);
+/* For the end of a state: the scopes, then what the boxes hold and the boxes. */
+void lmoe_freescopes(lmoe_state *s);
+void lmoe_freeboxes(lmoe_state *s);
+/* The box of the tensor userdata at `arg`; NULL when it is none, or its box is gone. */
+lmoe_box *lmoe_tobox(lua_State *L, int arg);
+/* The state, or NULL when it is closed. */
+lmoe_state *lmoe_findstate(lua_State *L);
 /* Makes the metatable `name` of a userdata that `release` empties, by __gc and __close alike. What
  * release does must be harmless the second time. `methods` may be NULL. Scripts that ask for the
  * metatable get the name. */

@@ -7,47 +7,54 @@
 
 /* Releases every tensor boxed since the scope opened, and those of scopes inside it that were
  * abandoned without closing (a dead coroutine does not run its <close>). */
-static void close_one(lmoe_scope *scope) {
-    while (scope->first) lmoe_emptybox(scope->first);
+static void close_innermost(lmoe_state *s) {
+    lmoe_scope *scope = s->scope;
+    s->scope = scope->outer;
+    while (scope->first) lmoe_emptybox(s, scope->first);
     scope->open = false;
+    scope->outer = s->closed;
+    s->closed = scope;
 }
 
-static lmoe_scope *check_scope(lua_State *L, const char *what) {
-    lmoe_scope *scope = luaL_testudata(L, 1, SCOPE);
-    if (!scope)
+static void drop(lmoe_state *s, lmoe_scope **list, lmoe_scope *scope) {
+    while (*list && *list != scope) list = &(*list)->outer;
+    if (!*list) return;
+    *list = scope->outer;
+    while (scope->first) lmoe_setscope(s, scope->first, NULL);
+    moe__record_free(s->ctx, scope, sizeof *scope);
+}
+
+static lmoe_scope **check_scope(lua_State *L, const char *what) {
+    lmoe_scope **place = luaL_testudata(L, 1, SCOPE);
+    if (!place)
         lmoe_raise(L, "%s: a scope is expected, not %s\nhint: call it as scope:%s(...)", what,
                    lmoe_describe(L, 1), what);
-    return scope;
+    return place;
 }
 
 static int scope_close(lua_State *L) {
-    lmoe_scope *scope = check_scope(L, "close");
+    lmoe_scope **place = check_scope(L, "close"), *scope = *place;
     lmoe_state *s = lmoe_getstate(L);
-    if (!scope->open) return 0;
-    while (s->scope != scope) {
-        lmoe_scope *inner = s->scope;
-        s->scope = inner->outer;
-        close_one(inner);
-    }
-    s->scope = scope->outer;
-    close_one(scope);
+    if (!scope || !scope->open) return 0;
+    while (scope->open) close_innermost(s);
+    drop(s, &s->closed, scope);
+    *place = NULL;
     return 0;
 }
 
 /* A scope that is collected while open was abandoned: it leaves the chain, its tensors live on
  * under the collector's care. */
 static int scope_gc(lua_State *L) {
-    lmoe_scope *scope = lua_touserdata(L, 1);
-    if (!scope->open) return 0;
-    lmoe_state *s = lmoe_getstate(L);
-    for (lmoe_scope **at = &s->scope; *at; at = &(*at)->outer)
-        if (*at == scope) {
-            *at = scope->outer;
-            break;
-        }
-    while (scope->first) lmoe_setscope(scope->first, NULL);
-    scope->open = false;
+    lmoe_scope **place = lua_touserdata(L, 1);
+    lmoe_state *s = lmoe_findstate(L);
+    if (s && *place) drop(s, (*place)->open ? &s->scope : &s->closed, *place);
+    *place = NULL;
     return 0;
+}
+
+void lmoe_freescopes(lmoe_state *s) {
+    while (s->scope) drop(s, &s->scope, s->scope);
+    while (s->closed) drop(s, &s->closed, s->closed);
 }
 
 /* Would closing `scope` release the box? Not if it was made further out. */
@@ -59,26 +66,30 @@ static bool holds(const lmoe_state *s, const lmoe_scope *scope, const lmoe_box *
 
 /* scope:keep(x, ...) -> x, ...: these outlive the scope, in the one around it if there is one. */
 static int scope_keep(lua_State *L) {
-    lmoe_scope *scope = check_scope(L, "keep");
-    if (!scope->open) lmoe_raise(L, "keep: the scope is closed");
+    const lmoe_scope *scope = *check_scope(L, "keep");
+    lmoe_state *s = lmoe_getstate(L);
+    if (!scope || !scope->open) lmoe_raise(L, "keep: the scope is closed");
     for (int i = 2; i <= lua_gettop(L); i++) {
         if (!lmoe_totensor(L, i))
             lmoe_raise(L, "keep: argument %d must be a tensor, not %s", i - 1,
                        lmoe_describe(L, i));
-        lmoe_box *box = lua_touserdata(L, i);
-        if (holds(lmoe_getstate(L), scope, box)) lmoe_setscope(box, scope->outer);
+        lmoe_box *box = lmoe_tobox(L, i);
+        if (holds(s, scope, box)) lmoe_setscope(s, box, scope->outer);
     }
     return lua_gettop(L) - 1;
 }
 
 static int scope_new(lua_State *L) {
     lmoe_state *s = lmoe_getstate(L);
-    lmoe_scope *scope = lua_newuserdatauv(L, sizeof *scope, 0);
-    *scope = (lmoe_scope){0};
+    lmoe_scope **place = lua_newuserdatauv(L, sizeof *place, 0), *scope;
+    *place = NULL;
     luaL_setmetatable(L, SCOPE);
-    scope->outer = s->scope;
-    scope->open = true;
-    s->scope = scope;
+    bool tried = false;
+    do scope = moe__record_alloc(s->ctx, sizeof *scope);
+    while (lmoe_again(L, scope ? MOE_OK : MOE_ENOMEM, &tried));
+    if (!scope) lmoe_check(L, moe__no_memory(s->ctx, sizeof *scope, "a scope"));
+    *scope = (lmoe_scope){.outer = s->scope, .open = true};
+    *place = s->scope = scope;
     return 1;
 }
 

@@ -5,25 +5,41 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/ctx.h"
 #include "tape/tape.h"
 
 /* ---- boxes ---------------------------------------------------------------------------------- */
 
-void lmoe_setscope(lmoe_box *box, lmoe_scope *scope) {
+static void unlink_box(lmoe_box *box) {
     if (box->link) *box->link = box->next;
     if (box->next) box->next->link = box->link;
-    box->link = NULL;
-    box->next = NULL;
+}
+
+void lmoe_setscope(lmoe_state *s, lmoe_box *box, lmoe_scope *scope) {
+    if (!scope) scope = &s->outside;
+    unlink_box(box);
     box->scope = scope;
-    if (!scope) return;
     box->next = scope->first;
     box->link = &scope->first;
     if (box->next) box->next->link = &box->next;
     scope->first = box;
 }
 
+static int nothing(lua_State *L) { return lua_gettop(L); }
+
+/* Lua forgets a finalizer that it has no memory to call, which takes a call record and some stack:
+ * a call that succeeds leaves both behind. */
+static bool can_call_finalizers(lua_State *L) {
+    if (!lua_checkstack(L, 1)) return false;
+    lua_pushcfunction(L, nothing);
+    if (lua_pcall(L, 0, 0, 0) == LUA_OK) return true;
+    lua_pop(L, 1);
+    return false;
+}
+
 void lmoe_collect(lua_State *L) {
     lmoe_state *s = lmoe_getstate(L);
+    if (!can_call_finalizers(L)) return;
     lua_gc(L, LUA_GCCOLLECT);
     size_t live = moe_memory(s->ctx).live;
     size_t more = (size_t)((double)live * (s->growth - 1));
@@ -60,11 +76,16 @@ void lmoe_charge(lua_State *L, size_t live_before) {
 
 lmoe_box *lmoe_pushbox(lua_State *L) {
     lmoe_state *s = lmoe_getstate(L);
-    lmoe_box *box = lua_newuserdatauv(L, sizeof *box, 0);
-    *box = (lmoe_box){0};
+    lmoe_box **place = lua_newuserdatauv(L, sizeof *place, 0), *box;
+    *place = NULL;
     luaL_setmetatable(L, LMOE_TENSOR);
-    lmoe_setscope(box, s->scope);
-    return box;
+    bool tried = false;
+    do box = moe__record_alloc(s->ctx, sizeof *box);
+    while (lmoe_again(L, box ? MOE_OK : MOE_ENOMEM, &tried));
+    if (!box) lmoe_check(L, moe__no_memory(s->ctx, sizeof *box, "a reference to a tensor"));
+    *box = (lmoe_box){0};
+    lmoe_setscope(s, box, s->scope);
+    return *place = box;
 }
 
 lmoe_box *lmoe_newbox(lua_State *L) {
@@ -89,40 +110,60 @@ moe_tensor *lmoe_fillbox(lua_State *L, lmoe_box *box, moe_dtype dtype, int ndim,
     return box->tensor;
 }
 
-void lmoe_emptybox(lmoe_box *box) {
-    lmoe_setscope(box, NULL);
+void lmoe_emptybox(lmoe_state *s, lmoe_box *box) {
+    lmoe_setscope(s, box, NULL);
     moe_tensor *t = box->tensor;
     box->tensor = NULL;
     moe_tensor_release(t);
 }
 
-static lmoe_box *to_box(lua_State *L, int arg) {
-    lmoe_box *box = lua_touserdata(L, arg);
-    if (!box || !lua_getmetatable(L, arg)) return NULL;
+static void free_box(lmoe_state *s, lmoe_box *box) {
+    unlink_box(box);
+    moe_tensor_release(box->tensor);
+    moe__record_free(s->ctx, box, sizeof *box);
+}
+
+void lmoe_freeboxes(lmoe_state *s) {
+    while (s->outside.first) free_box(s, s->outside.first);
+}
+
+/* Pushes nothing when the value is no tensor. */
+static lmoe_box **to_place(lua_State *L, int arg) {
+    lmoe_box **place = lua_touserdata(L, arg);
+    if (!place || !lua_getmetatable(L, arg)) return NULL;
     bool ours = lua_topointer(L, -1) == lmoe_getstate(L)->tensor_type;
     lua_pop(L, 1);
-    return ours ? box : NULL;
+    return ours ? place : NULL;
+}
+
+lmoe_box *lmoe_tobox(lua_State *L, int arg) {
+    lmoe_box **place = to_place(L, arg);
+    return place ? *place : NULL;
 }
 
 moe_tensor *lmoe_totensor(lua_State *L, int arg) {
-    lmoe_box *box = to_box(L, arg);
+    lmoe_box *box = lmoe_tobox(L, arg);
     return box ? box->tensor : NULL;
 }
 
 moe_tensor *lmoe_checktensor(lua_State *L, int arg) {
-    lmoe_box *box = to_box(L, arg);
-    if (!box) lmoe_wrong(L, arg, "a tensor");
-    if (!box->tensor) lmoe_released(L, arg);
-    return box->tensor;
+    lmoe_box **place = to_place(L, arg);
+    if (!place) lmoe_wrong(L, arg, "a tensor");
+    if (!*place || !(*place)->tensor) lmoe_released(L, arg);
+    return (*place)->tensor;
 }
 
+/* Calls nothing that may fail: it is the finalizer. Boxes do not outlive the state. */
 static int release(lua_State *L) {
-    lmoe_emptybox(lua_touserdata(L, 1));
+    lmoe_box **place = lua_touserdata(L, 1);
+    lmoe_state *s = lmoe_findstate(L);
+    if (s && *place) free_box(s, *place);
+    *place = NULL;
     return 0;
 }
 
 static int free_tensor(lua_State *L) {
-    if (!to_box(L, 1)) lmoe_checktensor(L, 1);
+    if (!to_place(L, 1)) lmoe_checktensor(L, 1);
     return release(L);
 }
 
@@ -193,7 +234,7 @@ static void push_element(lua_State *L, const moe_tensor *t, int64_t i) {
  * under our hands while Lua allocates. */
 static lmoe_box *hold(lua_State *L, int arg) {
     lmoe_box *box = lmoe_pushbox(L);
-    lmoe_setscope(box, NULL);
+    lmoe_setscope(lmoe_getstate(L), box, NULL);
     moe_tensor *t = lmoe_checktensor(L, arg);
     moe_tensor_retain(t);
     box->tensor = t;
@@ -227,7 +268,7 @@ static int totable(lua_State *L) {
     lmoe_checktensor(L, 1);
     lmoe_box *box = hold(L, 1);
     push_nested(L, box->tensor, 0, &next);
-    lmoe_emptybox(box);
+    lmoe_emptybox(lmoe_getstate(L), box);
     return 1;
 }
 
@@ -271,7 +312,7 @@ static void add_row(luaL_Buffer *b, const moe_tensor *t, int64_t first, int64_t 
 }
 
 static int tostring(lua_State *L) {
-    lmoe_box *box = to_box(L, 1);
+    lmoe_box *box = lmoe_tobox(L, 1);
     if (!box || !box->tensor) {
         lua_pushliteral(L, "Tensor (released)");
         return 1;
@@ -288,7 +329,7 @@ static int tostring(lua_State *L) {
     for (int64_t i = 0; i < rows && i < CORNER; i++) add_row(&b, t, i * columns, columns);
     if (rows > CORNER) luaL_addstring(&b, "\n  ...");
     luaL_pushresult(&b);
-    lmoe_emptybox(box);
+    lmoe_emptybox(lmoe_getstate(L), box);
     return 1;
 }
 
