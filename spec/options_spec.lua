@@ -152,7 +152,8 @@ describe("the command line of a recipe", function()
     local opt, given = read {}
     assert.same({
       steps = 400, lr = 0.5, top_k = 2, dense = true, schedule = "cosine", domain = {},
-      seed = 1, out = "runs/demo", fresh = false, quiet = false,
+      seed = 1, out = "runs/demo", fresh = false, save_every = 100, dry_run = false, json = false,
+      quiet = false,
     }, opt)
     assert.same({}, given)
   end)
@@ -273,6 +274,9 @@ options:
   --out DIR           run folder (default: runs/demo)
   --preset NAME       settings to start from
   --fresh             start over instead of continuing
+  --save-every N      steps between saved states (default: 100)
+  --dry-run           print the plan (data, compute, memory, disk, time), write nothing
+  --json              results, or the plan, as one JSON object
   --quiet             no progress, only results
   -h, --help          show this text and exit
 

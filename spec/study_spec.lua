@@ -1,7 +1,8 @@
 -- study_spec.lua: the run folder and the command line of a recipe, from the outside.
 local lfs = require("lfs")
 local host = require("moelua.host")
-local system = require("moelua.core").system
+local core = require("moelua.core")
+local json, system = core.json, core.system
 
 local RECIPE = [[
 local moe = require("moelua")
@@ -13,6 +14,7 @@ local model = moe.model.new { dim = 8, layers = 1, heads = 1, hidden = 8, vocab 
   context = 16, seed = opt.seed }
 model.tokenizer = moe.tokenizer.bytes()
 local cost = study:train("seed", model, { data = study.domains, steps = 2, batch = 2 })
+study:keep(model)
 study:arm("a row whose name is long enough to be cut in a table for eighty columns", model, cost)
 study:finish()
 ]]
@@ -74,9 +76,38 @@ describe("study", function()
     assert.is_nil(select(3, recipe("--domain a=text")):find("finished before", 1, true))
     local code, out, err = recipe("--domain a=text")
     assert.equal(0, code)
-    assert.matches("^seed: finished before\nevaluating a row ", err)
+    assert.matches("\nseed: finished before\nevaluating a row ", err)
     assert.is_truthy(out:find("\na row whose name is long enough to be cut in a table for eighty "
       .. "columns  ", 1, true))
     assert.same({ 0, out, "" }, { recipe("--domain a=text --quiet") })
+  end)
+
+  it("says what is begun: text, folder, parameters, steps", function()
+    local _, _, err = recipe("--domain a=text --domain b=text")
+    assert.matches("^r: a %d%d.%d k tokens, b %d%d.%d k tokens; run folder runs/r\n"
+      .. "seed: 2.52 k parameters, 2 steps\n", err)
+  end)
+
+  it("prints one JSON object, with the paths, for a program", function()
+    local code, out, err = recipe("--domain a=text --json")
+    assert.equal(0, code)
+    assert.matches("^[^\n]+\n$", out)
+    assert.matches("\nevaluating a row ", err)
+    local got, written = json.decode(out), json.decode(get("runs/r/results.json"))
+    assert.same({ out = "runs/r", results = "runs/r/results.json", report = "runs/r/report.html",
+      model = "runs/r/model" }, got.paths)
+    got.paths = nil
+    assert.same(written, got)
+    assert.same({ 0, out, "" }, { recipe("--domain a=text --json --quiet") })
+    code, out, err = recipe("--domain a=text --json --k 3")
+    assert.same({ 2, "" }, { code, out })
+    assert.matches("--k is 3: too many\n$", err)
+  end)
+
+  it("saves states as often as asked, which is no other run", function()
+    assert.equal(0, (recipe("--domain a=text --save-every 1")))
+    assert.equal(1, json.decode(get("runs/r/seed/config.json")).save_every or 1)
+    os.remove(folder .. "/runs/r/results.json")
+    assert.equal(0, (recipe("--domain a=text --save-every 7")))
   end)
 end)

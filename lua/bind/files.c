@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 #include <zlib.h>
 
@@ -270,6 +271,15 @@ static int flush_folder(lua_State *L, const char *path) {
     return *fd < 0 ? 0 : flush(*fd);
 }
 
+/* system.disk_free(path): bytes that we may still write to the disk of an existing path. */
+static int system_disk_free(lua_State *L) {
+    const char *path = lmoe_check_path(L, 1, "disk_free");
+    struct statvfs disk;
+    if (statvfs(path, &disk) != 0) return lmoe_fail_system(L, "disk_free", path, errno);
+    lua_pushinteger(L, (lua_Integer)disk.f_bavail * (lua_Integer)disk.f_frsize);
+    return 1;
+}
+
 /* system.rename(from, to): moves a file or folder within a file system, and lasts. */
 static int system_rename(lua_State *L) {
     const char *from = lmoe_check_path(L, 1, "rename");
@@ -328,6 +338,7 @@ void lmoe_add_files(lua_State *L) {
         {"remove_tree", system_remove_tree},
         {"exists", system_exists},
         {"file_size", system_file_size},
+        {"disk_free", system_disk_free},
         {"rename", system_rename},
         {"lock", system_lock},
         {NULL, NULL},

@@ -253,6 +253,15 @@ local function describe(opt, files, tok)
   }
 end
 
+local function check_options(given)
+  local opt = options.check("moe.data.corpus", given, corpus_options)
+  local tok = tokenizer.resolve("moe.data.corpus", opt.tokenizer)
+  if opt.max_bytes and opt.max_bytes < 1 then
+    raise("moe.data.corpus: max_bytes must be positive: %d", opt.max_bytes)
+  end
+  return opt, tok
+end
+
 --- The corpus of some files. Options:
 ---   path       a file, a folder, or a list of them. Folders are searched through, without hidden
 ---              entries and without following links to folders. Files are taken in byte order of
@@ -270,11 +279,7 @@ end
 ---@return string? message
 ---@return string? code
 function data.corpus(given)
-  local opt = options.check("moe.data.corpus", given, corpus_options)
-  local tok = tokenizer.resolve("moe.data.corpus", opt.tokenizer)
-  if opt.max_bytes and opt.max_bytes < 1 then
-    raise("moe.data.corpus: max_bytes must be positive: %d", opt.max_bytes)
-  end
+  local opt, tok = check_options(given)
   local files, message, code = sources.list(opt.path, opt.match)
   if not files then return nil, message, code end
   local metadata = describe(opt, files, tok)
@@ -283,6 +288,47 @@ function data.corpus(given)
   end
   if opt.cache then return open_cached(opt.cache, metadata, make) end
   return open_temporary(metadata, make)
+end
+
+-- ---- survey -----------------------------------------------------------------------------------
+
+local Counted = {}
+Counted.__index = Counted
+
+function Counted:tokens(split) return self.counts[split] end
+
+function Counted:windows(split, context, limit)
+  local whole = (self.counts[split] - 1) // context
+  if limit then return math.min(limit, whole) end
+  return whole + ((self.counts[split] - 1) % context > 0 and 1 or 0)
+end
+
+--- What moe.data.corpus would return for the same options, as far as that can be counted without
+--- writing a file: it has tokens(split), windows() and check() of a corpus, `files`, and in
+--- `survey` { source_bytes, new_bytes }: of the sources, and of the token file that is not there
+--- yet.
+---@param given table
+---@return table? corpus
+---@return string? message
+---@return string? code
+function data.survey(given)
+  local opt, tok = check_options(given)
+  local files, message, code = sources.list(opt.path, opt.match)
+  if not files then return nil, message, code end
+  local metadata, source_bytes = describe(opt, files, tok), 0
+  for _, path in ipairs(files) do source_bytes = source_bytes + (system.file_size(path) or 0) end
+  local corpus, facts
+  if opt.cache then corpus, message, code = reuse(opt.cache, metadata) end
+  if corpus == false then return nil, message, code end
+  if not corpus then
+    facts, message, code = token_file.survey(files, tok, opt.max_bytes)
+    if not facts then return nil, message, code end
+    corpus = setmetatable({ handle = setmetatable({ counts = facts.tokens }, Counted),
+      name = metadata.name, tokenizer = tok }, Corpus)
+  end
+  corpus.files = files
+  corpus.survey = { source_bytes = source_bytes, new_bytes = facts and facts.bytes or 0 }
+  return corpus
 end
 
 return data

@@ -67,18 +67,27 @@ function domains.sources(given)
   return #given > 0 and parse(given) or standard
 end
 
---- { name = corpus }. `sources` as domains.sources gives them; folder keeps the token files; each
--- corpus is cut to max_bytes and must fill windows of `context` tokens in every split.
-function domains.open(sources, folder, max_bytes, context)
-  expect(type(sources) == "table", "domains.open", "sources", "a table", sources)
+-- { name = corpus }, each made by `open` and long enough for windows of `context` tokens.
+local function open_all(open, sources, folder, max_bytes, context)
   local corpora = {}
-  check(core.system.make_folder(folder))
   for name, source in pairs(sources) do
-    corpora[name] = check(data.corpus({ path = source(), name = name, max_bytes = max_bytes,
-      cache = folder .. "/" .. name .. ".safetensors" }))
+    corpora[name] = check(open({ path = source(), name = name, max_bytes = max_bytes,
+      cache = folder and folder .. "/" .. name .. ".safetensors" }))
     check(corpora[name]:check(context))
   end
   return corpora
 end
+
+--- { name = corpus }. `sources` as domains.sources gives them; folder keeps the token files; each
+-- corpus is cut to max_bytes and must fill windows of `context` tokens in every split.
+function domains.open(sources, folder, ...)
+  expect(type(sources) == "table", "domains.open", "sources", "a table", sources)
+  check(core.system.make_folder(folder))
+  return open_all(data.corpus, sources, folder, ...)
+end
+
+--- The same with what moe.data.survey tells of each: nothing is written. Without a folder nothing
+-- is there yet.
+function domains.survey(...) return open_all(data.survey, ...) end
 
 return domains

@@ -242,6 +242,18 @@ Model.generate, Model.generate_ids = generate.text, generate.ids
 ---@return string? code
 function Model:save(folder, opts) return require("moelua.family").save(self, folder, opts) end
 
+--- A model with the same weights, in memory of its own.
+---@return moelua.Model
+function Model:copy()
+  local twin = Model(self.config, true)
+  local list = twin:parameters()
+  core.no_grad(function()
+    for i, entry in ipairs(self:parameters()) do list[i][2]:copy_(entry[2]) end
+  end)
+  twin.tokenizer = self.tokenizer
+  return twin
+end
+
 --- Number of parameters, and of those that one token uses.
 function Model:count()
   local total, active = 0, 0

@@ -66,19 +66,23 @@ local function difference(a, b, prefix)
   end
 end
 
--- The folder was made for `config`, or becomes that.
-local function agree(folder, config)
+--- Raises when the folder was made for another configuration; writes nothing.
+function run.compare(folder, config)
   local path = folder .. "/config.json"
-  if not system.exists(path) then
-    check(system.write(path, json.encode(config, { indent = 2 }) .. "\n"))
-    return
-  end
+  if not system.exists(path) then return end
   local before = check(json.decode(check(system.read(path))))
   local key, was, is = difference(before, json.decode(json.encode(config)), "")
   if key then
     raise("%s was made with other options: %s was %s, now %s\n" ..
       "hint: --fresh starts over, --out names another folder", folder, key, was, is)
   end
+end
+
+-- The folder was made for `config`, or becomes that.
+local function agree(folder, config)
+  local path = folder .. "/config.json"
+  if system.exists(path) then return run.compare(folder, config) end
+  check(system.write(path, json.encode(config, { indent = 2 }) .. "\n"))
 end
 
 -- Empties a folder but for its lock, which is ours by now.

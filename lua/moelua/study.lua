@@ -2,33 +2,41 @@
 --
 --   local study = moe.study.open(opt, { title = ..., about = ... })   -- opens the run folder
 --   study:train("seed", model, { data = ..., steps = ... })     -- a stage: runs/NAME/seed
+--   study:branch(model, { steps = ... })                        -- stages runs/NAME/branches/...
 --   study:arm("seed", model, cost)                              -- a row of the table
+--   study:keep(model)                                           -- runs/NAME/model
 --   study:claim("btx beats the seed", holds, detail)
 --   study:finish()
+--
+-- Everything that costs goes through these calls: with --dry-run a plan (plan.lua) takes them.
 --
 -- results.json: {"recipe", "seed", "arms": [{"name", "tokens", "flops", "seconds",
 -- "metric": {domain: bits per byte}, "mean"}], "claims": [{"name", "holds", "detail"}]}.
 
 local core = require("moelua.core")
 local lfs = require("lfs")
+local branch = require("moelua.branch")
 local class = require("moelua.class")
 local data = require("moelua.data")
 local domains = require("moelua.domains")
 local error_text = require("moelua.error_text")
 local evaluate = require("moelua.evaluate")
 local expect = require("moelua.expect")
+local options = require("moelua.options")
+local Plan = require("moelua.plan")
 local report = require("moelua.report")
 local run = require("moelua.run")
 local text_table = require("moelua.text_table")
 local train = require("moelua.train")
-local system, json, check = core.system, core.json, run.check
+local system, json, check, si = core.system, core.json, run.check, text_table.si
 
 local study = {}
 
 local Study = class("Study")
 
 -- Options that change nothing about the result.
-local incidental = { out = true, fresh = true, quiet = true, workers = true, arguments = true }
+local incidental = { out = true, fresh = true, quiet = true, workers = true, arguments = true,
+  json = true, save_every = true, dry_run = true }
 
 -- The options as config.json of the run folder.
 local function request(opt)
@@ -45,14 +53,30 @@ local preparations = { ["."] = true, [".."] = true, lock = true, data = true,
 
 -- A folder in which no stage has begun is bound to no options: who mistyped one, and was told so,
 -- just types again.
-local function unbind(folder)
-  if not system.exists(folder .. "/config.json") then return end
+local function is_bound(folder)
+  if not system.exists(folder .. "/config.json") then return false end
   for name in lfs.dir(folder) do
-    if not preparations[name] then return end
+    if not preparations[name] then return true end
   end
+  return false
+end
+
+local function unbind(folder)
+  if not system.exists(folder .. "/config.json") or is_bound(folder) then return end
   local lock = run.lock(folder)
   os.remove(folder .. "/config.json")
   lock:release()
+end
+
+-- Before the first stage: the text and the folder of the run in one line.
+local function introduce(self)
+  if self.introduced then return end
+  self.introduced = true
+  local parts = {}
+  for i, name in ipairs(self.names) do
+    parts[i] = ("%s %s tokens"):format(name, si(self.domains[name]:tokens()))
+  end
+  self:say("%s: %s; run folder %s", self.parts.recipe, table.concat(parts, ", "), self.opt.out)
 end
 
 function Study:init(opt, parts)
@@ -81,25 +105,52 @@ function Study:need(holds, fmt, ...)
   error({ exit = 2, message = ("%s: "):format(self.parts.recipe) .. fmt:format(...) }, 0)
 end
 
--- Says what of a stage is there already.
-local function found(self, name)
+-- Says what a stage is about to do, or what of it is there already.
+local function begin(self, name, model, opts)
+  introduce(self)
   local folder = self.opt.out .. "/" .. name
-  if run.finished(folder) then
-    self:say("%s: finished before", name)
-  elseif run.can_continue(folder) then
-    self:say("%s: continued from its last saved state", name)
+  if run.finished(folder) then return self:say("%s: finished before", name) end
+  if run.can_continue(folder) then
+    return self:say("%s: continued from its last saved state", name)
   end
+  self:say("%s: %s parameters, %d steps", name, si((model:count())), opts.steps)
+end
+
+-- Options of moe.train and moe.branch that follow from those of the recipe.
+local function complete(self, given, folder)
+  return options.merge(given, { out = self.opt.out .. "/" .. folder, quiet = self.opt.quiet,
+    seed = given.seed or self.opt.seed, save_every = given.save_every or self.opt.save_every })
 end
 
 --- Trains a stage in its own run folder; finished stages are not trained again. Its curve begins
 -- where the cost `before` ended. Returns its own cost { tokens, flops, seconds, curve }.
-function Study:train(name, model, options, before)
-  options.out, options.name = self.opt.out .. "/" .. name, name
-  options.quiet, options.seed = self.opt.quiet, options.seed or self.opt.seed
-  found(self, name)
-  local cost = train(model, options)
+function Study:train(name, model, given, before)
+  local opts = complete(self, given, name)
+  opts.name = name
+  begin(self, name, model, opts)
+  local cost = train(model, opts)
   self:curve(name, cost.curve, before)
   return cost
+end
+
+--- Trains a copy of the model on each domain, in a process of its own (see moe.branch). Returns the
+-- experts, and what each cost, in the order of study.names.
+function Study:branch(model, given, before)
+  local opts = complete(self, given, "branches")
+  for _, name in ipairs(self.names) do begin(self, "branches/" .. name, model, opts) end
+  local trained = branch(model, self.domains, opts)
+  local experts, costs = {}, {}
+  for i, name in ipairs(self.names) do
+    experts[i], costs[i] = trained[name], trained[name].summary
+    self:curve("expert " .. name, costs[i].curve, before)
+  end
+  return experts, costs
+end
+
+--- Keeps the model that the recipe is for in the run folder, as model/.
+function Study:keep(model)
+  self.model = self.opt.out .. "/model"
+  check(model:save(self.model))
 end
 
 --- A loss curve for the report, to the right of what was spent before.
@@ -225,12 +276,15 @@ end
 
 local mark = { [true] = "yes", [false] = "no " }
 
---- Writes results.json and report.html, prints the table and the claims.
-function Study:finish()
-  self:overlap()
-  local results = { recipe = self.opt.name or self.parts.recipe, seed = self.opt.seed,
-    arms = self.arms, claims = json.array(self.claims) }
-  self:write(results)
+-- Where things are, for programs that read what --json prints.
+local function paths(self)
+  local out = self.opt.out
+  return { out = out, results = out .. "/results.json", report = out .. "/report.html",
+    model = self.model }
+end
+
+-- The table and the claims.
+local function print_text(self)
   print(("held-out text (%s split), bits per byte; FLOPs and tokens from the first step on")
     :format(self.split))
   print(self:table())
@@ -238,16 +292,31 @@ function Study:finish()
     print(("%s  %s: %s"):format(mark[claim.holds] or "?  ", claim.name, claim.detail))
   end
   for _, note in ipairs(self.notes) do print(note) end
-  self.run:close()
-  error_text.when_interrupted(nil)
   print(("results: %s/results.json, report: %s/report.html"):format(self.opt.out, self.opt.out))
 end
 
---- Opens the run folder opt.out and the domains. parts: recipe, title, about.
+--- Writes results.json and report.html, prints the table and the claims.
+function Study:finish()
+  self:overlap()
+  local results = { recipe = self.opt.name or self.parts.recipe, seed = self.opt.seed,
+    arms = self.arms, claims = json.array(self.claims) }
+  self:write(results)
+  if self.opt.json then
+    print(json.encode(options.merge(results, { paths = paths(self) })))
+  else
+    print_text(self)
+  end
+  self.run:close()
+  error_text.when_interrupted(nil)
+end
+
+--- Opens the run folder opt.out and the domains; with opt.dry_run, a plan in their place. parts:
+-- recipe, title, about.
 function study.open(opt, parts)
   expect(type(opt) == "table" and type(opt.out) == "string", "study.open", "opt",
     "what moe.options returned", opt)
   expect(type(parts) == "table", "study.open", "parts", "{ recipe, title, about }", parts)
+  if opt.dry_run then return Plan(opt, parts, is_bound(opt.out) and request(opt) or nil) end
   return Study(opt, parts)
 end
 

@@ -91,6 +91,7 @@ local function select(documents, max_bytes)
 end
 
 local split_code = { test = 0, validation = 1, train = 2 }
+local split_name = { [0] = "test", "validation", "train" }
 
 -- The three tensors: ids, and where they begin and in which split they are, per document.
 local function pack(documents, tok, read, files)
@@ -114,6 +115,21 @@ local function pack(documents, tok, read, files)
   }
 end
 
+-- The tensors of the token file of some files, and how many duplicates were left out.
+local function make(files, tok, max_bytes)
+  local read = reader(files)
+  local documents, duplicates, code = find_documents(files, read)
+  if not documents then return nil, duplicates, code end
+  if #documents == 0 then
+    return nil, ("corpus: there is no text: %d files hold none, the first is %s"):format(#files,
+      files[1]), "format"
+  end
+  local tensors, message
+  tensors, message, code = pack(select(documents, max_bytes), tok, read, files)
+  if not tensors then return nil, message, code end
+  return tensors, duplicates
+end
+
 --- Makes the token file of some files.
 ---@param path string where to write it
 ---@param files string[] in the order of the documents
@@ -124,18 +140,28 @@ end
 ---@return string? message
 ---@return string? code
 function token_file.write(path, files, tok, max_bytes, metadata)
-  local read = reader(files)
-  local documents, duplicates, code = find_documents(files, read)
-  if not documents then return nil, duplicates, code end
-  if #documents == 0 then
-    return nil, ("corpus: there is no text: %d files hold none, the first is %s"):format(#files,
-      files[1]), "format"
-  end
+  local tensors, duplicates, code = make(files, tok, max_bytes)
+  if not tensors then return nil, duplicates, code end
   metadata.duplicates = tostring(duplicates)
-  local tensors, message
-  tensors, message, code = pack(select(documents, max_bytes), tok, read, files)
-  if not tensors then return nil, message, code end
   return core.checkpoint.save(path, tensors, metadata)
+end
+
+--- What would be in that token file: how many tokens each split has, and the bytes of the file but
+--- for its header. Writes nothing.
+---@return { tokens: table<string, integer>, bytes: integer }? facts
+---@return string? message
+---@return string? code
+function token_file.survey(files, tok, max_bytes)
+  local tensors, message, code = make(files, tok, max_bytes)
+  if not tensors then return nil, message, code end
+  local tokens, bytes, at = { test = 0, validation = 0, train = 0 }, 0, 0
+  for _, tensor in pairs(tensors) do bytes = bytes + #tensor.data end
+  for i = 1, tensors.split.shape[1] do
+    local behind = ("<i8"):unpack(tensors.docs.data, 8 * i + 1)
+    local name = split_name[tensors.split.data:byte(i)]
+    tokens[name], at = tokens[name] + behind - at, behind
+  end
+  return { tokens = tokens, bytes = bytes }
 end
 
 return token_file

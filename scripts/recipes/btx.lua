@@ -40,9 +40,10 @@ local opt = moe.options {
   },
   presets = {
     smoke = { seed_steps = 40, expert_steps = 20, mix_steps = 16, eval_windows = 64,
-      max_bytes = 2000000 },
+      max_bytes = 2000000, save_every = 8 },
     tiny = { seed_steps = 10, expert_steps = 5, mix_steps = 5, eval_windows = 8, dim = 32,
-      layers = 2, heads = 2, hidden = 64, context = 64, batch = 8, max_bytes = 200000 },
+      layers = 2, heads = 2, hidden = 64, context = 64, batch = 8, max_bytes = 200000,
+      save_every = 2 },
   },
 }
 
@@ -65,15 +66,13 @@ local seed_cost = study:train("seed", seed,
 study:arm("seed", seed, seed_cost)
 
 -- Branch and train.
-local experts = moe.branch(seed, domains, with { steps = opt.expert_steps, seed = opt.seed,
-  out = opt.out .. "/branches", workers = opt.workers, quiet = opt.quiet })
-local models, costs = { seed }, { seed_cost }
+local experts, costs = study:branch(seed,
+  with { steps = opt.expert_steps, workers = opt.workers }, seed_cost)
 for i, name in ipairs(study.names) do
-  models[i + 1], costs[i + 1] = experts[name], experts[name].summary
-  study:curve("expert " .. name, costs[i + 1].curve, seed_cost)
-  study:arm("expert " .. name, experts[name], moe.study.sum(seed_cost, costs[i + 1]))
+  study:arm("expert " .. name, experts[i], moe.study.sum(seed_cost, costs[i]))
 end
-local branched = moe.study.sum(table.unpack(costs))
+local models = { seed, table.unpack(experts) }
+local branched = moe.study.sum(seed_cost, table.unpack(costs))
 study:arm("weight average", moe.average(models), branched)
 
 -- Mix, and finetune.
@@ -83,10 +82,10 @@ study:arm("btx, just mixed", mixed, branched)
 local mix_cost = study:train("mix", mixed, with { data = domains, steps = opt.mix_steps }, branched)
 local btx = study:arm("btx", mixed, moe.study.sum(branched, mix_cost))
 study:routing(btx, { "seed", table.unpack(study.names) })
-assert(mixed:save(opt.out .. "/model"))
+study:keep(mixed)
 
 -- A dense model with the same compute after the seed, in one uninterrupted schedule.
-local dense = assert(moe.load(seed.path))
+local dense = seed:copy()
 local per_step = seed_cost.flops / opt.seed_steps
 local dense_steps = math.floor((branched.flops - seed_cost.flops + mix_cost.flops) / per_step + 0.5)
 local dense_cost = study:train("dense", dense,

@@ -1,0 +1,86 @@
+-- trial.lua: how fast a model is trained here, and in how much memory: a few real steps on random
+-- tokens, with a rate of 0, after which the model is what it was.
+
+local core = require("moelua.core")
+local flops = require("moelua.flops")
+local Optimizer = require("moelua.optimizer")
+local system = core.system
+
+local trial = {}
+
+local BUDGET = 0.7      -- seconds of one trial, unless a single sequence takes longer
+local ALL = 2           -- seconds of all trials of a process; then speeds follow from the first
+
+local spent, speed, known = 0, nil, {}
+
+local function random_ids(batch, context, vocab)
+  local rows = {}
+  for i = 1, batch do
+    rows[i] = {}
+    for j = 1, context do rows[i][j] = math.random(0, vocab - 1) end
+  end
+  return core.tensor(rows, "i32")
+end
+
+local function one_step(model, optimizer, batch, context)
+  local _ <close> = core.scope()
+  local ids = random_ids(batch, context, model.config.vocab)
+  local began = system.clock()
+  local loss = model:loss(ids, ids)
+  loss:backward()
+  optimizer:step(0)
+  return system.clock() - began
+end
+
+-- The mean time of a step: as many as the budget has room for. The first one touches new memory
+-- and counts only when it alone takes all the time.
+local function repeat_steps(model, optimizer, batch, context)
+  local sum, count = one_step(model, optimizer, batch, context), 0
+  if sum > BUDGET then return sum end
+  sum = 0
+  repeat
+    sum, count = sum + one_step(model, optimizer, batch, context), count + 1
+  until sum + sum / count > BUDGET
+  return sum / count
+end
+
+-- Seconds of a step, and bytes beside the model: gradients, moments, activations. A batch that
+-- would take too long is extrapolated from a single sequence.
+local function measure(model, batch, context)
+  local _ <close> = core.scope()
+  local before = core.memory().live
+  local optimizer = Optimizer(model)
+  one_step(model, optimizer, 1, context)
+  local single = one_step(model, optimizer, 1, context)
+  local held = core.memory().live - before
+  local memory = core.memory().peak - before
+  if single * batch > 5 * BUDGET then
+    return single * batch, held + (memory - held) * batch
+  end
+  local seconds = repeat_steps(model, optimizer, batch, context)
+  return seconds, core.memory().peak - before
+end
+
+--- What a training step of so many sequences takes: { seconds, memory }, memory in bytes beside the
+--- parameters of the model. Models of one shape are tried once.
+---@param model moelua.Model
+---@param batch integer
+---@param context integer
+---@return { seconds: number, memory: number }
+function trial.step(model, batch, context)
+  local count = batch * context * flops.per_token(model.config, context)
+  local key = ("%.0f %d %d"):format(count, model:count(), batch)
+  if known[key] then return known[key] end
+  local began = system.clock()
+  local result
+  if speed and spent > ALL then
+    result = { seconds = count / speed, memory = core.memory().peak }
+  else
+    local seconds, memory = measure(model, batch, context)
+    result, speed = { seconds = seconds, memory = memory }, speed or count / seconds
+  end
+  spent, known[key] = spent + system.clock() - began, result
+  return result
+end
+
+return trial
