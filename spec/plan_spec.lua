@@ -168,7 +168,7 @@ describe("a dry run", function()
     assert.same({ 2, "", "moelua: r: --k is 4: too many\n" }, { same(DOMAINS .. "--k 4") })
     assert.equal(66, (same("--domain a=nowhere")))
     assert.equal(65, (same(DOMAINS .. "--context 100000")))
-    assert.equal(1, (same(DOMAINS .. "--batch 0")))
+    assert.equal(1, (same(DOMAINS .. "--quiet --batch 0")))
     assert.equal(0, (recipe(DOMAINS)))
     local dry = { recipe(DOMAINS .. "--k 2 --dry-run") }
     assert.same({ 1, "" }, { dry[1], dry[2] })

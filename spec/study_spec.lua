@@ -99,7 +99,7 @@ describe("study", function()
     got.paths = nil
     assert.same(written, got)
     assert.same({ 0, out, "" }, { recipe("--domain a=text --json --quiet") })
-    code, out, err = recipe("--domain a=text --json --k 3")
+    code, out, err = recipe("--domain a=text --json --k 3 --out runs/other")
     assert.same({ 2, "" }, { code, out })
     assert.matches("--k is 3: too many\n$", err)
   end)

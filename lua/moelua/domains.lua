@@ -69,9 +69,11 @@ end
 
 -- { name = corpus }, each made by `open` and long enough for windows of `context` tokens.
 local function open_all(open, sources, folder, max_bytes, context)
-  local corpora = {}
-  for name, source in pairs(sources) do
-    corpora[name] = check(open({ path = source(), name = name, max_bytes = max_bytes,
+  local corpora, names = {}, {}
+  for name in pairs(sources) do names[#names + 1] = name end
+  table.sort(names)
+  for _, name in ipairs(names) do
+    corpora[name] = check(open({ path = sources[name](), name = name, max_bytes = max_bytes,
       cache = folder and folder .. "/" .. name .. ".safetensors" }))
     check(corpora[name]:check(context))
   end

@@ -653,6 +653,16 @@ function data.package_files(package, pattern) end
 ---@return integer lines
 function data.shared_lines(corpus) end
 
+--- What moe.data.corpus would return for the same options, as far as that can be counted without
+--- writing a file: it has tokens(split), windows() and check() of a corpus, `files`, and in
+--- `survey` { source_bytes, new_bytes }: of the sources, and of the token file that is not there
+--- yet.
+---@param given table
+---@return table? corpus
+---@return string? message
+---@return string? code
+function data.survey(given) end
+
 --- The first `n` tokens of a split as text.
 ---@param corpus moelua.Corpus
 ---@param split "train"|"validation"|"test"
@@ -666,11 +676,15 @@ moe.domains = domains
 
 --- { name = corpus }. `sources` as domains.sources gives them; folder keeps the token files; each
 --- corpus is cut to max_bytes and must fill windows of `context` tokens in every split.
-function domains.open(sources, folder, max_bytes, context) end
+function domains.open(sources, folder, ...) end
 
 --- Where each domain comes from: { name = function that returns the path of moe.data.corpus }.
 --- `given` is the list of --domain options, the standard domains when it is empty.
 function domains.sources(given) end
+
+--- The same with what moe.data.survey tells of each: nothing is written. Without a folder nothing
+--- is there yet.
+function domains.survey(...) end
 
 ---@type boolean
 moe.double = nil
@@ -736,6 +750,10 @@ do
 ---@overload fun(config?: any, blank?: any): moelua.Model
 local Model = {}
 model.Model = Model
+
+--- A model with the same weights, in memory of its own.
+---@return moelua.Model
+function Model:copy() end
 
 --- Number of parameters, and of those that one token uses.
 function Model:count() end
@@ -1011,7 +1029,8 @@ function schedule.rate(opts, step, steps) end
 local study = {}
 moe.study = study
 
---- Opens the run folder opt.out and the domains. parts: recipe, title, about.
+--- Opens the run folder opt.out and the domains; with opt.dry_run, a plan in their place. parts:
+--- recipe, title, about.
 function study.open(opt, parts) end
 
 --- Costs added up, with FLOPs and seconds of everything that a model needed.
