@@ -811,6 +811,12 @@ function model.check_config(given) end
 ---@return moelua.Model
 function model.new(given) end
 
+--- How many parameters a model has, as a float: the product of wrong sizes may be beyond integers.
+--- Norms are not counted.
+---@param config table
+---@return number
+function model.parameters(config) end
+
 ---@class moelua.nn
 local nn = {}
 moe.nn = nn
