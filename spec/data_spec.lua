@@ -238,7 +238,7 @@ describe("moe.data.corpus", function()
       local function wrong(opt, message)
         misuse(function() data.corpus(opt) end, message)
       end
-      wrong({}, "moe.data.corpus: option 'path' is missing: string|table expected")
+      wrong({}, "moe.data.corpus: option 'path' is missing: string or table expected")
       wrong({ path = "x", mach = "" },
         "moe.data.corpus: unknown option 'mach'\nhint: did you mean 'match'?")
       wrong({ path = {} }, "corpus: path is an empty list")

@@ -150,7 +150,7 @@ describe("evaluate refuses", function()
     models.misuse(function() moe.evaluate(m, corpus, { batch = 0 }) end,
       "evaluate: batch must be at least 1, not 0")
     models.misuse(function() moe.evaluate(m, corpus, { windows = 0 }) end,
-      "windows: limit must be a whole number from 1 on: got 0")
+      "evaluate: windows must be at least 1, not 0")
   end)
 
   it("a split without text", function()

@@ -80,8 +80,6 @@ describe("loading", function()
     end
     unsupported({ model_type = "gpt2" }, "model_type 'gpt2' is not supported\n" ..
       "hint: llama, mistral, mixtral and moelua are")
-    unsupported({ model_type = json.null }, "model_type 'nil' is not supported\n" ..
-      "hint: llama, mistral, mixtral and moelua are")
     unsupported({ hidden_act = "gelu" }, "hidden_act 'gelu' is not supported")
     unsupported({ attention_bias = true }, "attention_bias is not supported")
     unsupported({ mlp_bias = true }, "mlp_bias is not supported")
@@ -137,7 +135,7 @@ describe("loading", function()
       m, message, code = moe.load(folder)
       assert.is_nil(m)
       assert.equal(folder, message:sub(1, #folder))
-      assert.equal(text == "[1, 2]" and "unsupported" or "format", code, text)
+      assert.equal("format", code, text)
     end
     system.write(folder .. "/config.json", json.encode(family.to_json(dense.config)))
     m, _, code = moe.load(folder)

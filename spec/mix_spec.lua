@@ -184,21 +184,23 @@ describe("mix and average refuse", function()
   it("models of other shapes", function()
     local hint = "\nhint: all models must be trained from the same seed"
     misuse(function() moe.mix({ a, models.tiny({ hidden = 20 }) }) end,
-      "mix: model 2 does not fit model 1: layers.0.ffn.w1 [20 x 16] against " ..
-      "layers.0.ffn.w1 [24 x 16]" .. hint)
+      "mix: models 1 and 2 do not fit together: layers.0.ffn.w1 is [24 x 16] in model 1 and " ..
+      "[20 x 16] in model 2" .. hint)
     misuse(function() moe.average({ a, a, models.tiny({ tied = false }) }) end,
-      "average: model 3 does not fit model 1: head [256 x 16] against nothing" .. hint)
+      "average: models 1 and 3 do not fit together: head is missing in model 1 and " ..
+      "[256 x 16] in model 3" .. hint)
     misuse(function() moe.average({ models.tiny({ layers = 3 }), a }) end,
-      "average: model 2 does not fit model 1: norm [16] against " ..
-      "layers.2.attention_norm [16]" .. hint)
+      "average: models 1 and 2 do not fit together: layers is 3 in model 1 and 2 in model 2" ..
+      hint)
   end)
 
   it("models that only look alike", function()
     local hint = "\nhint: all models must be trained from the same seed"
     misuse(function() moe.mix({ a, models.tiny({ heads = 4 }) }) end,
-      "mix: model 2 does not fit model 1: heads 4 against 2" .. hint)
+      "mix: models 1 and 2 do not fit together: heads is 2 in model 1 and 4 in model 2" .. hint)
     misuse(function() moe.average({ a, models.tiny({ rope_theta = 500 }) }) end,
-      "average: model 2 does not fit model 1: rope_theta 500 against 10000" .. hint)
+      "average: models 1 and 2 do not fit together: rope_theta is 10000 in model 1 and 500 in " ..
+      "model 2" .. hint)
   end)
 
   it("mixtures as experts", function()

@@ -18,6 +18,8 @@ const char *lmoe_describe(lua_State *L, int arg) {
         lua_remove(L, -2);
         return start;
     }
+    if (lua_type(L, arg) == LUA_TNUMBER && lua_tonumber(L, arg) != lua_tonumber(L, arg))
+        return lua_pushliteral(L, "nan");       /* printf would show a sign that says nothing */
     if (lua_type(L, arg) == LUA_TNUMBER || lua_type(L, arg) == LUA_TBOOLEAN)
         return luaL_tolstring(L, arg, NULL);
     if (lua_isnoneornil(L, arg)) return lua_pushliteral(L, "nil");
@@ -134,7 +136,7 @@ int lmoe_readshape(lua_State *L, int arg, int last, const char *what, int64_t *s
             lua_pushvalue(L, arg + i);
         int whole;
         shape[i] = lua_tointegerx(L, -1, &whole);
-        if (!whole)
+        if (!whole || lua_type(L, -1) != LUA_TNUMBER)
             lmoe_raise(L, "%s: sizes must be integers, not %s", what, lmoe_describe(L, -1));
         lua_pop(L, 1);
     }

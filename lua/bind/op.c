@@ -177,8 +177,11 @@ static int64_t read_integer(lua_State *L, const signature *sig, const param *p, 
 }
 
 static int64_t read_word(lua_State *L, const signature *sig, const param *p, int arg) {
-    int i = lua_type(L, arg) == LUA_TSTRING ? find_word(p, lua_tostring(L, arg)) : -1;
+    bool text = lua_type(L, arg) == LUA_TSTRING;
+    const char *word = text ? lua_tostring(L, arg) : "";
+    int i = find_word(p, word);
     if (i >= 0) return i;
+    lmoe_guess guess = lmoe_new_guess(word, strlen(word));
     luaL_Buffer b;
     luaL_buffinit(L, &b);
     luaL_addstring(&b, "one of");
@@ -186,9 +189,13 @@ static int64_t read_word(lua_State *L, const signature *sig, const param *p, int
         luaL_addstring(&b, k ? ", \"" : " \"");
         luaL_addstring(&b, p->word[k]);
         luaL_addstring(&b, "\"");
+        lmoe_consider(&guess, p->word[k], strlen(p->word[k]));
     }
     luaL_pushresult(&b);
-    wrong(L, sig, p, arg, lua_tostring(L, -1));
+    const char *wanted = lua_tostring(L, -1), *got = lmoe_describe(L, arg);
+    lmoe_raise(L, "%s: %s must be %s, not %s%s%s%s", sig->op->name, p->name, wanted, got,
+               guess.name ? "\nhint: did you mean \"" : "", guess.name ? guess.name : "",
+               guess.name ? "\"?" : "");
     return 0;
 }
 

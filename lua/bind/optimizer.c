@@ -24,11 +24,12 @@ static int adamw_step(lua_State *L) {
 }
 
 /* Pushes element i of the list that is argument 1; it must be a tensor. */
-static moe_tensor *element(lua_State *L, lua_Integer i) {
+static moe_tensor *element(lua_State *L, const char *what, lua_Integer i) {
     lua_rawgeti(L, 1, i);
     moe_tensor *t = lmoe_totensor(L, -1);
-    if (!t) lmoe_wrong(L, 1, lua_pushfstring(L, "a list of tensors: number %I is %s",
-                                             (LUAI_UACINT)i, lmoe_describe(L, -1)));
+    if (!t)
+        lmoe_raise(L, "%s: number %I of the list must be a tensor, not %s", what, (LUAI_UACINT)i,
+                   lmoe_describe(L, -1));
     return t;
 }
 
@@ -38,7 +39,7 @@ static int grad_norm(lua_State *L) {
     double sum = 0;
     lua_Integer n = (lua_Integer)lua_rawlen(L, 1);
     for (lua_Integer i = 1; i <= n; i++) {
-        const moe_tensor *t = element(L, i);
+        const moe_tensor *t = element(L, "grad_norm", i);
         if (t->grad) sum += moe__sum_of_squares(t->grad);
         lua_pop(L, 1);
     }
@@ -56,7 +57,7 @@ static int clip_grad_norm(lua_State *L) {
     if (!(norm > max)) return 1;
     lua_Integer n = (lua_Integer)lua_rawlen(L, 1);
     for (lua_Integer i = 1; i <= n; i++) {
-        moe_tensor *g = element(L, i)->grad;
+        moe_tensor *g = element(L, "clip_grad_norm", i)->grad;
         if (g) {
             g->ctx->kernels->scale(g->count, (moe_real)(max / norm), moe__real(g), moe__real(g));
             g->storage->version++;

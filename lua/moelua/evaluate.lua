@@ -94,10 +94,21 @@ return function(model, texts, given)
   local opts = options.check("moe.evaluate", given, declared)
   expect(type(model) == "table" and type(model.loss) == "function", "evaluate", "model", "a model",
     model)
-  if opts.batch < 1 then core.raise("evaluate: batch must be at least 1, not %d", opts.batch) end
+  for _, name in ipairs({ "batch", "windows", "context" }) do
+    if opts[name] and opts[name] < 1 then
+      core.raise("evaluate: %s must be at least 1, not %d", name, opts[name])
+    end
+  end
   texts = corpora.named(texts, "evaluate")
   local names = corpora.names(texts, "evaluate: '%s'")
   if #names == 0 then core.raise("evaluate: no corpus given") end
+  for _, name in ipairs(names) do
+    local vocab, known = texts[name]:vocab(), model.config.vocab
+    if vocab > known then
+      core.raise("evaluate: corpus '%s' has a vocabulary of %d, the model of %d", name, vocab,
+        known)
+    end
+  end
   local result, sum = { metric = {}, tokens = {}, routing = {}, split = opts.split }, 0
   for _, name in ipairs(names) do
     local nats, tokens, routing = measure(model, texts[name], opts)

@@ -211,8 +211,9 @@ end
 
 --- Our configuration from a config.json that was read; nil, message, code when we cannot.
 function family.from_json(hf)
-  if type(hf) ~= "table" then return nil, "config.json: no JSON object", "format" end
+  if type(hf) ~= "table" or #hf > 0 then return nil, "config.json: no JSON object", "format" end
   hf = without_nulls(hf)
+  if hf.model_type == nil then return nil, "config.json: 'model_type' is missing", "format" end
   if type(hf.model_type) == "table" then
     return nil, "config.json: model_type must be a string, not a table", "format"
   end
@@ -230,6 +231,8 @@ end
 
 --- What model:save(folder, opts) does, see model.lua.
 function family.save(m, folder, opts)
+  expect(type(folder) == "string" and folder ~= "", "save", "folder", "the path of a folder",
+    folder)
   opts = opts or {}
   local tensors = {}
   each_tensor(m, function(name, tensor) tensors[name] = tensor end)

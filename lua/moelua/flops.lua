@@ -21,7 +21,7 @@ end
 ---@return number
 function flops.per_token(config, context)
   expect(type(config) == "table" and type(config.ffn) == "table", "flops.per_token", "config",
-    "that of a model", config)
+    "model.config", config)
   context = context or config.context
   expect(type(context) == "number", "flops.per_token", "context", "a number", context)
   local wide, narrow = config.heads * config.head_dim, config.kv_heads * config.head_dim

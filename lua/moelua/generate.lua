@@ -97,6 +97,10 @@ end
 ---@param given table?
 ---@return string
 function generate.text(model, prompt, given)
+  if type(prompt) ~= "string" then
+    raise("generate: prompt must be a string, not %s\nhint: model:generate_ids(ids)",
+      core.describe(prompt))
+  end
   local tokenizer = tokenizer_of(model)
   local text = tokenizer:decode(generate.ids(model, tokenizer:encode(prompt), given))
   local stop = given and given.stop

@@ -7,7 +7,7 @@ local moe = {}
 -- Tensor functions, ops and constants; the C parts behind modules of ours stay inside.
 local inner = { json = true, system = true, checkpoint = true, text = true, raise = true,
   sample = true, uniform = true, adamw_step = true, source = true, nearest = true,
-  describe = true }
+  describe = true, attempt = true, uninterrupted = true }
 for name, value in pairs(core) do
   if not inner[name] then moe[name] = value end
 end

@@ -41,27 +41,34 @@ end
 
 local SAME_SEED = "\nhint: all models must be trained from the same seed"
 
-local function describe(entry)
-  return entry and ("%s [%s]"):format(entry[1], table.concat(entry[2]:shape(), " x ")) or "nothing"
+local function shape_of(entry)
+  return entry and ("[%s]"):format(table.concat(entry[2]:shape(), " x ")) or "missing"
 end
 
--- All models must have been the same model once: what shapes do not show, and names and shapes.
+-- "model 2 (runs/x/model)"
+local function title(models, i)
+  return ("model %d%s"):format(i, models[i].path and (" (%s)"):format(models[i].path) or "")
+end
+
+-- All models must have been the same model once: in their options, which shapes do not always
+-- show, and in the names and shapes of their parameters.
 local function check_alike(what, models)
-  local first = models[1]
-  local expected = first:parameters()
+  local function differ(i, name, a, b)
+    raise("%s: models 1 and %d do not fit together: %s is %s in %s and %s in %s" .. SAME_SEED, what,
+      i, name, a, title(models, 1), b, title(models, i))
+  end
+  local config, expected = models[1].config, models[1]:parameters()
   for i = 2, #models do
+    for _, key in ipairs({ "layers", "heads", "kv_heads", "head_dim", "rope_theta", "norm_eps" }) do
+      local value = models[i].config[key]
+      if config[key] ~= value then differ(i, key, config[key], value) end
+    end
     local other = models[i]:parameters()
     for j = 1, math.max(#expected, #other) do
-      local a, b = describe(expected[j]), describe(other[j])
-      if a ~= b then
-        raise("%s: model %d does not fit model 1: %s against %s" .. SAME_SEED, what, i, b, a)
-      end
-    end
-    for _, key in ipairs({ "heads", "kv_heads", "head_dim", "rope_theta", "norm_eps" }) do
-      local a, b = first.config[key], models[i].config[key]
-      if a ~= b then
-        raise("%s: model %d does not fit model 1: %s %s against %s" .. SAME_SEED, what, i, key, b,
-          a)
+      local a, b = expected[j], other[j]
+      if a and b and a[1] ~= b[1] then a, b = a, nil end
+      if shape_of(a) ~= shape_of(b) then
+        differ(i, (a or b)[1], shape_of(a), shape_of(b))
       end
     end
   end

@@ -82,8 +82,9 @@ local function check_one(where, name, value, rule)
   local kind = rule[1]
   if value == nil then
     if rule.required then
-      raise("%s: option '%s' is missing: %s expected", where, name,
-        type(kind) == "table" and "one of " .. table.concat(kind, ", ") or kind)
+      raise("%s: option '%s' is missing%s", where, name, kind == "any" and "" or
+        (": %s expected"):format(type(kind) == "table" and "one of " .. table.concat(kind, ", ")
+          or kind:gsub("|", " or ")))
     end
     return rule[2]
   end

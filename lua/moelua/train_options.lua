@@ -2,7 +2,8 @@
 
 local options = require("moelua.options")
 local Optimizer = require("moelua.optimizer")
-local raise = require("moelua.core").raise
+local core = require("moelua.core")
+local describe, raise = core.describe, core.raise
 local schedule = require("moelua.schedule")
 
 local train_options = {}
@@ -35,7 +36,7 @@ function train_options.check(where, given)
     if opts[name] < 1 then raise("%s: %s must be at least 1, not %d", where, name, opts[name]) end
   end
   if opts.lr <= 0 or opts.lr ~= opts.lr then
-    raise("%s: lr must be above 0, not %g", where, opts.lr)
+    raise("%s: lr must be above 0, not %s", where, describe(opts.lr))
   end
   opts.warmup = opts.warmup or opts.steps // 20
   return opts
