@@ -87,8 +87,10 @@ local function put_tensor()
   end
   put("---@operator unm: moelua.Tensor")
   put("local Tensor = {}")
-  put("\n---@class moelua.Scope")
-  put("local Scope = {}")
+  for _, class in ipairs { "Scope", "Checkpoint" } do
+    put("\n---@class moelua.%s", class)
+    put("local %s = {}", class)
+  end
   for _, name in ipairs(manual.names()) do
     local record = manual.record(name)
     local owner, method = name:match("^(%w+)%.(.+)$")
@@ -153,25 +155,18 @@ local function put_module(name, module)
   end
 end
 
--- Classes that a module declares in annotations: `---@class moelua.Corpus` above `local Corpus =`.
 local function put_annotated(module)
-  local lines, class = manual.lines(module) or {}, nil
-  for at, line in ipairs(lines) do
-    local method, args = line:match("^function " .. (class or "%$") .. "[.:]([%w_]+)(%b())")
-    if line:find("^local %w+ =") and (lines[at - 1] or ""):find("^%-%-%-@")
-      and table.concat(manual.comment(lines, at), "\n"):find("@class moelua%.") then
-      if class then put("end") end
-      class = line:match("^local (%w+)")
-      put("\ndo")
-      put_comment(manual.comment(lines, at))
-      put("local %s = {}", class)
-    elseif method and not method:find("^_") then
+  for _, class in ipairs(manual.annotated(module)) do
+    put("\ndo")
+    put_comment(class.comment)
+    put("local %s = {}", class.name)
+    for _, method in ipairs(class.methods) do
       put("")
-      put_comment(manual.comment(lines, at))
-      put("function %s:%s%s end", class, method, args)
+      put_comment(method.comment)
+      put("function %s:%s(%s) end", class.name, method.name, method.args)
     end
+    put("end")
   end
-  if class then put("end") end
 end
 
 -- ---- the file ---------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ describe("help", function()
       end
     end
     for name in pairs(functions) do
-      assert.truthy(core[name] or name:find("^Scope%."), name .. " does not exist")
+      assert.truthy(core[name] or name:find("^%u%w+%."), name .. " does not exist")
       assert.falsy(core.ops[name])
     end
   end)

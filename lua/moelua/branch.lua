@@ -8,6 +8,7 @@
 local core = require("moelua.core")
 local corpora = require("moelua.corpora")
 local error_text = require("moelua.error_text")
+local expect = require("moelua.expect")
 local family = require("moelua.family")
 local nn = require("moelua.nn")
 local options = require("moelua.options")
@@ -62,6 +63,8 @@ end
 
 -- The names of the domains, which become folders.
 local function sorted_names(domains)
+  expect(type(domains) == "table" and not corpora.is_one(domains), "branch", "domains",
+    "{ name = corpus }", domains)
   for name in pairs(domains) do
     if type(name) ~= "string" or not name:match("^[^/._][^/]*$") then
       raise("branch: a domain cannot be named '%s'\nhint: no /, and no . or _ in front", name)
@@ -272,6 +275,9 @@ end
 ---@param given table
 ---@return table<string, moelua.Model> experts each with what moe.train returned in .summary
 return function(seed, domains, given)
+  expect(type(seed) == "string" or type(seed) == "table" and seed.config, "branch", "seed",
+    "a model or the folder of one", seed)
+  expect(given == nil or type(given) == "table", "branch", "options", "a table", given)
   local own, training = split_options(given)
   local names = sorted_names(domains)
   local _ <close> = run.lock(own.out, own)

@@ -28,24 +28,33 @@ local SPLITS = { "test", "validation", "train" }
 local Corpus = { __name = "moelua.Corpus" }
 Corpus.__index = Corpus
 
+-- The userdata behind a corpus; methods are called with a colon, and on nothing else.
+local function handle_of(self, method)
+  if getmetatable(self) ~= Corpus then
+    raise("%s: a corpus is expected, not %s\nhint: call it as corpus:%s(...)", method,
+      core.describe(self), method)
+  end
+  return self.handle
+end
+
 -- ---- reading a corpus -------------------------------------------------------------------------
 
 --- How many tokens, or documents, a split has; without a split, the whole corpus.
 ---@param split? "train"|"validation"|"test"
 ---@return integer
-function Corpus:tokens(split) return (self.handle:tokens(split)) end
+function Corpus:tokens(split) return (handle_of(self, "tokens"):tokens(split)) end
 
 ---@param split? "train"|"validation"|"test"
 ---@return integer
-function Corpus:documents(split) return (self.handle:documents(split)) end
+function Corpus:documents(split) return (handle_of(self, "documents"):documents(split)) end
 
 --- The size of the vocabulary.
 ---@return integer
-function Corpus:vocab() return (self.handle:vocab()) end
+function Corpus:vocab() return (handle_of(self, "vocab"):vocab()) end
 
 --- What the token file says of itself: sources, options, tokenizer.
 ---@return table<string, string>
-function Corpus:metadata() return (self.handle:metadata()) end
+function Corpus:metadata() return (handle_of(self, "metadata"):metadata()) end
 
 local batch_options = {
   batch = { "integer", required = true }, context = { "integer", required = true },
@@ -62,13 +71,13 @@ local batch_options = {
 ---@return moelua.Tensor y i32 [batch x context]
 ---@return integer next_draw the `draw` of the next batch
 function Corpus:batch(given)
-  local x, y, next_draw = self.handle:batch(options.check("batch", given, batch_options))
+  local x, y, next_draw = handle_of(self, "batch"):batch(options.check("batch", given, batch_options))
   return x, y, next_draw
 end
 
 --- How many windows an epoch of training draws from; 0 when the split is too short.
 ---@return integer
-function Corpus:epoch(split, context) return (self.handle:epoch(split, context)) end
+function Corpus:epoch(split, context) return (handle_of(self, "epoch"):epoch(split, context)) end
 
 --- How many windows an evaluation reads: all, the last of them partly filled; or at most `limit`,
 --- whole ones, evenly spaced.
@@ -77,14 +86,14 @@ function Corpus:epoch(split, context) return (self.handle:epoch(split, context))
 ---@param limit integer?
 ---@return integer
 function Corpus:windows(split, context, limit)
-  return (self.handle:windows(split, context, limit))
+  return (handle_of(self, "windows"):windows(split, context, limit))
 end
 
 --- Windows first .. first+n-1 of those.
 ---@return moelua.Tensor x i32 [n x context], 0 behind the end of the split
 ---@return moelua.Tensor y i32 [n x context], -1 behind the end of the split
 function Corpus:window_batch(split, context, limit, first, n)
-  local x, y = self.handle:window_batch(split, context, limit, first, n)
+  local x, y = handle_of(self, "window_batch"):window_batch(split, context, limit, first, n)
   return x, y
 end
 
@@ -99,8 +108,9 @@ function Corpus:check(context, splits)
     raise("check: context must be an integer, not %s", core.describe(context))
   end
   expect(splits == nil or type(splits) == "table", "check", "splits", "a list of splits", splits)
+  local handle = handle_of(self, "check")
   for _, split in ipairs(splits or SPLITS) do
-    local tokens = self.handle:tokens(split)
+    local tokens = handle:tokens(split)
     if tokens < context + 1 then
       local text = "corpus \"%s\": split \"%s\" has %d tokens: a context of %d needs %d\n" ..
         "hint: give the corpus more text, or use a shorter context"
@@ -124,7 +134,7 @@ end
 
 --- Lets go of the token file at once.
 function Corpus:release()
-  self.handle:release()
+  handle_of(self, "release"):release()
   if io.type(self.file) == "file" then self.file:close() end
 end
 

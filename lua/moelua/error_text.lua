@@ -32,18 +32,39 @@ local function known_names()
   local names, moe = {}, require("moelua")
   for _, name in ipairs(manual.names()) do names[#names + 1] = name:match("[%w_]+$") end
   add_keys(names, moe)
-  add_keys(names, require("moelua.model"))
-  for _, module in ipairs { "nn", "data", "checkpoint", "tokenizer", "options" } do
-    if type(moe[module]) == "table" then add_keys(names, moe[module]) end
+  for _, module in ipairs(manual.keys(moe)) do
+    for _, class in ipairs(manual.annotated(module)) do
+      for _, method in ipairs(class.methods) do names[#names + 1] = method.name end
+    end
+    local held = type(moe[module]) == "table" and module ~= "ops" and moe[module] or {}
+    add_keys(names, held)
+    for _, class in pairs(held) do
+      if manual.is_class(class) then add_keys(names, class) end
+    end
   end
   table.sort(names)
   return names
 end
 
--- The hint for a call of something that does not exist, or nil.
+-- What Lua says about tensors, and what was wanted.
+local number = "x:item() is the number in a tensor that holds one"
+local unfit = {
+  ["attempt to get length of a moelua.Tensor"] = "x:size(1), or x:count() for all elements",
+  ["attempt to compare moelua.Tensor"] = number,
+  ["attempt to compare %w+ with moelua.Tensor"] = number,
+  ["attempt to compare two moelua.Tensor"] = number,
+  ["attempt to concatenate a moelua.Tensor"] = "tostring(x), or x:item() for the number in it",
+}
+
+-- The hint for something that does not exist or does not go, or nil.
 local function hint(message)
   local kind, name = message:match("attempt to call a nil value %((%a+) '([%w_]+)'%)")
-  if not kind then return nil end
+  if not kind then
+    for pattern, known in pairs(unfit) do
+      if message:find(pattern) then return known end
+    end
+    return nil
+  end
   if elsewhere[name] then return elsewhere[name] end
   local near = kind ~= "global" and options.nearest(name, known_names())
   return near and ("did you mean '%s'?"):format(near)

@@ -61,6 +61,23 @@ return {
     "A tensor with the elements of nested tables of equal lengths."),
   manual_seed = of("seed:int", "Starts the random numbers of rand and randn over, from this seed."),
 
+  -- checkpoints
+  ["Checkpoint.names"] = of("file:moelua.Checkpoint -> string[]",
+    "The names of the tensors, sorted."),
+  ["Checkpoint.info"] = of("file:moelua.Checkpoint, name:string -> table?",
+    "{ dtype = \"BF16\", shape = {2, 3}, bytes = 12 } as the file has it; nil, message, " ..
+    "\"missing\" when there is no such tensor."),
+  ["Checkpoint.tensor"] = of(
+    "file:moelua.Checkpoint, name:string, dtype:{f32|i32|bf16|f16}? -> moelua.Tensor?",
+    "A tensor: f32 for floats, i32 for integers and booleans, unless dtype asks for another; " ..
+    "nil, message, \"missing\" when there is none of that name."),
+  ["Checkpoint.raw"] = of("file:moelua.Checkpoint, name:string -> string?",
+    "The bytes of a tensor as the file has them; nil, message, \"missing\" when there is none."),
+  ["Checkpoint.metadata"] = of("file:moelua.Checkpoint -> table",
+    "Strings by strings that the file says of itself."),
+  ["Checkpoint.close"] = of("file:moelua.Checkpoint",
+    "Lets go of the file. Tensors that were taken from it stay."),
+
   -- memory
   scope = of("-> moelua.Scope",
     "Opens a scope: `local s <close> = moe.scope()` releases every tensor made until the end of " ..

@@ -111,6 +111,37 @@ function manual.class_comment(class)
   return {}
 end
 
+-- The module's own functions of the class that `---@class` above line `at` declares.
+local function methods_of(lines, at, class)
+  local list = {}
+  for i = at + 1, #lines do
+    if lines[i]:find("^local %w+ =") and (lines[i - 1] or ""):find("^%-%-%-@") then break end
+    local colon, name, args = lines[i]:match("^function " .. class .. "([.:])([%w_]+)%((.-)%)")
+    if name and not name:find("^_") then
+      list[#list + 1] = { name = name, comment = manual.comment(lines, i),
+        args = colon == ":" and args or args:gsub("^[%w_]+,? ?", "") }
+    end
+  end
+  return list
+end
+
+--- Classes that a module declares in annotations, `---@class moelua.Corpus` above `local Corpus =`:
+--- a list of { name = "Corpus", comment = lines, methods = { { name, args, comment } } }.
+function manual.annotated(module)
+  local lines, list = lines_of(module) or {}, {}
+  for at, line in ipairs(lines) do
+    local class = line:match("^local (%w+) =")
+    if class and (lines[at - 1] or ""):find("^%-%-%-@") then
+      local comment = manual.comment(lines, at)
+      local name = table.concat(comment, "\n"):match("@class moelua%.(%w+)")
+      if name then
+        list[#list + 1] = { name = name, comment = comment, methods = methods_of(lines, at, class) }
+      end
+    end
+  end
+  return list
+end
+
 --- Is the value a class made by class.lua?
 function manual.is_class(value)
   return type(value) == "table" and rawget(value, "__index") == value

@@ -10,6 +10,7 @@ local Batches = require("moelua.batches")
 local diverged = require("moelua.diverged")
 local error_text = require("moelua.error_text")
 local evaluate = require("moelua.evaluate")
+local expect = require("moelua.expect")
 local family = require("moelua.family")
 local flops = require("moelua.flops")
 local nn = require("moelua.nn")
@@ -295,6 +296,7 @@ end
 ---@param given table
 ---@return { steps: integer, tokens: integer, flops: number, seconds: number, curve: number[][] }
 return function(model, given)
+  expect(type(model) == "table" and type(model.config) == "table", "moe.train", "model", "a model", model)
   local job = new_job(model, given)
   model.path = nil                      -- what was saved is not this model any more
   local work = job.opts.out and train_in_folder or train_in_memory

@@ -15,6 +15,44 @@ local Tensor = {}
 ---@class moelua.Scope
 local Scope = {}
 
+---@class moelua.Checkpoint
+local Checkpoint = {}
+
+--- Lets go of the file. Tensors that were taken from it stay.
+---@param file moelua.Checkpoint
+function Checkpoint.close(file) end
+
+--- { dtype = "BF16", shape = {2, 3}, bytes = 12 } as the file has it; nil, message, "missing" when
+--- there is no such tensor.
+---@param file moelua.Checkpoint
+---@param name string
+---@return table?
+function Checkpoint.info(file, name) end
+
+--- Strings by strings that the file says of itself.
+---@param file moelua.Checkpoint
+---@return table
+function Checkpoint.metadata(file) end
+
+--- The names of the tensors, sorted.
+---@param file moelua.Checkpoint
+---@return string[]
+function Checkpoint.names(file) end
+
+--- The bytes of a tensor as the file has them; nil, message, "missing" when there is none.
+---@param file moelua.Checkpoint
+---@param name string
+---@return string?
+function Checkpoint.raw(file, name) end
+
+--- A tensor: f32 for floats, i32 for integers and booleans, unless dtype asks for another; nil,
+--- message, "missing" when there is none of that name.
+---@param file moelua.Checkpoint
+---@param name string
+---@param dtype? "f32"|"i32"|"bf16"|"f16"
+---@return moelua.Tensor?
+function Checkpoint.tensor(file, name, dtype) end
+
 --- Releases the scope's tensors now.
 ---@param scope moelua.Scope
 function Scope.close(scope) end
@@ -1155,34 +1193,34 @@ do
 ---@class moelua.Tokenizer
 ---@field name string
 ---@field vocab integer how many ids there are
-local Bytes = {}
+local Tokenizer = {}
 
 --- The ids of a text.
 ---@param text string any bytes, NUL included
 ---@return integer[]
-function Bytes:encode(_, text) end
+function Tokenizer:encode(text) end
 
 --- The text of ids.
 ---@param ids integer[]|moelua.Tensor a list, or an i32 tensor of one dimension
 ---@return string
-function Bytes:decode(_, ids) end
+function Tokenizer:decode(ids) end
 
 --- The ids of bytes `first` to `last` as 16-bit little-endian numbers, and how many they are:
 --- what a token file holds.
 ---@return string packed
 ---@return integer count
-function Bytes:pack(_, text, first, last) end
+function Tokenizer:pack(text, first, last) end
 
 --- The files of the tokenizer in a model directory: name -> content.
 ---@return table<string, string>
-function Bytes:files(_) end
+function Tokenizer:files() end
 
 --- Writes the tokenizer into a model directory that exists.
 ---@param folder string
 ---@return true? ok
 ---@return string? message
 ---@return string? code
-function Bytes:save(folder) end
+function Tokenizer:save(folder) end
 end
 
 return moe
