@@ -30,7 +30,7 @@ Corpus.__index = Corpus
 
 -- The userdata behind a corpus; methods are called with a colon, and on nothing else.
 local function handle_of(self, method)
-  if getmetatable(self) ~= Corpus then
+  if type(self) ~= "table" or not self.handle then
     raise("%s: a corpus is expected, not %s\nhint: call it as corpus:%s(...)", method,
       core.describe(self), method)
   end
@@ -71,7 +71,8 @@ local batch_options = {
 ---@return moelua.Tensor y i32 [batch x context]
 ---@return integer next_draw the `draw` of the next batch
 function Corpus:batch(given)
-  local x, y, next_draw = handle_of(self, "batch"):batch(options.check("batch", given, batch_options))
+  given = options.check("batch", given, batch_options)
+  local x, y, next_draw = handle_of(self, "batch"):batch(given)
   return x, y, next_draw
 end
 

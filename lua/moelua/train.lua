@@ -296,7 +296,8 @@ end
 ---@param given table
 ---@return { steps: integer, tokens: integer, flops: number, seconds: number, curve: number[][] }
 return function(model, given)
-  expect(type(model) == "table" and type(model.config) == "table", "moe.train", "model", "a model", model)
+  expect(type(model) == "table" and type(model.config) == "table", "moe.train", "model", "a model",
+    model)
   local job = new_job(model, given)
   model.path = nil                      -- what was saved is not this model any more
   local work = job.opts.out and train_in_folder or train_in_memory
