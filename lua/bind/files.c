@@ -86,6 +86,8 @@ static int fail_gzip(lua_State *L, gzFile file, const char *path) {
     const char *reason = gzerror(file, &status);
     if (status == Z_ERRNO) return lmoe_fail_system(L, "read_gzip", path, error);
     if (status == Z_BUF_ERROR) reason = "the compressed data ends too early";
+    size_t n = strlen(path);            /* zlib begins with the path too */
+    if (strncmp(reason, path, n) == 0 && strncmp(reason + n, ": ", 2) == 0) reason += n + 2;
     lua_pushfstring(L, "read_gzip: %s: %s", path, reason);
     return lmoe_fail(L, status == Z_MEM_ERROR ? "memory" : "format");
 }
@@ -207,6 +209,7 @@ static int system_make_folder(lua_State *L) {
         *slash = '/';
     }
     if (error == 0) error = make_one(part);
+    if (error == EEXIST) error = ENOTDIR;
     return error != 0 ? lmoe_fail_system(L, "make_folder", part, error) : lmoe_succeed(L);
 }
 
