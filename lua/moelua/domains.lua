@@ -69,8 +69,13 @@ end
 
 -- { name = corpus }, each made by `open` and long enough for windows of `context` tokens.
 local function open_all(open, sources, folder, max_bytes, context)
+  expect(type(sources) == "table", "domains.open", "sources", "a table", sources)
   local corpora, names = {}, {}
-  for name in pairs(sources) do names[#names + 1] = name end
+  for name, source in pairs(sources) do
+    expect(type(source) == "function", "domains.open", "sources", "what domains.sources returned",
+      source)
+    names[#names + 1] = name
+  end
   table.sort(names)
   for _, name in ipairs(names) do
     corpora[name] = check(open({ path = sources[name](), name = name, max_bytes = max_bytes,

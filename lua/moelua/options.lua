@@ -40,6 +40,9 @@ end
 ---@return string
 function options.hint(name, candidates, prefix)
   expect(type(candidates) == "table", "options.hint", "candidates", "a list of names", candidates)
+  for _, known in ipairs(candidates) do
+    expect(type(known) == "string", "options.hint", "candidates", "a list of names", known)
+  end
   prefix = prefix or ""
   local near = type(name) == "string" and options.nearest(name, candidates)
   if near then return ("\nhint: did you mean '%s%s'?"):format(prefix, near) end

@@ -79,6 +79,7 @@ end
 --- x [T x dim] -> gates f32 [T x k], experts i32 [T x k] counted from 0, and info: loss (a tensor,
 --- or nil), and unless how.stats is false load, entropy and dropped, see nn.MoE.
 function Router:route(x, how)
+  expect(how == nil or type(how) == "table", "forward", "how", "a table", how)
   local logits = core.linear(x, self.weight)
   local gates, experts = logits:topk_route(self.opts.k, self.opts.gate)
   local info = { loss = auxiliary_loss(self.opts, logits, gates, experts) }

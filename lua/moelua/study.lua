@@ -165,7 +165,10 @@ function study.sum(...)
   local total = { tokens = 0, flops = 0, seconds = 0 }
   for _, cost in ipairs({ ... }) do
     expect(type(cost) == "table", "study.sum", "cost", "{ tokens, flops, seconds }", cost)
-    for k in pairs(total) do total[k] = total[k] + cost[k] end
+    for k in pairs(total) do
+      expect(type(cost[k]) == "number", "study.sum", k, "a number", cost[k])
+      total[k] = total[k] + cost[k]
+    end
   end
   return total
 end
