@@ -95,6 +95,7 @@ MOE_API void moe_interrupt(moe_ctx *ctx);
 /* Takes the flag back: true when it was set. */
 MOE_API bool moe_interrupted(moe_ctx *ctx);
 
+/* The figures of the context's memory as they are now. */
 MOE_API moe_memory_info moe_memory(const moe_ctx *ctx);
 /* 0 = none. A limit below what is live frees nothing: requests fail until enough is released. */
 MOE_API void moe_set_memory_limit(moe_ctx *ctx, size_t bytes);

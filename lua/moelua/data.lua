@@ -39,11 +39,12 @@ end
 
 -- ---- reading a corpus -------------------------------------------------------------------------
 
---- How many tokens, or documents, a split has; without a split, the whole corpus.
+--- How many tokens a split has; without a split, the whole corpus.
 ---@param split? "train"|"validation"|"test"
 ---@return integer
 function Corpus:tokens(split) return (handle_of(self, "tokens"):tokens(split)) end
 
+--- How many documents a split has; without a split, the whole corpus.
 ---@param split? "train"|"validation"|"test"
 ---@return integer
 function Corpus:documents(split) return (handle_of(self, "documents"):documents(split)) end

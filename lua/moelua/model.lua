@@ -89,6 +89,8 @@ end
 ---@param config table
 ---@return number
 function model.parameters(config)
+  expect(type(config) == "table" and type(config.ffn) == "table" and config.head_dim,
+    "model.parameters", "config", "model.config", config)
   local dim = config.dim + 0.0
   local total = (config.tied and 1 or 2) * config.vocab * dim
   for _, ffn in ipairs(config.ffn) do

@@ -123,7 +123,9 @@ describe("misuse", function()
     for _, method in ipairs(class.methods) do corpus_methods[#corpus_methods + 1] = method.name end
   end
   for _, class in ipairs(manual.annotated("tokenizer")) do
-    for _, each in ipairs(class.methods) do tokenizer_methods[#tokenizer_methods + 1] = each.name end
+    for _, method in ipairs(class.methods) do
+      tokenizer_methods[#tokenizer_methods + 1] = method.name
+    end
   end
   methods("a corpus", models.corpus, corpus_methods)
   methods("the tokenizer", moe.tokenizer.bytes, tokenizer_methods)
