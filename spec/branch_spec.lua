@@ -261,13 +261,21 @@ describe("branch refuses", function()
   it("other options, other text or another seed in the same folder", function()
     local out = new_folder()
     moe.branch(models.tiny(), { code = code }, options(out))
-    local message = out .. "/code was made with other options\n" ..
-      "hint: --fresh starts over, --out names another folder"
-    misuse(function() moe.branch(models.tiny(), { code = code }, options(out, { lr = 0.5 })) end,
-      message)
-    misuse(function() moe.branch(models.tiny({ seed = 2 }), { code = code }, options(out)) end,
-      message)
-    misuse(function() moe.branch(models.tiny(), { code = prose }, options(out)) end, message)
+    local function refused(what, m, corpus, more)
+      local failure = models.failure(function()
+        moe.branch(m, { code = corpus }, options(out, more))
+      end)
+      assert.matches("^" .. (out .. "/code was "):gsub("%p", "%%%0") .. what .. "$",
+        failure.message)
+    end
+    local hint = "\nhint: %-%-fresh starts over, %-%-out names another folder"
+    refused("made with other options: lr was 0%.01, now 0%.5" .. hint, models.tiny(), code,
+      { lr = 0.5 })
+    refused("made with other options: start was \"%x+\", now \"%x+\"" .. hint,
+      models.tiny({ seed = 2 }), code)
+    refused("trained on other text: domain 'code' has 3 documents and 7200 tokens as before, " ..
+      "but not the same ones\nhint: put the files back; %-%-fresh starts over", models.tiny(), prose)
+    moe.branch(models.tiny(), { code = code }, options(out, { save_every = 2 }))
   end)
 
   it("a folder in which another process works", function()

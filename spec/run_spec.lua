@@ -40,13 +40,16 @@ describe("run.open", function()
     local first = { lr = 0.5, model = { dim = 8, ffn = { { hidden = 3 } } }, name = "x" }
     run.open(folder, first):close()
     local function other(config) return function() run.open(folder, config):close() end end
-    models.misuse(other({ lr = 0.25, model = first.model, name = "x" }),
+    local function refused(f, message)
+      assert.same({ message = message }, models.failure(f))
+    end
+    refused(other({ lr = 0.25, model = first.model, name = "x" }),
       folder .. " was made with other options: lr was 0.5, now 0.25" .. hint)
-    models.misuse(other({ lr = 0.5, model = { dim = 8, ffn = { { hidden = 4 } } }, name = "x" }),
+    refused(other({ lr = 0.5, model = { dim = 8, ffn = { { hidden = 4 } } }, name = "x" }),
       folder .. " was made with other options: model.ffn.1.hidden was 3, now 4" .. hint)
-    models.misuse(other({ lr = 0.5, model = first.model }),
+    refused(other({ lr = 0.5, model = first.model }),
       folder .. " was made with other options: name was \"x\", now not given" .. hint)
-    models.misuse(other({ lr = 0.5, model = first.model, name = "x", k = true }),
+    refused(other({ lr = 0.5, model = first.model, name = "x", k = true }),
       folder .. " was made with other options: k was not given, now true" .. hint)
     run.open(folder, first):close()                 -- a refusal holds no lock
   end)

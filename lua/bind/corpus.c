@@ -152,6 +152,17 @@ static int corpus_metadata(lua_State *L) {
     return 1;
 }
 
+/* digests(): XXH3-64 of the bytes of ids, docs and split. */
+static int corpus_digests(lua_State *L) {
+    static const moe_slice names[] = {{"ids", 3}, {"docs", 4}, {"split", 5}};
+    const moe_corpus *c = check_corpus(L, "digests");
+    for (int i = 0; i < 3; i++) {
+        const moe_stored_tensor *t = moe__safetensors_find(c->file, names[i]);
+        lmoe_pushhash(L, moe__safetensors_data(c->file, t), (size_t)(t->end - t->begin));
+    }
+    return 3;
+}
+
 /* Pushes two i32 tensors [rows x columns] with unspecified contents, for inputs and targets. May
  * collect: read the corpus and the tensors afterwards. */
 static void push_pair(lua_State *L, int64_t rows, int64_t columns) {
@@ -281,7 +292,7 @@ void lmoe_open_text(lua_State *L) {
         {"epoch", corpus_epoch},     {"windows", corpus_windows},
         {"ids", corpus_ids},         {"window_batch", corpus_window_batch},
         {"metadata", corpus_metadata}, {"shared_lines", corpus_shared_lines},
-        {"release", corpus_release},
+        {"digests", corpus_digests}, {"release", corpus_release},
         {NULL, NULL}};
     static const luaL_Reg functions[] = {{"documents", documents},
                                          {"pack_bytes", pack_bytes},

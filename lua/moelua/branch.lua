@@ -75,7 +75,15 @@ local function sorted_names(domains)
   return names
 end
 
--- `start` tells the parameters of the seed and `identity` the text, which paths alone do not.
+-- What a job asks for, apart from paths: the parameters of the seed, the text, the options.
+local function meaning(job)
+  local asked = { start = job.start, modules = job.modules, data = { [job.name] = job.identity } }
+  for k, v in pairs(job.options) do
+    if not train_options.incidental[k] then asked[k] = v end
+  end
+  return asked
+end
+
 local function write_job(folder, name, seed, corpus, training, modules)
   local cached = corpus.path ~= nil
   local path = cached and corpus.path or folder .. "/data.safetensors"
@@ -84,10 +92,7 @@ local function write_job(folder, name, seed, corpus, training, modules)
   local text = json.encode(job, { indent = 2 }) .. "\n"
   local before = system.read(folder .. "/job.json")
   if before == text then return end
-  if before then
-    raise("%s was made with other options\nhint: --fresh starts over, --out names another folder",
-      folder)
-  end
+  if before then run.same(folder, meaning(check(json.decode(before))), meaning(job)) end
   check(system.make_folder(folder))
   if not cached then check(corpus:save(path)) end
   check(system.write(folder .. "/job.json", text))

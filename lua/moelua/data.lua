@@ -25,6 +25,7 @@ local SPLITS = { "test", "validation", "train" }
 ---@field name string
 ---@field tokenizer moelua.Tokenizer?
 ---@field path string? the token file, when it has been kept
+---@field hash string of tokens, documents and splits: the same for the same text
 local Corpus = { __name = "moelua.Corpus" }
 Corpus.__index = Corpus
 
@@ -146,7 +147,8 @@ function Corpus:__tostring()
   return ("Corpus %s: %d tokens in %d documents"):format(self.name, self:tokens(), self:documents())
 end
 
---- Opens a token file.
+--- Opens a token file. One that holds other text than was written into it is damaged: nil, message,
+--- "format".
 ---@param path string
 ---@param name string? instead of the name in the file
 ---@return moelua.Corpus? corpus
@@ -158,9 +160,13 @@ function data.open(path, name)
   if not handle then return nil, "corpus: " .. message, code end
   local file, reason = io.open(path, "rb")
   if not file then return nil, "corpus: " .. reason, "io" end
-  local metadata = handle:metadata()
+  local metadata, hash = handle:metadata(), token_file.hash(handle:digests())
+  if metadata.hash and metadata.hash ~= hash then
+    return nil, ("corpus: %s is damaged: its text is not what was written (hash %s, now %s)\n" ..
+      "hint: remove it, and it is made again"):format(path, metadata.hash, hash), "format"
+  end
   local bytes = metadata.tokenizer == "bytes" and tokenizer.bytes() or nil
-  return setmetatable({ handle = handle, file = file, path = path, tokenizer = bytes,
+  return setmetatable({ handle = handle, file = file, path = path, hash = hash, tokenizer = bytes,
     name = name or metadata.name or path }, Corpus)
 end
 
@@ -200,10 +206,11 @@ end
 -- ---- the cache --------------------------------------------------------------------------------
 
 -- The corpus in the cache when it was made of the same sources in the same way; nil when it was
--- not, or does not exist; false, message, code when something else stands there.
+-- not, is damaged, or does not exist; false, message, code when something else stands there.
 local function reuse(path, metadata)
   if not system.exists(path) then return nil end
   local corpus, message, code = data.open(path, metadata.name)
+  if not corpus and token_file.is_one(path) then return nil end
   if not corpus then
     return false, message .. "\nhint: it would be overwritten: remove it, or choose another cache",
       code
@@ -281,7 +288,8 @@ end
 ---   match      Lua pattern for the names of files in folders, as "%.[ch]$"
 ---   tokenizer  "bytes" (default) or a tokenizer
 ---   cache      where to keep the token file. It is used again while the sources (paths, sizes,
----              times) and the options stay the same. Without it nothing is kept.
+---              times) and the options stay the same, and made again when they change or it is
+---              damaged. Without it nothing is kept.
 ---   max_bytes  a cap: whole documents, evenly spaced, are left out; each split keeps its share,
 ---              and at least one document
 ---   name       for messages and tables; default: the name of the first path

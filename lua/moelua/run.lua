@@ -29,12 +29,10 @@ local function check(ok, message, code)
 end
 run.check = check
 
---- What tells a corpus from others: where its documents come from and how they were read.
+--- What tells a corpus from others: its text, wherever that came from.
 function run.identity(corpus)
-  local made = corpus:metadata()
-  if not made.sources then return { tokens = corpus:tokens("train") } end
-  return { sources = made.sources, options = made.options, tokenizer = made.tokenizer,
-    tokens = corpus:tokens("train") }
+  return { hash = corpus.hash, tokenizer = corpus:metadata().tokenizer,
+    documents = corpus:documents(), tokens = corpus:tokens() }
 end
 
 local function all_keys(a, b)
@@ -66,15 +64,52 @@ local function difference(a, b, prefix)
   end
 end
 
---- Raises when the folder was made for another configuration; writes nothing.
+-- The identities of the corpora of a configuration by name.
+local function texts(config)
+  local list = {}
+  for name, made in pairs(type(config.data) == "table" and config.data or {}) do
+    if type(made) == "table" and made.hash then list[name] = made end
+  end
+  return list
+end
+
+-- In words, the first domain whose text is not what it was; nil when all are.
+local function other_text(before, now)
+  for _, name in ipairs(all_keys(before, now)) do
+    local was, is = before[name], now[name]
+    if not was then return ("domain '%s' is new"):format(name) end
+    if not is then return ("domain '%s' is missing"):format(name) end
+    local counts = "%s documents and %s tokens"
+    local had = counts:format(was.documents, was.tokens)
+    local has = counts:format(is.documents, is.tokens)
+    if had ~= has then return ("domain '%s' had %s, now %s"):format(name, had, has) end
+    if was.hash ~= is.hash then
+      return ("domain '%s' has %s as before, but not the same ones"):format(name, has)
+    end
+  end
+end
+
+--- Fails unless two requests for the same folder, plain data, ask for the same. `data` in them is
+--- { name = identity of the corpus }.
+function run.same(folder, before, now)
+  now = json.decode(json.encode(now))
+  local text = other_text(texts(before), texts(now))
+  if text then
+    run.fail(("%s was trained on other text: %s\nhint: put the files back; --fresh starts over")
+      :format(folder, text))
+  end
+  local key, was, is = difference(before, now, "")
+  if key then
+    run.fail(("%s was made with other options: %s was %s, now %s\n" ..
+      "hint: --fresh starts over, --out names another folder"):format(folder, key, was, is))
+  end
+end
+
+--- Fails when the folder was made for another configuration; writes nothing.
 function run.compare(folder, config)
   local path = folder .. "/config.json"
-  if not system.exists(path) then return end
-  local before = check(json.decode(check(system.read(path))))
-  local key, was, is = difference(before, json.decode(json.encode(config)), "")
-  if key then
-    raise("%s was made with other options: %s was %s, now %s\n" ..
-      "hint: --fresh starts over, --out names another folder", folder, key, was, is)
+  if system.exists(path) then
+    run.same(folder, check(json.decode(check(system.read(path)))), config)
   end
 end
 

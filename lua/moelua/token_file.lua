@@ -4,14 +4,15 @@
 --   docs     I64, [documents + 1]       where each begins, and where the last ends
 --   split    U8, [documents]            0 test, 1 validation, 2 train
 --
--- and in the metadata the tokenizer, the size of its vocabulary, the sources and the options.
+-- and in the metadata the tokenizer, the size of its vocabulary, the sources, the options, and the
+-- hash of the three tensors, by which a text is known wherever it came from.
 
 local core = require("moelua.core")
 local sources = require("moelua.sources")
 
 local token_file = {
   -- Changes when the same sources begin to give other documents.
-  FORMAT = "moelua-tokens 1",
+  FORMAT = "moelua-tokens 2",
 }
 
 -- Reads files by number and remembers the last: one large file is then read once.
@@ -130,6 +131,20 @@ local function make(files, tok, max_bytes)
   return tensors, duplicates
 end
 
+--- The hash of a text from those of its three tensors.
+function token_file.hash(ids, docs, split) return core.system.hash(ids .. docs .. split) end
+
+local function digest(tensor) return core.system.hash(tensor.data) end
+
+--- Whether a file, which may be damaged, was written as a token file: its metadata comes first.
+---@param path string
+---@return boolean
+function token_file.is_one(path)
+  local file <close> = io.open(path, "rb")
+  local head = file and file:read(4096) or ""
+  return head:find('"format":"moelua%-tokens %d+"') ~= nil
+end
+
 --- Makes the token file of some files.
 ---@param path string where to write it
 ---@param files string[] in the order of the documents
@@ -143,6 +158,7 @@ function token_file.write(path, files, tok, max_bytes, metadata)
   local tensors, duplicates, code = make(files, tok, max_bytes)
   if not tensors then return nil, duplicates, code end
   metadata.duplicates = tostring(duplicates)
+  metadata.hash = token_file.hash(digest(tensors.ids), digest(tensors.docs), digest(tensors.split))
   return core.checkpoint.save(path, tensors, metadata)
 end
 

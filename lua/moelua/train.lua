@@ -199,15 +199,12 @@ local function start_of(job)
   return start
 end
 
--- Options that change nothing about the result.
-local incidental = { out = true, fresh = true, quiet = true, name = true, save_every = true }
-
 -- Everything the result depends on, as config.json of the run folder.
 local function request(job)
   local kept = { model = job.model.config, parameters = (job.model:count()), start = start_of(job),
     data = {} }
   for name, value in pairs(job.opts) do
-    if type(value) ~= "table" and not incidental[name] then kept[name] = value end
+    if type(value) ~= "table" and not train_options.incidental[name] then kept[name] = value end
   end
   for name, corpus in pairs(job.batches.corpora) do kept.data[name] = run.identity(corpus) end
   return kept

@@ -29,6 +29,10 @@ local declared = options.merge(Optimizer.options, {
   save_model = { "boolean", true },
 })
 
+--- Options that change nothing about the result.
+train_options.incidental = { out = true, fresh = true, quiet = true, name = true,
+  save_every = true }
+
 --- The options, complete and checked; `where` is the function that was called, for messages.
 function train_options.check(where, given)
   local opts = options.check(where, given, declared)
