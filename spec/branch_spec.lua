@@ -274,7 +274,8 @@ describe("branch refuses", function()
     refused("made with other options: start was \"%x+\", now \"%x+\"" .. hint,
       models.tiny({ seed = 2 }), code)
     refused("trained on other text: domain 'code' has 3 documents and 7200 tokens as before, " ..
-      "but not the same ones\nhint: put the files back; %-%-fresh starts over", models.tiny(), prose)
+      "but not the same ones\nhint: put the files back; %-%-fresh starts over", models.tiny(),
+      prose)
     moe.branch(models.tiny(), { code = code }, options(out, { save_every = 2 }))
   end)
 
