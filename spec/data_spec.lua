@@ -194,6 +194,19 @@ describe("moe.data.corpus", function()
       assert.not_equal(before, identity())
     end)
 
+    it("that is damaged is made anew", function()
+      for i = 1, 30 do write(folder .. "/" .. i .. ".txt", prose(100, i)) end
+      local path = folder .. "/deep/er/x.tokens"
+      local hash = cached().hash
+      local good = assert(core.system.read(path))
+      for _, bad in ipairs({ good:sub(1, -2), good:sub(1, 600), good:sub(1, -2) .. "\9",
+        good .. "more" }) do
+        write(path, bad)
+        assert.equal(hash, cached().hash)
+        assert.equal(good, core.system.read(path))
+      end
+    end)
+
     it("that is something else is left alone", function()
       write(folder .. "/1.txt", "text")
       local path = write(folder .. "/precious", "my only copy of something")
@@ -336,6 +349,37 @@ describe("token file", function()
     refused(": document 2 is in split 3: known are 0 to 2", function(p) p.split.data = "\0\3" end)
     refused(": the metadata gives no size of the vocabulary", function(_, m) m.vocab = "many" end)
     refused(": the metadata gives no size of the vocabulary", function(_, m) m.vocab = nil end)
+  end)
+
+  it("with other text than was written into it is refused", function()
+    local path = token_file(function(_, m) m.hash = "0123456789abcdef" end)
+    local none, message, code = data.open(path)
+    assert.is_nil(none)
+    assert.matches("^corpus: " .. path:gsub("%p", "%%%0") .. " is damaged: its text is not what "
+      .. "was written %(hash 0123456789abcdef, now %x+%)\nhint: remove it, and it is made again$",
+      message)
+    assert.equal("format", code)
+    local hash = message:match("now (%x+)")
+    assert.equal(hash, assert(data.open(token_file(function(_, m) m.hash = hash end))).hash)
+  end)
+
+  it("has the hash of its text, its documents and their splits", function()
+    local hashes, count = {}, 0
+    local function note(change)
+      local hash = assert(data.open(token_file(change))).hash
+      if not hashes[hash] then count = count + 1 end
+      hashes[hash] = true
+    end
+    note()
+    note(function(_, m) m.name, m.sources = "other", "elsewhere" end)
+    assert.equal(1, count)
+    note(function(p) p.ids.data = ("<I2I2I2I2"):pack(1, 2, 3, 5) end)
+    note(function(p) p.docs.data = ("<i8i8i8"):pack(0, 2, 4) end)
+    note(function(p) p.split.data = "\1\2" end)
+    note(function(p)
+      p.ids = { dtype = "U32", shape = { 4 }, data = ("<I4I4I4I4"):pack(1, 2, 3, 4) }
+    end)
+    assert.equal(5, count)
   end)
 
   it("with an id beyond the vocabulary is refused when it is read", function()

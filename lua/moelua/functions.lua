@@ -30,6 +30,9 @@ return {
   no_grad = of("f:function, ...:unknown -> unknown",
     "Calls f(...) without recording a graph and returns its results. Inside, tensors that " ..
     "require gradients may be written to."),
+  uninterrupted = of("f:function, ...:unknown -> unknown",
+    "Calls f(...) and returns its results. Ctrl-C meanwhile is raised when f has returned, so " ..
+    "that what belongs together is done as a whole or not at all. f must be short."),
   grad_norm = of("list:tensors -> number",
     "The 2-norm of the gradients of all tensors in the list together; absent ones count as 0."),
   clip_grad_norm = of("list:tensors, max:num -> number",

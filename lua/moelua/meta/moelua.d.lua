@@ -571,6 +571,13 @@ moe.tracks_grad = Tensor.tracks_grad
 function Tensor.transpose(x, dim1, dim2) end
 moe.transpose = Tensor.transpose
 
+--- Calls f(...) and returns its results. Ctrl-C meanwhile is raised when f has returned, so that
+--- what belongs together is done as a whole or not at all. f must be short.
+---@param f function
+---@param ... unknown
+---@return unknown
+function moe.uninterrupted(f, ...) end
+
 --- Forgets the gradient.
 ---@param x moelua.Tensor
 function Tensor.zero_grad(x) end
@@ -656,7 +663,8 @@ moe.data = data
 ---   match      Lua pattern for the names of files in folders, as "%.[ch]$"
 ---   tokenizer  "bytes" (default) or a tokenizer
 ---   cache      where to keep the token file. It is used again while the sources (paths, sizes,
----              times) and the options stay the same. Without it nothing is kept.
+---              times) and the options stay the same, and made again when they change or it is
+---              damaged. Without it nothing is kept.
 ---   max_bytes  a cap: whole documents, evenly spaced, are left out; each split keeps its share,
 ---              and at least one document
 ---   name       for messages and tables; default: the name of the first path
@@ -667,7 +675,8 @@ moe.data = data
 ---@return string? code
 function data.corpus(given) end
 
---- Opens a token file.
+--- Opens a token file. One that holds other text than was written into it is damaged: nil, message,
+--- "format".
 ---@param path string
 ---@param name string? instead of the name in the file
 ---@return moelua.Corpus? corpus
@@ -1124,6 +1133,7 @@ do
 ---@field name string
 ---@field tokenizer moelua.Tokenizer?
 ---@field path string? the token file, when it has been kept
+---@field hash string of tokens, documents and splits: the same for the same text
 local Corpus = {}
 
 --- How many tokens a split has; without a split, the whole corpus.
