@@ -18,10 +18,13 @@ local function failing(corpus, at)
   return models.watched(corpus, function(n) if n == at then error("the power is gone", 0) end end)
 end
 
--- The log without wall-clock seconds, which differ from run to run.
+-- The log without wall-clock seconds, which differ from run to run, and without warnings.
 local function log_of(folder)
-  local log = run.read_log(folder)
-  for _, entry in ipairs(log) do entry.seconds = nil end
+  local log = {}
+  for _, entry in ipairs(run.read_log(folder)) do
+    entry.seconds = nil
+    if not entry.warning then log[#log + 1] = entry end
+  end
   return log
 end
 

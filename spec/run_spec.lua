@@ -129,6 +129,27 @@ describe("the log", function()
   end)
 end)
 
+-- Turns over one bit in the middle of a state's data.
+local function damage(folder, step)
+  local path = ("%s/state/step-%08d.safetensors"):format(folder, step)
+  local bytes = system.read(path)
+  system.write(path, bytes:sub(1, -4) .. string.char(bytes:byte(-3) ~ 1) .. bytes:sub(-2))
+  return path
+end
+
+-- What f writes to stderr, and what it returns.
+local function heard(f)
+  local text, stderr = {}, io.stderr
+  io.stderr = { write = function(self, ...)    -- luacheck: ignore
+    for _, part in ipairs({ ... }) do text[#text + 1] = part end
+    return self
+  end }
+  local results = table.pack(pcall(f))
+  io.stderr = stderr                           -- luacheck: ignore
+  if not results[1] then error(results[2], 0) end
+  return table.concat(text), table.unpack(results, 2, results.n)
+end
+
 describe("states", function()
   it("come back as they were, the newest first", function()
     local r <close> = run.open(new_folder(), {})
@@ -138,25 +159,187 @@ describe("states", function()
     local file, facts = r:load_state()
     assert.same({ step = 20, seconds = 0.1 }, facts)
     assert.same({ 2, 2, 2 }, file:tensor("w"):totable())
+    assert.is_true(file:verify())
   end)
 
   it("are the last two", function()
     local folder = new_folder()
     local r <close> = run.open(folder, {})
-    for step = 1, 4 do r:save_state(step * 100, state(step), {}) end
+    for step = 1, 4 do r:save_state(step * 100, state(step), { step = step * 100 }) end
     assert.same({ "step-00000300.safetensors", "step-00000400.safetensors" }, states(folder))
   end)
 
-  it("fall back to the older one when the newest is damaged", function()
+  it("fall back to the older one when the newest is damaged, and say so", function()
     local folder = new_folder()
     local r <close> = run.open(folder, {})
     r:save_state(10, state(1), { step = 10 })
     r:save_state(20, state(2), { step = 20 })
-    local path = folder .. "/state/step-00000020.safetensors"
-    system.write(path, system.read(path):sub(1, -5))
-    local file, facts = r:load_state()
+    local path = damage(folder, 20)
+    local said, file, facts = heard(function() return r:load_state() end)
     assert.same({ step = 10 }, facts)
     assert.same({ 1, 1, 1 }, file:tensor("w"):totable())
+    local warning = said:match("^moelua: warning: ([^\n]*)\n$")
+    assert.equal(path .. ": damaged: its checksum is X, its content has X; set aside, going on " ..
+      "from the state before it", (warning:gsub(("%x"):rep(32), "X")))
+    assert.same({ { warning = warning } }, run.read_log(folder))
+  end)
+
+  it("that are damaged do not count, so that the last one that is whole stays", function()
+    local folder = new_folder()
+    local r <close> = run.open(folder, {})
+    r:save_state(10, state(1), { step = 10 })
+    r:save_state(20, state(2), { step = 20 })
+    damage(folder, 20)
+    heard(function() r:load_state() end)
+    assert.same({ "damaged-step-00000020.safetensors", "step-00000010.safetensors" },
+      states(folder))
+    r:save_state(15, state(3), { step = 15 })
+    damage(folder, 15)
+    local _, file, facts = heard(function() return r:load_state() end)
+    assert.same({ step = 10 }, facts)
+    assert.same({ 1, 1, 1 }, file:tensor("w"):totable())
+    r:save_state(20, state(4), { step = 20 })
+    r:save_state(30, state(5), { step = 30 })
+    assert.same({ "damaged-step-00000015.safetensors", "damaged-step-00000020.safetensors",
+      "step-00000020.safetensors", "step-00000030.safetensors" }, states(folder))
+    r:finish({})
+    assert.is_false(system.exists(folder .. "/state"))
+  end)
+
+  it("of which none is whole end the run: it does not start over by itself", function()
+    local folder = new_folder()
+    local r <close> = run.open(folder, {})
+    r:save_state(10, state(1), { step = 10 })
+    r:save_state(20, state(2), { step = 20 })
+    local older, newer = damage(folder, 10), damage(folder, 20)
+    system.write(newer, system.read(newer):sub(1, 20))
+    local before = states(folder)
+    for _ = 1, 2 do             -- the second attempt is no different
+      local failure = models.failure(function() r:load_state() end)
+      assert.equal("format", failure.code)
+      assert.equal(("%s: no state is whole:\n" ..
+        "  %s: invalid header length: X bytes of 12 (InvalidHeaderLength)\n" ..
+        "  %s: damaged: its checksum is X, its content has X\n" ..
+        "hint: --fresh starts over from the beginning"):format(folder, newer, older),
+        (failure.message:gsub(("%x"):rep(32), "X"):gsub("length: %d+", "length: X")))
+      assert.same(before, states(folder))
+    end
+    assert.is_true(run.can_continue(folder))
+  end)
+
+  it("without facts are damaged, too", function()
+    local folder = new_folder()
+    local r <close> = run.open(folder, {})
+    r:save_state(10, state(1), { step = 10 })
+    local path = folder .. "/state/step-00000020.safetensors"
+    core.checkpoint.save(path, state(2), { checksum = "", facts = "{" })
+    local said, _, facts = heard(function() return r:load_state() end)
+    assert.same({ step = 10 }, facts)
+    assert.matches("^moelua: warning: " .. path:gsub("%p", "%%%0") ..
+      ": its facts cannot be read: ", said)
+  end)
+
+  it("that cannot be looked at are not taken for damaged", function()
+    local folder = new_folder()
+    local r <close> = run.open(folder, {})
+    r:save_state(10, state(1), { step = 10 })
+    local path = folder .. "/state/step-00000020.safetensors"
+    lfs.mkdir(path)
+    local failure = models.failure(function() r:load_state() end)
+    assert.same({ code = "io", message = "cannot open " .. path .. ": Is a directory" }, failure)
+  end)
+
+  it("are not saved when they are not finite", function()
+    local folder = new_folder()
+    local r <close> = run.open(folder, {})
+    local function refused(value, kept, count)
+      local bad = state(1)
+      bad.v = core.tensor({ 1, value, count == 1 and 0 or -value })
+      local failure = models.failure(function() r:save_state(20, bad, { step = 20 }) end)
+      assert.same({ code = "diverged", message = ("%s: the state of step 20 is not saved: " ..
+        "tensor 'v' has %s NaN or infinite\n%s"):format(folder,
+        count == 1 and "an element that is" or "2 elements that are", kept) }, failure)
+    end
+    refused(0 / 0, "no state was saved before that", 1)
+    assert.same({}, states(folder))
+    r:save_state(10, state(1), { step = 10 })
+    refused(1 / 0, "the state of step 10 is kept, complete and unchanged", 2)
+    assert.same({ "step-00000010.safetensors" }, states(folder))
+    r:save_state(20, { v = core.tensor({ 1e38, -3e38, 1e-45 }),
+      i = core.tensor({ 1 }, "i32") }, { step = 20 })
+  end)
+end)
+
+describe("a run that cannot write", function()
+  -- The disk is full, or the folder gone: nobody can write into a file.
+  local function blocked(name)
+    local folder = new_folder()
+    local r = run.open(folder, {})
+    r:save_state(10, state(1), { step = 10 })
+    os.remove(folder .. "/" .. name)
+    assert(lfs.link("/dev/full", folder .. "/" .. name, true))
+    return r, folder
+  end
+  local kept = "\nthe state of step 10 is kept, complete and unchanged\n" ..
+    "hint: free some space, then the same command again goes on from step 10"
+
+  it("says what is kept and how to go on: the log", function()
+    local r <close>, folder = blocked("log.jsonl")
+    assert.same({ code = "full", message = ("append: %s/log.jsonl: No space left on device%s")
+      :format(folder, kept) }, models.failure(function() r:log({ step = 11 }) end))
+  end)
+
+  it("says what is kept and how to go on: a state", function()
+    local r <close>, folder = blocked("state/step-00000020.safetensors")
+    assert.same({ code = "full", message = ("%s/state/step-00000020.safetensors: cannot be " ..
+      "written: No space left on device%s"):format(folder, kept) },
+      models.failure(function() r:save_state(20, state(2), { step = 20 }) end))
+  end)
+
+  it("says so when nothing is kept", function()
+    local folder = new_folder()
+    local r <close> = run.open(folder, {})
+    system.write(folder .. "/state", "no folder")
+    assert.same({ code = "io", message = ("make_folder: %s/state: File exists\n" ..
+      "no state was saved before that\n" ..
+      "hint: when that is repaired, the same command again goes on from the beginning")
+      :format(folder) }, models.failure(function() r:save_state(20, state(2), {}) end))
+  end)
+end)
+
+describe("what a killed writer left", function()
+  local function leave(folder, ...)
+    for _, name in ipairs({ ... }) do
+      system.make_folder((folder .. "/" .. name):match("^(.*)/"))
+      system.write(folder .. "/" .. name, "half")
+    end
+  end
+
+  it("is removed when the folder is taken, where nobody else can be writing", function()
+    local folder = new_folder()
+    local dead = ".moelua-4194305-1f.tmp"     -- above the largest number a process can have
+    local own = (".moelua-%d-2a.tmp"):format(system.pid())
+    local other = ".moelua-1-2a.tmp"          -- that process always lives
+    leave(folder, dead, own, other, "state/" .. dead, "model/" .. dead, "stage/" .. dead,
+      "stage/lock", "model/.moelua-x.tmp", "x.tmp")
+    run.open(folder, {}):close()
+    local function there(name) return system.exists(folder .. "/" .. name) end
+    for _, name in ipairs({ dead, own, "state/" .. dead, "model/" .. dead }) do
+      assert.is_false(there(name), name)
+    end
+    for _, name in ipairs({ other, "stage/" .. dead, "model/.moelua-x.tmp", "x.tmp" }) do
+      assert.is_true(there(name), name)
+    end
+  end)
+
+  it("includes states of a run that was finished", function()
+    local folder = new_folder()
+    local r = run.open(folder, {})
+    r:finish({})
+    r:close()
+    leave(folder, "state/step-00000020.safetensors")
+    run.open(folder, {}):close()
+    assert.is_false(system.exists(folder .. "/state"))
   end)
 end)
 

@@ -168,6 +168,12 @@ static int system_cpus(lua_State *L) {
     return 1;
 }
 
+/* system.pid(): the number of this process. */
+static int system_pid(lua_State *L) {
+    lua_pushinteger(L, (lua_Integer)getpid());
+    return 1;
+}
+
 /* ---- opening -------------------------------------------------------------------------------- */
 
 void lmoe_open_system(lua_State *L) {
@@ -177,6 +183,7 @@ void lmoe_open_system(lua_State *L) {
         {"sleep", system_sleep},
         {"hash", system_hash},
         {"cpus", system_cpus},
+        {"pid", system_pid},
         {NULL, NULL},
     };
     lmoe_newtype(L, DESCRIPTOR_TYPE, descriptor_release, NULL);

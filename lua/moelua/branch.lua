@@ -123,13 +123,16 @@ end
 local function start(job, host) core.uninterrupted(spawn, job, host) end
 
 -- Exit statuses of failures that another attempt would only repeat, and their codes.
-local final = { [3] = "diverged", [65] = "format", [66] = "missing", [69] = "unsupported" }
+local final = { [3] = "diverged", [65] = "format", [66] = "missing", [69] = "unsupported",
+  [74] = "full" }
 
 local function describe_failure(job, status)
+  local said = tail(job.folder .. "/worker.log")
+  if said == "" then said = job.folder .. "/worker.log is empty" end
   local times = job.attempts == 1 and "once" or job.attempts .. " times"
   return ("branch '%s' failed %s; the last worker ended with %s:\n%s"):format(job.name, times,
     status.exited and "status " .. status.exited or "signal " .. status.signaled,
-    tail(job.folder .. "/worker.log"))
+    said)
 end
 
 -- Looks after one running worker; true when it is over, with job.failure when it failed for good.

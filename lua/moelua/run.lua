@@ -1,16 +1,15 @@
 -- run.lua: a run is a folder. config.json says what was asked, log.jsonl what happened, state/ how
--- to go on, done.json that it is finished. The same request again continues; another one in the
--- same folder is an error.
+-- to go on (states.lua), done.json that it is finished. The same request again continues; another
+-- one in the same folder is an error.
 
 local core = require("moelua.core")
 local folders = require("moelua.folder")
+local states = require("moelua.states")
 local system, json, raise = core.system, core.json, core.raise
 
 local run = {}
 local Run = {}
 Run.__index = Run
-
-local KEEP = 2      -- states
 
 local Failure = { __name = "moelua.Failure" }
 function Failure:__tostring() return self.message end
@@ -22,9 +21,23 @@ function run.fail(message, code)
   error(setmetatable({ message = message, code = code }, Failure), 0)
 end
 
+-- How to go on after a failure that is not the fault of the run; nil when it is.
+local function remedy(code, from)
+  if code == "full" then return "free some space, then the same command again goes on" .. from end
+  if code == "io" then return "when that is repaired, the same command again goes on" .. from end
+end
+
+-- Raises a failure with what is known to be safe and with how to go on.
+local function fail_with(message, code, kept, from)
+  local hint = remedy(code, from or "")
+  if kept then message = message .. "\n" .. kept end
+  if hint and not message:find("\nhint: ", 1, true) then message = message .. "\nhint: " .. hint end
+  run.fail(message, code)
+end
+
 --- Turns nil, message, code into such an error; returns anything else.
 local function check(ok, message, code)
-  if not ok then run.fail(message, code) end
+  if not ok then fail_with(message, code) end
   return ok
 end
 run.check = check
@@ -92,6 +105,26 @@ local function clear(folder)
   end
 end
 
+-- Whether a temporary file may go: its writer, who is named in it (checkpoint/output.h), is dead,
+-- or had the number that we have now.
+local function is_leftover(name, pid)
+  local writer = name:match("^%.moelua%-(%d+)%-%x+%.tmp$")
+  return writer and (tonumber(writer) == pid or not system.exists("/proc/" .. writer))
+end
+
+-- Removes what killed writers left in the folder and in those below it. Whoever holds the lock is
+-- the only one who writes there, except where another run has a lock of its own.
+local function sweep(folder, inner)
+  for _, name in ipairs(folders.names(folder)) do
+    local path = folder .. "/" .. name
+    if is_leftover(name, system.pid()) then
+      os.remove(path)
+    elseif not inner and folders.is_one(path) and not system.exists(path .. "/lock") then
+      sweep(path, true)
+    end
+  end
+end
+
 --- The lock of a folder, made if need be; opts.fresh empties the folder, unless it holds something
 --- that is no run. Raises when another process works in it.
 function run.lock(folder, opts)
@@ -113,7 +146,7 @@ function run.lock(folder, opts)
     end
     run.fail(message, code)
   end
-  if fresh then clear(folder) end
+  if fresh then clear(folder) else sweep(folder) end
   return lock
 end
 
@@ -126,6 +159,7 @@ function run.open(folder, config, opts)
     lock:release()
     error(message, 0)
   end
+  if run.finished(folder) then system.remove_tree(folder .. "/state") end
   return setmetatable({ folder = folder, lock = lock }, Run)
 end
 
@@ -137,9 +171,18 @@ end
 
 Run.__close = Run.close
 
+--- As run.check, for what the run needs to go on: says what is kept, too.
+function Run:check(ok, message, code)
+  if ok then return ok end
+  local step = self.saved
+  local kept = step and ("the state of step %d is kept, complete and unchanged"):format(step) or
+    "no state was saved before that"
+  fail_with(message, code, kept, step and (" from step %d"):format(step) or " from the beginning")
+end
+
 --- Appends one object to the log.
 function Run:log(entry)
-  check(system.append(self.folder .. "/log.jsonl", json.encode(entry) .. "\n"))
+  self:check(system.append(self.folder .. "/log.jsonl", json.encode(entry) .. "\n"))
 end
 
 --- The log of a folder as a list of objects; a torn last line does not count.
@@ -160,42 +203,48 @@ function Run:rewind_log(step)
   for _, entry in ipairs(run.read_log(self.folder)) do
     if not entry.step or entry.step <= step then kept[#kept + 1] = json.encode(entry) .. "\n" end
   end
-  check(system.write(path, table.concat(kept)))
+  self:check(system.write(path, table.concat(kept)))
 end
 
 -- ---- states -----------------------------------------------------------------------------------
 
-local function state_files(folder)
-  local list = {}
-  if not system.exists(folder .. "/state") then return list end
-  for _, name in ipairs(folders.names(folder .. "/state")) do
-    if name:match("^step%-%d+%.safetensors$") then list[#list + 1] = name end
-  end
-  return list
+--- Raises { message, code = "diverged" } when a tensor holds NaN or infinity: nothing that does is
+--- ever saved. `what` is what would be.
+function Run:check_healthy(what, tensors)
+  local name, bad = states.unhealthy(tensors)
+  if not name then return end
+  local count = bad == 1 and "an element that is" or bad .. " elements that are"
+  self:check(nil, ("%s: %s is not saved: tensor '%s' has %s NaN or infinite"):format(
+    self.folder, what, name, count), "diverged")
 end
 
 --- Saves tensors by name and a table of plain data; keeps the last two states.
 function Run:save_state(step, tensors, facts)
-  check(system.make_folder(self.folder .. "/state"))
-  local name = ("%s/state/step-%08d.safetensors"):format(self.folder, step)
-  check(core.checkpoint.save(name, tensors, { facts = json.encode(facts) }))
-  local files = state_files(self.folder)
-  for i = 1, #files - KEEP do os.remove(self.folder .. "/state/" .. files[i]) end
+  self:check_healthy(("the state of step %d"):format(step), tensors)
+  self:check(states.save(self.folder, step, tensors, facts))
+  self.saved = step
 end
 
---- The newest state that can be read: a checkpoint and the facts; nil when there is none.
+--- The newest state that is whole: a checkpoint and the facts; nil when there is none. Damaged ones
+--- are told of; when all are, that is an error: a run does not silently start over.
 function Run:load_state()
-  local files = state_files(self.folder)
-  for i = #files, 1, -1 do
-    local file = core.checkpoint.open(self.folder .. "/state/" .. files[i])
-    local facts = file and json.decode(file:metadata().facts or "")
-    if facts then return file, facts end
+  local file, facts, reasons = states.load(self.folder)
+  if not file then
+    if facts then run.fail(facts, reasons) end
+    return nil
   end
+  self.saved = facts.step
+  for _, reason in ipairs(reasons) do
+    local text = ("%s; set aside, going on from the state before it"):format(reason)
+    io.stderr:write("moelua: warning: ", text, "\n")
+    self:log({ warning = text })
+  end
+  return file, facts
 end
 
 --- Whether an unfinished run has a state to go on from, or a finished one needs none.
 function run.can_continue(folder)
-  return run.finished(folder) ~= nil or state_files(folder)[1] ~= nil
+  return run.finished(folder) ~= nil or states.names(folder)[1] ~= nil
 end
 
 -- ---- the end ----------------------------------------------------------------------------------
@@ -208,8 +257,9 @@ end
 
 --- Marks the run as finished; `summary` is plain data. The states are not needed any more.
 function Run:finish(summary)
-  check(system.write(self.folder .. "/done.json", json.encode(summary, { indent = 2 }) .. "\n"))
-  check(system.remove_tree(self.folder .. "/state"))
+  local text = json.encode(summary, { indent = 2 }) .. "\n"
+  self:check(system.write(self.folder .. "/done.json", text))
+  self:check(system.remove_tree(self.folder .. "/state"))
 end
 
 return run

@@ -257,7 +257,7 @@ end
 -- From where the job stands to the end of the run.
 local function complete(job)
   loop(job)
-  if job.opts.save_model then run.check(job.model:save(job.opts.out .. "/model")) end
+  if job.opts.save_model then job.run:check(job.model:save(job.opts.out .. "/model")) end
   core.uninterrupted(job.run.finish, job.run, summary(job))
 end
 
