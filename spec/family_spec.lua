@@ -252,7 +252,9 @@ describe("saving", function()
 end)
 
 describe("saving over another model", function()
-  local function new_model(seed) return models.tiny({ seed = seed, ffn = { {}, models.mixture() } }) end
+  local function new_model(seed)
+    return models.tiny({ seed = seed, ffn = { {}, models.mixture() } })
+  end
   local function listed(folder)
     local names = {}
     for name in require("lfs").dir(folder) do

@@ -256,7 +256,7 @@ local function publish(staging, folder)
     new[name] = true
     order[#order + 1] = name
   end
-  local function rank(name) return name == "config.json" and 3 or name:find("%.json$") and 2 or 1 end
+  local function rank(n) return n == "config.json" and 3 or n:find("%.json$") and 2 or 1 end
   table.sort(order, function(a, b)
     return rank(a) < rank(b) or rank(a) == rank(b) and a < b
   end)
