@@ -278,7 +278,8 @@ end
 --- What model:save(folder, opts) does, see model.lua. A model that was there before stays until all
 --- of the new one is written.
 function family.save(m, folder, opts)
-  expect(type(folder) == "string" and folder ~= "", "save", "folder", "the path of a folder", folder)
+  local named = type(folder) == "string" and folder ~= ""
+  expect(named, "save", "folder", "the path of a folder", folder)
   local staging = folder .. STAGING
   system.remove_tree(staging)
   local done, ok, message, code = pcall(write_files, m, staging, opts or {})
