@@ -250,3 +250,92 @@ describe("saving", function()
       "checkpoint.save: unknown option 'dtyp'\nhint: did you mean 'dtype'?")
   end)
 end)
+
+describe("saving over another model", function()
+  local function new_model(seed)
+    return models.tiny({ seed = seed, ffn = { {}, models.mixture() } })
+  end
+  local function listed(folder)
+    local names = {}
+    for name in require("lfs").dir(folder) do
+      if name ~= "." and name ~= ".." then names[#names + 1] = name end
+    end
+    table.sort(names)
+    return names
+  end
+
+  it("replaces all of it, and nothing else", function()
+    local folder = saved(models.tiny(), { max_shard_size = 10000 })
+    assert.is_true(#listed(folder) > 4)
+    system.write(folder .. "/README.md", "about")
+    local m = new_model(3)
+    m.tokenizer = moe.tokenizer.bytes()
+    assert(m:save(folder))
+    assert.same({ "README.md", "config.json", "model.safetensors", "tokenizer.json",
+      "tokenizer_config.json" }, listed(folder))
+    models.same(m, assert(moe.load(folder)))
+    assert(m:save(folder, { max_shard_size = 20000 }))
+    assert.is_false(system.exists(folder .. "/model.safetensors"))
+    models.same(m, assert(moe.load(folder)))
+  end)
+
+  it("keeps the old one when the new one cannot be written", function()
+    local old, m = new_model(1), models.tiny()
+    local folder = saved(old)
+    local before = listed(folder)
+    local function fails(save)
+      m.tokenizer = { save = save }
+      local done, ok, message, code = pcall(m.save, m, folder)
+      models.same(old, assert(moe.load(folder)))
+      assert.same(before, listed(folder))
+      assert.is_nil(m.path)
+      return done, ok, message, code
+    end
+    local done, ok, message, code = fails(function(_, path)
+      return nil, path .. "/tokenizer.json: cannot be written: No space left on device", "full"
+    end)
+    assert.is_true(done)
+    assert.is_nil(ok)
+    assert.equal(folder .. "/tokenizer.json: cannot be written: No space left on device", message)
+    assert.equal("full", code)
+    assert.is_false((fails(function() error("interrupted!", 0) end)))
+  end)
+
+  it("never shows a mixture of the two, wherever it is stopped", function()
+    local old, m = new_model(1), models.tiny({ seed = 2 })
+    m.tokenizer = moe.tokenizer.bytes()
+    local rename, stopped_at, moves = system.rename, nil, 0
+    system.rename = function(...)
+      moves = moves + 1
+      if moves == stopped_at then error("the power is gone", 0) end
+      return rename(...)
+    end
+    local ok, why = pcall(function()
+      for stop = 1, 5 do
+        local folder = saved(old)
+        stopped_at, moves = stop, 0
+        local done = pcall(m.save, m, folder)
+        stopped_at = nil
+        local left, message, code = moe.load(folder)
+        if done then
+          assert.equal(4, moves)
+          models.same(m, assert(left, message))
+        else
+          assert.is_nil(left)
+          assert.equal("missing", code, message)
+        end
+        assert(m:save(folder))
+        models.same(m, assert(moe.load(folder)))
+      end
+    end)
+    system.rename = rename
+    assert(ok, why)
+  end)
+
+  it("wants a path", function()
+    models.misuse(function() models.tiny():save() end,
+      "save: folder must be the path of a folder, not nil")
+    models.misuse(function() models.tiny():save("") end,
+      'save: folder must be the path of a folder, not ""')
+  end)
+end)

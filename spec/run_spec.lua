@@ -251,26 +251,6 @@ describe("states", function()
     local failure = models.failure(function() r:load_state() end)
     assert.same({ code = "io", message = "cannot open " .. path .. ": Is a directory" }, failure)
   end)
-
-  it("are not saved when they are not finite", function()
-    local folder = new_folder()
-    local r <close> = run.open(folder, {})
-    local function refused(value, kept, count)
-      local bad = state(1)
-      bad.v = core.tensor({ 1, value, count == 1 and 0 or -value })
-      local failure = models.failure(function() r:save_state(20, bad, { step = 20 }) end)
-      assert.same({ code = "diverged", message = ("%s: the state of step 20 is not saved: " ..
-        "tensor 'v' has %s NaN or infinite\n%s"):format(folder,
-        count == 1 and "an element that is" or "2 elements that are", kept) }, failure)
-    end
-    refused(0 / 0, "no state was saved before that", 1)
-    assert.same({}, states(folder))
-    r:save_state(10, state(1), { step = 10 })
-    refused(1 / 0, "the state of step 10 is kept, complete and unchanged", 2)
-    assert.same({ "step-00000010.safetensors" }, states(folder))
-    r:save_state(20, { v = core.tensor({ 1e38, -3e38, 1e-45 }),
-      i = core.tensor({ 1 }, "i32") }, { step = 20 })
-  end)
 end)
 
 describe("a run that cannot write", function()

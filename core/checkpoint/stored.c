@@ -241,17 +241,3 @@ void moe__stored_save(moe_tensor *t, int64_t first, int64_t n, moe_stored to, vo
     saving s = {.dtype = t->dtype, .from = t->storage->data + at, .to = to, .out = out};
     moe__parallel_range(t->ctx, n, GRAIN, save_range, &s);
 }
-
-int64_t moe__stored_not_finite(const moe_tensor *t) {
-    size_t size = moe__dtype_size(t->dtype);
-    const char *from = t->storage->data + (size_t)t->offset * size;
-    moe_real block[BLOCK];
-    int64_t bad = 0;
-    if (t->dtype == MOE_I32) return 0;
-    for (int64_t i = 0; i < t->count; i += BLOCK) {
-        int64_t n = t->count - i < BLOCK ? t->count - i : BLOCK;
-        moe__convert(t->dtype, from + (size_t)i * size, MOE_F32, block, n);
-        for (int64_t k = 0; k < n; k++) bad += !(block[k] - block[k] == 0);
-    }
-    return bad;
-}

@@ -66,7 +66,5 @@ moe_status moe__stored_load(moe_stored type, const void *data, moe_tensor *out, 
 bool moe__stored_can_save(moe_dtype from, moe_stored to);
 /* Converts `n` elements from `first` on of a contiguous tensor into `out`. */
 void moe__stored_save(moe_tensor *t, int64_t first, int64_t n, moe_stored to, void *out);
-/* How many elements of a contiguous tensor are NaN or infinite. */
-int64_t moe__stored_not_finite(const moe_tensor *t);
 
 #endif

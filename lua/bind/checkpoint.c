@@ -3,7 +3,6 @@
  *   open(path) -> Checkpoint        names info tensor raw metadata verify close
  *   save(path, tensors, metadata, options), describe(...)         (checkpoint_save.c)
  *   create(path, plan, metadata) -> Writer: names put close          (checkpoint_writer.c)
- *   not_finite(tensor) -> how many of its elements are NaN or infinite
  */
 #include "checkpoint.h"
 
@@ -201,7 +200,7 @@ void lmoe_open_checkpoint(lua_State *L) {
     static const luaL_Reg functions[] = {
         {"open", open_checkpoint}, {"save", lmoe_checkpoint_save},
         {"create", lmoe_checkpoint_create}, {"describe", lmoe_checkpoint_describe},
-        {"not_finite", lmoe_checkpoint_not_finite}, {NULL, NULL},
+        {NULL, NULL},
     };
     lmoe_newtype(L, CHECKPOINT_TYPE, close_file, methods);
     luaL_getmetatable(L, CHECKPOINT_TYPE);

@@ -12,7 +12,6 @@ int lmoe_checkpoint_fail(lua_State *L, moe_status status);
 int lmoe_checkpoint_save(lua_State *L);
 int lmoe_checkpoint_describe(lua_State *L);
 int lmoe_checkpoint_create(lua_State *L);
-int lmoe_checkpoint_not_finite(lua_State *L);
 
 /* Makes the metatable of what create returns. */
 void lmoe_checkpoint_writer_type(lua_State *L);

@@ -228,12 +228,3 @@ int lmoe_checkpoint_describe(lua_State *L) {
     lua_setfield(L, -2, "width");
     return 1;
 }
-
-/* not_finite(tensor): how many elements are NaN or infinite; a whole number never is. */
-int lmoe_checkpoint_not_finite(lua_State *L) {
-    const moe_tensor *t = lmoe_checktensor(L, 1);
-    if (!moe_tensor_contiguous(t))
-        return lmoe_raise(L, "not_finite: a contiguous tensor is expected");
-    lua_pushinteger(L, moe__stored_not_finite(t));
-    return 1;
-}

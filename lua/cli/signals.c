@@ -47,6 +47,8 @@ static void on_signal(int number) {
 void cli_watch_signals(moelua *m) {
     watched = m;
     caught = 0;
+    /* A file that reaches its limit (ulimit -f) is a failed write, not the end of the process. */
+    signal(SIGXFSZ, SIG_IGN);
     moe_interrupted(moelua_ctx(m));    /* what was not taken belonged to an earlier run */
     if (serving) set_handler(SIGTERM, on_signal);
     else set_handlers(on_signal);

@@ -136,11 +136,10 @@ local final = { [3] = "diverged", [65] = "format", [66] = "missing", [69] = "uns
 
 local function describe_failure(job, status)
   local said = tail(job.folder .. "/worker.log")
-  if said == "" then said = job.folder .. "/worker.log is empty" end
+  if said == "" then said = job.folder .. "/worker.log is empty" end      -- as on a full disk
   local times = job.attempts == 1 and "once" or job.attempts .. " times"
   return ("branch '%s' failed %s; the last worker ended with %s:\n%s"):format(job.name, times,
-    status.exited and "status " .. status.exited or "signal " .. status.signaled,
-    said)
+    status.exited and "status " .. status.exited or "signal " .. status.signaled, said)
 end
 
 -- Looks after one running worker; true when it is over, with job.failure when it failed for good.
@@ -199,7 +198,7 @@ local function report(failures)
     code = failure.code == code and code or nil
   end
   local text = table.concat(messages, "\n\n")
-  if code then run.fail(text, code) end
+  if code then check(nil, text, code) end
   raise("%s", text)
 end
 

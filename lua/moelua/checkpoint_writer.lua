@@ -63,9 +63,9 @@ end
 
 -- Publishing ------------------------------------------------------------------------------
 
--- Removes what the new checkpoint has replaced: files of the old one that would be taken for a
--- part of it, or loaded instead.
-local function remove_stale(path, new)
+--- Removes what a new checkpoint has replaced in a folder: files of the old one that would be taken
+--- for a part of it, or loaded instead. `new` maps its own names to true.
+function writer.remove_stale(path, new)
   for _, name in ipairs(folder.names(path)) do
     local ours = name == writer.SINGLE or name == writer.INDEX or name:find(SHARD)
     if ours and not new[name] then
@@ -100,7 +100,7 @@ local function publish_shards(self)
   local text = index_text(self.parts, self.files)
   local done, message, code = system.write(self.path .. "/" .. writer.INDEX, text)
   if not done then return nil, message, code end
-  return remove_stale(self.path, new)
+  return writer.remove_stale(self.path, new)
 end
 
 -- Writing ---------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ function Writer:close()
   if self.staging then
     done, message, code = publish_shards(self)
   else
-    done, message, code = remove_stale(self.path, { [writer.SINGLE] = true })
+    done, message, code = writer.remove_stale(self.path, { [writer.SINGLE] = true })
   end
   self:abandon()
   return done, message, code

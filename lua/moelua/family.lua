@@ -5,8 +5,10 @@
 local core = require("moelua.core")
 local checkpoint = require("moelua.checkpoint")
 local expect = require("moelua.expect")
+local folders = require("moelua.folder")
 local model = require("moelua.model")
 local tokenizer = require("moelua.tokenizer")
+local writer = require("moelua.checkpoint_writer")
 local json, system = core.json, core.system
 
 local family = {}
@@ -229,25 +231,63 @@ end
 
 -- ---- saving -----------------------------------------------------------------------------------
 
---- What model:save(folder, opts) does, see model.lua.
-function family.save(m, folder, opts)
-  expect(type(folder) == "string" and folder ~= "", "save", "folder", "the path of a folder",
-    folder)
-  opts = opts or {}
+-- Where a model is written before it replaces what is in its folder.
+local STAGING = "/.moelua-model"
+
+-- Writes all files of a model; the folder is made.
+local function write_files(m, folder, opts)
   local tensors = {}
   each_tensor(m, function(name, tensor) tensors[name] = tensor end)
   local ok, message, code = checkpoint.save(folder, tensors, { format = "pt" }, opts)
+  if ok and m.tokenizer then ok, message, code = m.tokenizer:save(folder) end
   if not ok then return nil, message, code end
   local out = family.to_json(m.config)
   if opts.dtype then out.torch_dtype = ({ bf16 = "bfloat16", f16 = "float16" })[opts.dtype] or
     "float32" end
-  if m.tokenizer then
-    ok, message, code = m.tokenizer:save(folder)
-    if not ok then return nil, message, code end
+  return system.write(folder .. "/config.json", json.encode(out, { indent = 2 }) .. "\n")
+end
+
+-- Moves the files into place. A folder without config.json is no model: the old one goes first, the
+-- new one comes last, and in between nobody reads a mixture of two models. The index of shards
+-- comes after them.
+local function publish(staging, folder)
+  local ok, message, code = system.remove_tree(folder .. "/config.json")
+  local order, new = {}, {}
+  for _, name in ipairs(folders.names(staging)) do
+    new[name] = true
+    order[#order + 1] = name
   end
-  local text = json.encode(out, { indent = 2 }) .. "\n"
-  ok, message, code = system.write(folder .. "/config.json", text)
-  if not ok then return nil, message, code end
+  local function rank(n) return n == "config.json" and 3 or n:find("%.json$") and 2 or 1 end
+  table.sort(order, function(a, b)
+    return rank(a) < rank(b) or rank(a) == rank(b) and a < b
+  end)
+  for _, name in ipairs(order) do
+    if ok and name == "config.json" then ok, message, code = writer.remove_stale(folder, new) end
+    if ok then
+      ok, message, code = system.rename(staging .. "/" .. name, folder .. "/" .. name)
+    end
+  end
+  return ok, message, code
+end
+
+-- Names the place where the file would have appeared.
+local function without_staging(message)
+  local first, last = message:find(STAGING, 1, true)
+  return first and message:sub(1, first - 1) .. message:sub(last + 1) or message
+end
+
+--- What model:save(folder, opts) does, see model.lua. A model that was there before stays until all
+--- of the new one is written.
+function family.save(m, folder, opts)
+  local named = type(folder) == "string" and folder ~= ""
+  expect(named, "save", "folder", "the path of a folder", folder)
+  local staging = folder .. STAGING
+  system.remove_tree(staging)
+  local done, ok, message, code = pcall(write_files, m, staging, opts or {})
+  if done and ok then ok, message, code = publish(staging, folder) end
+  system.remove_tree(staging)
+  if not done then error(ok, 0) end
+  if not ok then return nil, without_staging(message), code end
   m.path = folder
   return true
 end

@@ -243,19 +243,8 @@ end
 
 -- ---- states -----------------------------------------------------------------------------------
 
---- Raises { message, code = "diverged" } when a tensor holds NaN or infinity: nothing that does is
---- ever saved. `what` is what would be.
-function Run:check_healthy(what, tensors)
-  local name, bad = states.unhealthy(tensors)
-  if not name then return end
-  local count = bad == 1 and "an element that is" or bad .. " elements that are"
-  self:check(nil, ("%s: %s is not saved: tensor '%s' has %s NaN or infinite"):format(
-    self.folder, what, name, count), "diverged")
-end
-
 --- Saves tensors by name and a table of plain data; keeps the last two states.
 function Run:save_state(step, tensors, facts)
-  self:check_healthy(("the state of step %d"):format(step), tensors)
   self:check(states.save(self.folder, step, tensors, facts))
   self.saved = step
 end

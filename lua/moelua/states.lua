@@ -26,18 +26,6 @@ end
 
 -- ---- saving -----------------------------------------------------------------------------------
 
---- The first tensor by name that is not finite, and how many of its elements are not; nil when all
---- are.
-function states.unhealthy(tensors)
-  local names = {}
-  for name in pairs(tensors) do names[#names + 1] = name end
-  table.sort(names)
-  for _, name in ipairs(names) do
-    local bad = core.checkpoint.not_finite(tensors[name])
-    if bad > 0 then return name, bad end
-  end
-end
-
 --- Saves a state and removes all but the last two; true, or nil, message, code.
 function states.save(folder, step, tensors, facts)
   local ok, message, code = system.make_folder(folder .. "/state")
