@@ -3,9 +3,9 @@
  * The library is the whole one; config.lua makes the texts up and says what must be true of what
  * becomes of them. Here time and memory are watched.
  */
+#include <ftw.h>
 #include <lauxlib.h>
 #include <lualib.h>
-#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,11 +41,20 @@ _Noreturn static void violation(const char *what) {
     abort();
 }
 
+static char folder[64];
+
+static int forget(const char *path, const struct stat *info, int type, struct FTW *place) {
+    (void)info, (void)type, (void)place;
+    return remove(path);
+}
+
+static void forget_folder(void) { nftw(folder, forget, 8, FTW_DEPTH | FTW_PHYS); }
+
 static void open_interpreter(void) {
     static char script[] = FUZZ_SCRIPTS "/config.lua";
-    static char folder[64];
     char *argv[] = {folder};
     snprintf(folder, sizeof folder, "/tmp/moelua-fuzz-%ld", (long)getpid());
+    atexit(forget_folder);
     moelua_config config = {.size = sizeof config, .alloc = counted, .threads = 1};
     if (moelua_open(&interpreter, &config) != MOELUA_OK ||
         moelua_run_file(interpreter, script, 1, argv) != MOELUA_OK)
