@@ -130,8 +130,9 @@ describe("a study", function()
   it("that is stopped at every step ends with the results of the one that was not", function()
     new_folder()
     assert.equal(0, (recipe("whole")))
-    local seen, status, said = {}, nil, nil
+    local seen, status = {}, nil
     for attempt = 1, 40 do
+      local said
       status, said = recipe("stopped", "LUA_INIT=@stop.lua")
       if status == 0 then break end
       assert.equal(143, status, said)
