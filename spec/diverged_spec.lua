@@ -222,6 +222,24 @@ describe("what an update breaks is found at the next step, or before anything is
       moment("m", "head", NAN), { eval_every = 8 })
   end)
 
+  it("a validation of weights that are finite", function()
+    for name, value in pairs({ ["layers.1.ffn.router"] = "infinite", ["head"] = "NaN" }) do
+      local folder, m = models.run_folder(), new_model()
+      local validating = setmetatable({ window_batch = function(...)
+        set(models.parameter(m, "layers.1.ffn_norm"), 1e30)
+        set(models.parameter(m, "norm"), 1e30)
+        set(models.parameter(m, name), 1e30)
+        return prose.window_batch(...)
+      end }, { __index = prose })
+      local failure = models.failure(function()
+        moe.train(m, request(folder, { data = validating, eval_every = 5 }))
+      end)
+      assert.same({ code = "diverged", message = ("seed: the validation loss became %s after " ..
+        "step 5\nhint: try a lower rate (lr is 0.01) or a smaller clip; the state of step 3 is " ..
+        "saved"):format(value) }, failure)
+    end
+  end)
+
   it("the update ahead of an interrupt", function()
     local folder, m = models.run_folder(), new_model()
     watch_optimizers(function(optimizer)

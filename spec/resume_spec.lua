@@ -196,7 +196,7 @@ describe("an interrupt of a run", function()
   end
 
   it("was tried everywhere", function()
-    for _, name in ipairs({ "next", "forward", "one_step", "step", "validate", "evaluate",
+    for _, name in ipairs({ "next", "forward", "one_step", "step", "validate", "measure",
       "save_state" }) do
       assert.is_true((places[name] or 0) > 0, name)
     end

@@ -25,6 +25,8 @@ local raise, system = core.raise, core.system
 
 local function is_finite(value) return value - value == 0 end
 
+local function kind_of(value) return value ~= value and "NaN" or "infinite" end
+
 local function stop_diverged(job, fmt, ...)
   local kept = job.saved and ("; the state of step %d is saved"):format(job.saved) or ""
   run.fail(("%s: %s\nhint: try a lower rate (lr is %g) or a smaller clip%s"):format(job.opts.name,
@@ -34,8 +36,7 @@ end
 -- Ends the run at a step that is under way; `what` is the loss or the gradient.
 local function refuse_step(job, what, value, ids)
   stop_diverged(job, "the %s became %s at step %d, first in %s; the step was not applied", what,
-    value ~= value and "NaN" or "infinite", job.step + 1,
-    diverged.place(job.model, job.optimizer, ids, what))
+    kind_of(value), job.step + 1, diverged.place(job.model, job.optimizer, ids, what))
 end
 
 -- Nothing is saved, measured or handed on that is not finite. A loss does not tell in time: an
@@ -140,8 +141,13 @@ local function validate(job)
   local due = opts.eval_every > 0 and job.step > 0 and job.step % opts.eval_every == 0
   if not due or job.validated == job.step then return end
   check_finite(job)
-  local report = evaluate(job.model, job.batches.corpora, { windows = opts.eval_windows,
-    context = job.context })
+  local ok, report = pcall(evaluate, job.model, job.batches.corpora,
+    { windows = opts.eval_windows, context = job.context })
+  local value = ok and report.mean or not ok and diverged.refused(report)
+  if not value then error(report, 0) end
+  if not is_finite(value) then
+    stop_diverged(job, "the validation loss became %s after step %d", kind_of(value), job.step)
+  end
   core.uninterrupted(function()
     if job.run then
       job.run:log({ step = job.step, validation = report.metric, mean = report.mean })
