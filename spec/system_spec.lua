@@ -126,9 +126,9 @@ describe("core.system", function()
 
     it("are not made over a file", function()
       assert(system.write(folder .. "/file", ""))
-      fails("make_folder: " .. folder .. "/file: File exists", "io",
+      fails("make_folder: " .. folder .. "/file: a file has this name", "io",
         system.make_folder(folder .. "/file/sub"))
-      fails("make_folder: " .. folder .. "/file: File exists", "io",
+      fails("make_folder: " .. folder .. "/file: a file has this name", "io",
         system.make_folder(folder .. "/file"))
     end)
 

@@ -209,7 +209,10 @@ static int system_make_folder(lua_State *L) {
         *slash = '/';
     }
     if (error == 0) error = make_one(part);
-    if (error == EEXIST) error = ENOTDIR;
+    if (error == EEXIST) {
+        lua_pushfstring(L, "make_folder: %s: a file has this name", part);
+        return lmoe_fail(L, "io");
+    }
     return error != 0 ? lmoe_fail_system(L, "make_folder", part, error) : lmoe_succeed(L);
 }
 

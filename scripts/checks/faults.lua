@@ -190,9 +190,9 @@ local function tiny_runs(parts)
   if not parts.interrupted then return end
   for _, call in ipairs { "write", "pwrite64", "fsync" } do
     local folder = new_folder()
-    local status, said = strace(folder, call, call .. ":error=EINTR:when=1+3")
+    local status, told = strace(folder, call, call .. ":error=EINTR:when=1+3")
     result("EINTR at every third " .. call, status ~= 0 and "status " .. status or
-      trained(folder) ~= expected and "other weights", said)
+      trained(folder) ~= expected and "other weights", told)
   end
 end
 

@@ -133,7 +133,7 @@ describe("messages about files", function()
     { [[return moe.checkpoint.save("/proc/o.safetensors", { a = x })]],
       "[missing] /proc/o.safetensors: cannot be written: No such file or directory" },
     { [[return m:save(DIR .. "/text.txt")]],
-      "[missing] make_folder: DIR/text.txt: Not a directory" },
+      "[io] make_folder: DIR/text.txt: a file has this name" },
     { [[return moe.tokenizer.open(DIR .. "/none")]],
       "[missing] read: DIR/none: No such file or directory" },
     { [[return moe.tokenizer.open(DIR .. "/folder")]],
