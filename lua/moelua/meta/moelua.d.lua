@@ -597,9 +597,10 @@ function moe.average(models) end
 ---   experts = moe.branch(seed, { name = corpus, ... }, { steps = 400, out = "runs/x/branches" })
 --- Options: out (the folder of the run folders), workers (processes at a time; default: one per
 --- domain, at most two per processor), modules (Lua modules that each worker requires first),
---- quiet, fresh, and those of moe.train, here or in a table `options`. Without a command line around (an embedding host) the
---- branches run in this process, one after another. Raises when a branch has failed three times;
---- the others are finished first. The same call again goes on where the last one stopped.
+--- quiet, fresh, and those of moe.train, here or in a table `options`. Without a command line
+--- around (an embedding host) the branches run in this process, one after another. Raises when a
+--- branch has failed three times; the others are finished first. The same call again goes on where
+--- the last one stopped.
 ---@param seed moelua.Model|string a model, or the folder of one
 ---@param domains table<string, moelua.Corpus>
 ---@param given table
