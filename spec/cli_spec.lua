@@ -124,7 +124,8 @@ describe("moelua", function()
       local rest = "\nusage: moelua [options] [script [arguments]]\n"
         .. "hint: moelua --help lists the options\n"
       assert.same({ 2, "", "moelua: unrecognized option '-x'" .. rest }, { moelua("-x") })
-      assert.same({ 2, "", "moelua: unrecognized option '--hlep'" .. rest }, { moelua("--hlep") })
+      assert.same({ 2, "", "moelua: unrecognized option '--hlep', did you mean '--help'?" .. rest },
+        { moelua("--hlep") })
       assert.same({ 2, "", "moelua: unrecognized option '-ix'" .. rest }, { moelua("-ix") })
       assert.same({ 2, "", "moelua: '-e' needs an argument" .. rest }, { moelua("-e") })
       assert.same({ 2, "", "moelua: '--worker' needs a folder" .. rest }, { moelua("--worker") })

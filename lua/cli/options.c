@@ -75,7 +75,13 @@ static int worker_value(cli_options *o, int i) {
 }
 
 static int unrecognized(cli_options *o, int i) {
-    snprintf(o->problem, sizeof o->problem, "unrecognized option '%s'", o->argv[i]);
+    static const char *const words[] = {"--help", "--version"};
+    lmoe_guess guess = lmoe_new_guess(o->argv[i], strlen(o->argv[i]));
+    for (size_t k = 0; k < sizeof words / sizeof *words; k++)
+        lmoe_consider(&guess, words[k], strlen(words[k]));
+    snprintf(o->problem, sizeof o->problem, "unrecognized option '%.100s'%s%s%s", o->argv[i],
+             guess.name ? ", did you mean '" : "", guess.name ? guess.name : "",
+             guess.name ? "'?" : "");
     return 0;
 }
 

@@ -1,7 +1,9 @@
 /* script.c -- finding and loading the script that the command line names. */
 #include "cli.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -72,6 +74,35 @@ static bool push_place(lua_State *L, const char *name, int n) {
     return true;
 }
 
+/* Looks through the folder of `path` for a name near to its last part, which goes to `best`. */
+static void look_for(lmoe_guess *guess, const char *path, char best[NAME_MAX + 1]) {
+    char folder[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    if (strlen(path) >= sizeof folder) return;
+    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) + 1 : 1,
+             slash ? path : ".");
+    DIR *dir = opendir(folder);
+    for (const struct dirent *entry; dir && (entry = readdir(dir)) != NULL;)
+        if (lmoe_consider(guess, entry->d_name, strlen(entry->d_name)))
+            snprintf(best, NAME_MAX + 1, "%s", entry->d_name);
+    if (dir) closedir(dir);
+}
+
+/* Pushes "\nhint: ..." about a script in one of the places that was probably meant, or "". */
+static void push_hint(lua_State *L, const char *name) {
+    char best[NAME_MAX + 1] = "";
+    const char *slash = strrchr(name, '/'), *last = slash ? slash + 1 : name;
+    lmoe_guess guess = lmoe_new_guess(last, strlen(last));
+    for (int n = 0; push_place(L, name, n); n++) {
+        look_for(&guess, lua_tostring(L, -1), best);
+        lua_pop(L, 1);
+    }
+    lua_pushlstring(L, name, (size_t)(last - name));
+    if (best[0]) lua_pushfstring(L, "\nhint: did you mean '%s%s'?", lua_tostring(L, -1), best);
+    else lua_pushliteral(L, "");
+    lua_remove(L, -2);
+}
+
 /* Raises { message, code } that lists the places. */
 static int not_found(lua_State *L, const char *name, int error) {
     luaL_Buffer b;
@@ -83,6 +114,10 @@ static int not_found(lua_State *L, const char *name, int error) {
         lua_pushliteral(L, "\n  also looked at ");
         lua_insert(L, -2);
         lua_concat(L, 2);
+        luaL_addvalue(&b);
+    }
+    if (error == ENOENT) {
+        push_hint(L, name);
         luaL_addvalue(&b);
     }
     luaL_pushresult(&b);
