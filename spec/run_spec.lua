@@ -283,8 +283,7 @@ describe("a run that cannot write", function()
     local folder = new_folder()
     local r <close> = run.open(folder, {})
     system.write(folder .. "/state", "no folder")
-    assert.same({ code = "io", message = ("make_folder: %s/state: a file, " ..
-      "where a folder is needed\n" ..
+    assert.same({ code = "io", message = ("make_folder: %s/state: a file has this name\n" ..
       "no state was saved before that\n" ..
       "hint: when that is repaired, the same command again goes on from the beginning")
       :format(folder) }, models.failure(function() r:save_state(20, state(2), {}) end))

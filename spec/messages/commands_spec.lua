@@ -78,7 +78,7 @@ describe("a recipe", function()
     { "recipes/btx.lua --domain a=DIR/empty.txt --preset tiny --out DIR/run", 65,
       "corpus: there is no text: 1 files hold none, the first is DIR/empty.txt" },
     { "recipes/btx.lua --domain a=DIR/text.txt --preset tiny --out DIR/text.txt", 74,
-      "make_folder: DIR/text.txt: a file, where a folder is needed\n" ..
+      "make_folder: DIR/text.txt: a file has this name\n" ..
       "hint: when that is repaired, the same command again goes on" },
   }
 
