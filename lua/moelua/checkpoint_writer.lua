@@ -63,15 +63,21 @@ end
 
 -- Publishing ------------------------------------------------------------------------------
 
---- Removes what a new checkpoint has replaced in a folder: files of the old one that would be taken
+--- The paths of what a new checkpoint replaces in a folder: files of the old one that would be taken
 --- for a part of it, or loaded instead. `new` maps its own names to true.
-function writer.remove_stale(path, new)
+function writer.stale(path, new)
+  local list = {}
   for _, name in ipairs(folder.names(path)) do
     local ours = name == writer.SINGLE or name == writer.INDEX or name:find(SHARD)
-    if ours and not new[name] then
-      local done, message, code = system.remove_tree(path .. "/" .. name)
-      if not done then return nil, message, code end
-    end
+    if ours and not new[name] then list[#list + 1] = path .. "/" .. name end
+  end
+  return list
+end
+
+local function remove_stale(path, new)
+  for _, name in ipairs(writer.stale(path, new)) do
+    local done, message, code = system.remove_tree(name)
+    if not done then return nil, message, code end
   end
   return true
 end
@@ -100,7 +106,7 @@ local function publish_shards(self)
   local text = index_text(self.parts, self.files)
   local done, message, code = system.write(self.path .. "/" .. writer.INDEX, text)
   if not done then return nil, message, code end
-  return writer.remove_stale(self.path, new)
+  return remove_stale(self.path, new)
 end
 
 -- Writing ---------------------------------------------------------------------------------
@@ -198,7 +204,7 @@ function Writer:close()
   if self.staging then
     done, message, code = publish_shards(self)
   else
-    done, message, code = writer.remove_stale(self.path, { [writer.SINGLE] = true })
+    done, message, code = remove_stale(self.path, { [writer.SINGLE] = true })
   end
   self:abandon()
   return done, message, code

@@ -249,25 +249,31 @@ end
 
 -- Moves the files into place. A folder without config.json is no model: the old one goes first, the
 -- new one comes last, and in between nobody reads a mixture of two models. The index of shards
--- comes after them.
+-- comes after them. All names are made before the first file is touched, so that a lack of memory
+-- cannot end this half-way.
 local function publish(staging, folder)
-  local ok, message, code = system.remove_tree(folder .. "/config.json")
-  local order, new = {}, {}
+  local config, moves, new = folder .. "/config.json", {}, {}
   for _, name in ipairs(folders.names(staging)) do
     new[name] = true
-    order[#order + 1] = name
-  end
-  local function rank(n) return n == "config.json" and 3 or n:find("%.json$") and 2 or 1 end
-  table.sort(order, function(a, b)
-    return rank(a) < rank(b) or rank(a) == rank(b) and a < b
-  end)
-  for _, name in ipairs(order) do
-    if ok and name == "config.json" then ok, message, code = writer.remove_stale(folder, new) end
-    if ok then
-      ok, message, code = system.rename(staging .. "/" .. name, folder .. "/" .. name)
+    if name ~= "config.json" then
+      moves[#moves + 1] = { staging .. "/" .. name, folder .. "/" .. name }
     end
   end
-  return ok, message, code
+  table.sort(moves, function(a, b)
+    local x, y = a[1]:find("%.json$"), b[1]:find("%.json$")
+    if not x == not y then return a[1] < b[1] end
+    return not x
+  end)
+  local stale, new_config = writer.stale(folder, new), staging .. "/config.json"
+  local ok, message, code = system.remove_tree(config)
+  for i = 1, #moves do
+    if ok then ok, message, code = system.rename(moves[i][1], moves[i][2]) end
+  end
+  for i = 1, #stale do
+    if ok then ok, message, code = system.remove_tree(stale[i]) end
+  end
+  if ok then return system.rename(new_config, config) end
+  return nil, message, code
 end
 
 -- Names the place where the file would have appeared.
@@ -284,7 +290,9 @@ function family.save(m, folder, opts)
   local staging = folder .. STAGING
   system.remove_tree(staging)
   local done, ok, message, code = pcall(write_files, m, staging, opts or {})
-  if done and ok then ok, message, code = publish(staging, folder) end
+  if done and ok then
+    done, ok, message, code = pcall(core.uninterrupted, publish, staging, folder)
+  end
   system.remove_tree(staging)
   if not done then error(ok, 0) end
   if not ok then return nil, without_staging(message), code end
