@@ -272,6 +272,25 @@ describe("a limit", function()
     assert.equal(4 * x:select(1, 1):item(), x:grad():select(1, 1):item())
   end)
 
+  it("of the system on the address space is told like any other", function()
+    if not caching then return pending("sanitizers need much address space") end
+    local folder = helper.tmpdir()
+    assert(system.write(folder .. "/script.lua", [[
+      local moe = require("moelua")
+      print(pcall(moe.zeros, 1 << 28))
+      print(moe.ones(300, 300):sum():item())]]))
+    for _, kilobytes in ipairs({ 100000, 250000 }) do
+      local out = ("%s/%d"):format(folder, kilobytes)
+      local process = assert(system.spawn({ "sh", "-c", "ulimit -v $0; exec \"$@\"",
+        tostring(kilobytes), host.program, folder .. "/script.lua", stdout = out, stderr = out }))
+      local status = process:wait(60)
+      if not status then process:kill(9) end
+      assert.same({ exited = 0 }, status)
+      assert.matches("^false\t[^\n]*out of memory: [12]%.0 GB for %[268435456%]; live [^\n]*\n" ..
+        "90000%.0\n$", assert(system.read(out)))
+    end
+  end)
+
   it("lets the cache go first", function()
     do
       local _ <close> = moe.scope()

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 /* The core splits work itself and calls BLAS from its own threads. Weak: another BLAS may be
@@ -238,7 +239,18 @@ static int open_and_run(cli *c) {
     return code;
 }
 
+/* OpenBLAS starts threads of its own when it is loaded. Where the address space is limited they may
+ * find no room for their buffers, ask for it for ever, and are waited for at the end. By then only
+ * a new start without them helps; where that fails, so be it. */
+static void start_without_blas_threads(char **argv) {
+    struct rlimit space;
+    if (getrlimit(RLIMIT_AS, &space) != 0 || space.rlim_cur == RLIM_INFINITY) return;
+    if (getenv("OPENBLAS_NUM_THREADS") || setenv("OPENBLAS_NUM_THREADS", "1", 1) != 0) return;
+    execv("/proc/self/exe", argv);
+}
+
 int main(int argc, char **argv) {
+    start_without_blas_threads(argv);
     cli c = {.options = cli_parse(argc, argv)};
     const cli_options *o = &c.options;
     if (o->problem[0]) {
