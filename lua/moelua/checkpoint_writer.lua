@@ -63,8 +63,8 @@ end
 
 -- Publishing ------------------------------------------------------------------------------
 
---- The paths of what a new checkpoint replaces in a folder: files of the old one that would be taken
---- for a part of it, or loaded instead. `new` maps its own names to true.
+--- The paths of what a new checkpoint replaces in a folder: files of the old one that would be
+--- taken for a part of it, or loaded instead. `new` maps its own names to true.
 function writer.stale(path, new)
   local list = {}
   for _, name in ipairs(folder.names(path)) do

@@ -260,9 +260,9 @@ local function publish(staging, folder)
     end
   end
   table.sort(moves, function(a, b)
-    local x, y = a[1]:find("%.json$"), b[1]:find("%.json$")
-    if not x == not y then return a[1] < b[1] end
-    return not x
+    local x, y = a[1]:find("%.json$") ~= nil, b[1]:find("%.json$") ~= nil
+    if x == y then return a[1] < b[1] end
+    return y
   end)
   local stale, new_config = writer.stale(folder, new), staging .. "/config.json"
   local ok, message, code = system.remove_tree(config)
