@@ -202,7 +202,7 @@ static int system_make_folder(lua_State *L) {
     size_t size = strlen(path) + 1;
     char *part = memcpy(lua_newuserdatauv(L, size, 0), path, size);
     int error = 0;
-    for (char *slash = part; error == 0 && (slash = strchr(slash + 1, '/')) != NULL;) {
+    for (char *slash = part + (*part == '/'); (slash = strchr(slash, '/')) != NULL; slash++) {
         *slash = '\0';
         error = make_one(part);
         if (error != 0) break;
@@ -269,12 +269,15 @@ static size_t folder_length(const char *path) {
 
 /* Makes a rename in the folder of `path` survive a power cut. A folder that may be entered but
  * not read cannot be flushed by us; the rename itself has happened. */
-static int flush_folder(lua_State *L, const char *path) {
+static int flush_folder(const char *path) {
+    char folder[PATH_MAX];
     size_t length = folder_length(path);
-    const char *folder = length > 0 ? lua_pushlstring(L, path, length) : ".";
-    int *fd = lmoe_push_descriptor(L);
-    *fd = lmoe_open_file(folder, O_RDONLY | O_DIRECTORY);
-    return *fd < 0 ? 0 : flush(*fd);
+    snprintf(folder, sizeof folder, "%.*s", length ? (int)length : 1, length ? path : ".");
+    int fd = lmoe_open_file(folder, O_RDONLY | O_DIRECTORY);
+    if (fd < 0) return 0;
+    int error = flush(fd);
+    close(fd);
+    return error;
 }
 
 /* system.disk_free(path): bytes that we may still write to the disk of an existing path. */
@@ -291,7 +294,7 @@ static int system_rename(lua_State *L) {
     const char *from = lmoe_check_path(L, 1, "rename");
     const char *to = lmoe_check_path(L, 2, "rename");
     int error = rename(from, to) != 0 ? errno : 0;
-    if (error == 0) error = flush_folder(L, to);
+    if (error == 0) error = flush_folder(to);
     if (error == 0) return lmoe_succeed(L);
     return lmoe_fail_system(L, "rename", lua_pushfstring(L, "%s to %s", from, to), error);
 }
