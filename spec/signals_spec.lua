@@ -121,6 +121,14 @@ describe("a signal", function()
       "hint: what was saved is complete: put the file back and run the same command again\n",
       said(folder))
   end)
+
+  it("that moelua sees to itself is not ignored in the programs that a script starts", function()
+    local folder = helper.tmpdir()
+    assert.same({ exited = 0 }, ended(start(folder,
+      ("assert(os.execute('grep SigIgn /proc/self/status > %s/ignored'))"):format(folder))))
+    local ignored = tonumber(assert(system.read(folder .. "/ignored")):match("(%x+)%s$"), 16)
+    assert.equal(0, ignored & 0x7fffffff)       -- of the signals 1 to 31, none
+  end)
 end)
 
 describe("branches that are stopped", function()

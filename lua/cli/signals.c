@@ -47,8 +47,6 @@ static void on_signal(int number) {
 void cli_watch_signals(moelua *m) {
     watched = m;
     caught = 0;
-    /* A file that reaches its limit (ulimit -f) is a failed write, not the end of the process. */
-    signal(SIGXFSZ, SIG_IGN);
     moe_interrupted(moelua_ctx(m));    /* what was not taken belonged to an earlier run */
     if (serving) set_handler(SIGTERM, on_signal);
     else set_handlers(on_signal);
@@ -88,10 +86,11 @@ static void on_bus_error(int number) {
     _exit(EXIT_OUTPUT);
 }
 
-/* Writing beyond the limit on the size of files then fails, as on a full disk. */
+/* Writing beyond the limit on the size of files (ulimit -f) then fails, as on a full disk. To ignore
+ * the signal would do the same, but for the programs that a script starts, too. */
 static void on_file_size(int number) { (void)number; }
 
 void cli_explain_signals(void) {
     set_handler(SIGBUS, on_bus_error);
-    set_handler(SIGXFSZ, on_file_size);    /* not ignored: programs that we start would ignore it */
+    set_handler(SIGXFSZ, on_file_size);
 }
