@@ -95,7 +95,8 @@ typedef struct moe_safetensors_writer moe_safetensors_writer;
 moe_status moe__safetensors_begin(moe_ctx *ctx, const char *path, moe_stored_item *items,
                                   size_t count, moe_stored_pair *pairs, size_t npairs,
                                   moe_safetensors_writer **out);
-/* Writes the data of the next item; it is not kept. */
+/* Writes the data of the next item; it is not kept. After MOE_ENOMEM nothing of it is written, and
+ * it may be put again. */
 moe_status moe__safetensors_put(moe_safetensors_writer *w, const moe_stored_item *item);
 /* Makes the file appear, or forgets it. Both end the writer; abandoning NULL does nothing. */
 moe_status moe__safetensors_commit(moe_safetensors_writer *w);

@@ -137,13 +137,13 @@ static int tensor(lua_State *L) {
     lua_settop(L, 3);
     if (!find(L, "tensor")) return 3;
     lmoe_box *box = lmoe_newbox(L);
-    size_t live = moe_memory(lmoe_ctx(L)).live;
-    moe_status status = load(L, box);
-    if (status == MOE_ENOMEM) {
-        lmoe_collect(L);
+    bool tried = false;
+    size_t live;
+    moe_status status;
+    do {
         live = moe_memory(lmoe_ctx(L)).live;
         status = load(L, box);
-    }
+    } while (lmoe_again(L, status, &tried));
     if (status != MOE_OK) return lmoe_checkpoint_fail(L, status);
     lmoe_charge(L, live);
     return 1;
@@ -151,7 +151,10 @@ static int tensor(lua_State *L) {
 
 /* file:verify(): true when the file is what its writer wrote, else nil, message, code. */
 static int verify(lua_State *L) {
-    moe_status status = moe__safetensors_verify(check_file(L, "verify"));
+    bool tried = false;
+    moe_status status;
+    do status = moe__safetensors_verify(check_file(L, "verify"));
+    while (lmoe_again(L, status, &tried));
     return status == MOE_OK ? lmoe_succeed(L) : lmoe_checkpoint_fail(L, status);
 }
 
@@ -184,11 +187,10 @@ static int open_checkpoint(lua_State *L) {
     luaL_setmetatable(L, CHECKPOINT_TYPE);
     lua_pushvalue(L, 1);
     lua_setiuservalue(L, -2, 1);
-    moe_status status = moe__safetensors_open(lmoe_ctx(L), path, &c->file);
-    if (status == MOE_ENOMEM) {
-        lmoe_collect(L);
-        status = moe__safetensors_open(lmoe_ctx(L), path, &c->file);
-    }
+    bool tried = false;
+    moe_status status;
+    do status = moe__safetensors_open(lmoe_ctx(L), path, &c->file);
+    while (lmoe_again(L, status, &tried));
     return status == MOE_OK ? 1 : lmoe_checkpoint_fail(L, status);
 }
 

@@ -172,21 +172,27 @@ static moe_stored read_options(lua_State *L) {
     return floats;
 }
 
+static moe_status plan_and_write(lua_State *L, const char *path, moe_stored floats) {
+    lua_settop(L, OPTIONS);
+    size_t npairs, n = lmoe_checkpoint_entries(L, TENSORS);
+    lua_createtable(L, (int)n * KEPT, 0);
+    moe_stored_item *items = plan_items(L, n);
+    moe_stored_pair *pairs = lmoe_checkpoint_pairs(L, METADATA, "save", &npairs);
+    resolve_tensors(L, items, n, floats);
+    return moe__safetensors_write(lmoe_ctx(L), path, items, n, pairs, npairs);
+}
+
 int lmoe_checkpoint_save(lua_State *L) {
     const char *path = lmoe_check_path(L, PATH, "save");
     lua_settop(L, OPTIONS);
     if (!lua_istable(L, TENSORS))
         lmoe_raise(L, "save: tensors must be a table, not %s", luaL_typename(L, TENSORS));
     moe_stored floats = read_options(L);
-    size_t n = lmoe_checkpoint_entries(L, TENSORS);
-    size_t npairs;
-    lua_createtable(L, (int)n * KEPT, 0);
-    moe_stored_item *items = plan_items(L, n);
-    moe_stored_pair *pairs = lmoe_checkpoint_pairs(L, METADATA, "save", &npairs);
-    resolve_tensors(L, items, n, floats);
-    moe_status status = moe__safetensors_write(lmoe_ctx(L), path, items, n, pairs, npairs);
-    if (status != MOE_OK) return lmoe_checkpoint_fail(L, status);
-    return lmoe_succeed(L);
+    bool tried = false;
+    moe_status status;
+    do status = plan_and_write(L, path, floats);
+    while (lmoe_again(L, status, &tried));
+    return status == MOE_OK ? lmoe_succeed(L) : lmoe_checkpoint_fail(L, status);
 }
 
 /* describe(name, value, dtype): how save would write the value, a tensor or a table with dtype and

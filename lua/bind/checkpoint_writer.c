@@ -72,10 +72,13 @@ int lmoe_checkpoint_create(lua_State *L) {
     lua_pushvalue(L, ANCHORS);
     lua_setiuservalue(L, WRITER, 3);
     plan_items(L, w);
-    size_t n;
-    moe_stored_pair *pairs = lmoe_checkpoint_pairs(L, METADATA, "create", &n);
-    moe_status status = moe__safetensors_begin(lmoe_ctx(L), path, w->items, w->count, pairs, n,
-                                               &w->file);
+    bool tried = false;
+    moe_status status;
+    do {
+        size_t n;
+        moe_stored_pair *pairs = lmoe_checkpoint_pairs(L, METADATA, "create", &n);
+        status = moe__safetensors_begin(lmoe_ctx(L), path, w->items, w->count, pairs, n, &w->file);
+    } while (lmoe_again(L, status, &tried));
     if (status != MOE_OK) return lmoe_checkpoint_fail(L, status);
     keep_names(L, w);
     lua_settop(L, WRITER);
@@ -103,27 +106,33 @@ static int names(lua_State *L) {
     return 1;
 }
 
-/* writer:put(name, tensor or string of bytes): the names come in the order of names(). */
-static int put(lua_State *L) {
+static moe_status put_next(lua_State *L) {
     writer *w = check_writer(L, "put");
     moe_slice name;
     name.data = lmoe_check_text(L, 2, "put", "name", &name.size);
     if (w->next == w->count)
-        return lmoe_raise(L, "put: all tensors are written, `%s` is too much", name.data);
+        lmoe_raise(L, "put: all tensors are written, `%s` is too much", name.data);
     moe_stored_item item = w->items[w->next];
     if (moe__slice_compare(name, item.name) != 0)
-        return lmoe_raise(L, "put: tensors come in the order of names(): `%s` is next, not `%s`",
-                          item.name.data, name.data);
+        lmoe_raise(L, "put: tensors come in the order of names(): `%s` is next, not `%s`",
+                   item.name.data, name.data);
     if (lua_type(L, 3) == LUA_TSTRING)
         item.data.data = lua_tolstring(L, 3, &item.data.size);
     else
         item.tensor = lmoe_checktensor(L, 3);
     moe_status status = moe__safetensors_put(w->file, &item);
-    if (status == MOE_OK) {
-        w->next++;
-        return lmoe_succeed(L);
-    }
-    abandon(w);
+    if (status == MOE_OK) w->next++;
+    return status;
+}
+
+/* writer:put(name, tensor or string of bytes): the names come in the order of names(). */
+static int put(lua_State *L) {
+    bool tried = false;
+    moe_status status;
+    do status = put_next(L);
+    while (lmoe_again(L, status, &tried));
+    if (status == MOE_OK) return lmoe_succeed(L);
+    abandon(lua_touserdata(L, 1));
     return lmoe_checkpoint_fail(L, status);
 }
 

@@ -281,7 +281,10 @@ static int corpus_open(lua_State *L) {
     moe_corpus **box = lua_newuserdatauv(L, sizeof *box, 0);
     *box = NULL;
     luaL_setmetatable(L, CORPUS_TYPE);
-    moe_status status = moe__corpus_open(lmoe_ctx(L), path, box);
+    bool tried = false;
+    moe_status status;
+    do status = moe__corpus_open(lmoe_ctx(L), path, box);
+    while (lmoe_again(L, status, &tried));
     return status == MOE_OK ? 1 : lmoe_fail_status(L, status);
 }
 

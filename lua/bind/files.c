@@ -120,20 +120,28 @@ static int system_read_gzip(lua_State *L) {
 
 /* ---- writing -------------------------------------------------------------------------------- */
 
+/* Lua is not called before the output has ended, so that nothing can be left behind. */
+static moe_status write_whole(moe_ctx *ctx, const char *path, const char *data, size_t size) {
+    moe_output *output;
+    moe_status status = moe__output_open(ctx, path, &output);
+    if (status != MOE_OK) return status;
+    moe__output_expect(output, size);
+    status = moe__output_write(output, data, size);
+    if (status == MOE_OK) return moe__output_commit(output);
+    moe__output_abandon(output);
+    return status;
+}
+
 /* system.write(path, data): replaces the whole file or leaves it as it was. The mode of an
- * existing file is kept, a symbolic link is followed. Lua is not called before the output has
- * ended, so that nothing can be left behind. */
+ * existing file is kept, a symbolic link is followed. */
 static int system_write(lua_State *L) {
     const char *path = lmoe_check_path(L, 1, "write");
     size_t size;
     const char *data = lmoe_check_text(L, 2, "write", "data", &size);
-    moe_output *output;
-    moe_status status = moe__output_open(lmoe_ctx(L), path, &output);
-    if (status != MOE_OK) return lmoe_fail_status(L, status);
-    moe__output_expect(output, size);
-    status = moe__output_write(output, data, size);
-    if (status == MOE_OK) status = moe__output_commit(output);
-    else moe__output_abandon(output);
+    bool tried = false;
+    moe_status status;
+    do status = write_whole(lmoe_ctx(L), path, data, size);
+    while (lmoe_again(L, status, &tried));
     if (status == MOE_EINTR) lmoe_check(L, status);
     return status == MOE_OK ? lmoe_succeed(L) : lmoe_fail_status(L, status);
 }

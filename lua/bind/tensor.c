@@ -25,6 +25,8 @@ void lmoe_setscope(lmoe_state *s, lmoe_box *box, lmoe_scope *scope) {
     scope->first = box;
 }
 
+#define MOST_BYTES 0x1p62               /* twice as much still fits in a size */
+
 static int nothing(lua_State *L) { return lua_gettop(L); }
 
 /* Lua forgets a finalizer that it has no memory to call, which takes a call record and some stack:
@@ -42,8 +44,9 @@ void lmoe_collect(lua_State *L) {
     if (!can_call_finalizers(L)) return;
     lua_gc(L, LUA_GCCOLLECT);
     size_t live = moe_memory(s->ctx).live;
-    size_t more = (size_t)((double)live * (s->growth - 1));
-    s->ceiling = live + (more > s->floor ? more : s->floor);
+    double more = (double)live * (s->growth - 1);
+    if (!(more < MOST_BYTES)) more = MOST_BYTES;            /* growth may be math.huge */
+    s->ceiling = live + (more > (double)s->floor ? (size_t)more : s->floor);
     s->charged = 0;
 }
 
