@@ -113,6 +113,21 @@ describe("a checksum", function()
       (select(2, passes(path))))
   end)
 
+  it("cannot be written to a pipe, which is not begun", function()
+    local folder = made.fresh_path()
+    assert(system.make_folder(folder))
+    assert(os.execute("mkfifo " .. folder .. "/pipe"))
+    local pipe, out = folder .. "/pipe", folder .. "/out"
+    local reader <close> = assert(system.spawn({ "cat", pipe, stdout = out }))
+    local ok, message = pcall(core.checkpoint.save, pipe, { a = core.ones(2) },
+      { checksum = "" })
+    assert.is_false(ok)
+    assert.matches(pipe .. ": a pipe cannot carry a checksum, which is known at the end\n" ..
+      "hint: leave `checksum` out of the metadata", message, 1, true)
+    assert.same({ exited = 0 }, reader:wait(60))
+    assert.equal("", system.read(out))
+  end)
+
   it("cannot be asked of a closed file", function()
     local file = assert(checkpoint.open(saved({})))
     file:close()

@@ -189,6 +189,8 @@ moe_status moe__output_write(moe_output *o, const void *data, size_t size) {
     return MOE_OK;
 }
 
+bool moe__output_can_patch(const moe_output *o) { return lseek(o->fd, 0, SEEK_CUR) >= 0; }
+
 moe_status moe__output_patch(moe_output *o, uint64_t at, const void *data, size_t size) {
     int error = write_all(o->fd, (off_t)at, data, size);
     return error ? fail(o, error) : MOE_OK;

@@ -22,7 +22,8 @@ moe_status moe__output_open(moe_ctx *ctx, const char *path, moe_output **out);
 /* How many bytes will be written in all: a full disk is then reported with what is needed. */
 void moe__output_expect(moe_output *o, uint64_t bytes);
 moe_status moe__output_write(moe_output *o, const void *data, size_t size);
-/* Replaces bytes that were written before. A pipe cannot do that. */
+/* Replaces bytes that were written before, which a pipe cannot do. */
+bool moe__output_can_patch(const moe_output *o);
 moe_status moe__output_patch(moe_output *o, uint64_t at, const void *data, size_t size);
 /* Ends the output, whether it succeeds or not. */
 moe_status moe__output_commit(moe_output *o);

@@ -12,7 +12,7 @@
  * at most 2^20 tensors and 2^16 entries of metadata.
  *
  * An entry `checksum` of the metadata is ours (checksum.h): the writer fills it in, whatever value
- * it is given, and moe__safetensors_verify compares.
+ * it is given, and moe__safetensors_verify compares. A pipe cannot have one.
  *
  *     moe_safetensors *file;
  *     moe_tensor *w;
@@ -90,8 +90,8 @@ typedef struct moe_safetensors_writer moe_safetensors_writer;
 /* Plans a file: sorts `items` into the order in which they have to be put (type, widest first,
  * then name) and writes the header to a temporary file beside `path`. Only name, type, rank and
  * shape are looked at, and no longer than this call takes. Metadata is written in order of its
- * keys. MOE_EARG for names that are equal, reserved or no UTF-8 and for sizes that overflow;
- * MOE_EFULL, MOE_EIO, MOE_EMISSING. */
+ * keys. MOE_EARG for names that are equal, reserved or no UTF-8, for sizes that overflow and for a
+ * checksum in a pipe; MOE_EFULL, MOE_EIO, MOE_EMISSING. */
 moe_status moe__safetensors_begin(moe_ctx *ctx, const char *path, moe_stored_item *items,
                                   size_t count, moe_stored_pair *pairs, size_t npairs,
                                   moe_safetensors_writer **out);

@@ -208,6 +208,16 @@ static moe_status check_plan(moe_ctx *ctx, const char *path, plan *p) {
 
 /* --- the file -------------------------------------------------------------------------------- */
 
+/* `at`: where in the header the digits of the checksum belong. */
+static moe_status begin_checksum(moe_safetensors_writer *w, const char *path, size_t at) {
+    if (!moe__output_can_patch(w->output))
+        return moe__fail(w->ctx, MOE_EARG, "%s: a pipe cannot carry a checksum, which is known at "
+                         "the end\nhint: leave `" MOE_CHECKSUM_KEY "` out of the metadata", path);
+    w->checksum_at = 8 + at;
+    w->checksum = moe__checksum_new(w->ctx);
+    return w->checksum ? MOE_OK : moe__no_memory(w->ctx, 1024, path);
+}
+
 static moe_status write_header(moe_safetensors_writer *w, const char *path, const plan *p) {
     composer c = {0};
     compose(&c, p);
@@ -221,12 +231,7 @@ static moe_status write_header(moe_safetensors_writer *w, const char *path, cons
     c = (composer){.to = header + 8};
     compose(&c, p);
     moe__output_expect(w->output, size + 8 + p->bytes);
-    moe_status s = MOE_OK;
-    if (c.checksum_at) {
-        w->checksum_at = 8 + c.checksum_at;
-        w->checksum = moe__checksum_new(w->ctx);
-        if (!w->checksum) s = moe__no_memory(w->ctx, 1024, path);
-    }
+    moe_status s = c.checksum_at ? begin_checksum(w, path, c.checksum_at) : MOE_OK;
     if (!s) s = emit(w, header, size + 8);
     moe__free(w->ctx, header, size + 8);
     return s;
