@@ -12,6 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/disk.h"
+
 #define PIECE ((size_t)16 << 20)    /* bytes between two looks at the interrupt flag */
 #define NAME_ATTEMPTS 100
 
@@ -59,29 +61,8 @@ static moe_status fail(moe_output *o, int error) {
                      strerror(error));
 }
 
-/* Length of the folder part of a path, with its slash. */
-static size_t folder_length(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return slash ? (size_t)(slash - path) + 1 : 0;
-}
-
-/* Linux has closed the descriptor even when close is interrupted. */
-static int close_checked(moe_output *o) {
-    int fd = o->fd;
-    o->fd = -1;
-    return fd >= 0 && close(fd) != 0 && errno != EINTR ? errno : 0;
-}
-
-/* Flushes to the disk; what cannot be flushed (pipes, devices) needs none. */
-static int flush(int fd) {
-    int status;
-    do status = fsync(fd);
-    while (status != 0 && errno == EINTR);
-    return status == 0 || errno == EINVAL || errno == EROFS || errno == ENOTSUP ? 0 : errno;
-}
-
 static void release(moe_output *o) {
-    close_checked(o);
+    moe__disk_close(&o->fd);
     if (o->exists) unlink(o->temporary);
     moe__free(o->ctx, o->path, o->path_size);
     moe_ctx *ctx = o->ctx;
@@ -91,7 +72,7 @@ static void release(moe_output *o) {
 
 /* Creates a hidden file under a name that was free; 0 or an error number. */
 static int create_temporary(moe_output *o) {
-    int folder = (int)folder_length(o->target);
+    int folder = (int)moe__disk_folder_length(o->target);
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     unsigned long stamp = (unsigned long)now.tv_sec * 1000000000ul + (unsigned long)now.tv_nsec;
@@ -112,7 +93,7 @@ static int create_temporary(moe_output *o) {
 
 static int open_in_place(moe_output *o) {
     o->in_place = true;
-    o->fd = open(o->path, O_WRONLY | O_CLOEXEC);
+    o->fd = open(o->path, O_WRONLY | O_CLOEXEC | O_NOCTTY);
     return o->fd < 0 ? errno : 0;
 }
 
@@ -160,28 +141,12 @@ moe_status moe__output_open(moe_ctx *ctx, const char *path, moe_output **out) {
 
 void moe__output_expect(moe_output *o, uint64_t bytes) { o->expected = bytes; }
 
-#define AT_THE_END (-1)
-
-/* The system may take fewer bytes than asked. */
-static int write_all(int fd, off_t at, const char *data, size_t size) {
-    while (size > 0) {
-        ssize_t put = at == AT_THE_END ? write(fd, data, size) : pwrite(fd, data, size, at);
-        if (put < 0 && errno == EINTR) continue;
-        if (put < 0) return errno;
-        if (put == 0) return EIO;
-        if (at != AT_THE_END) at += put;
-        data += put;
-        size -= (size_t)put;
-    }
-    return 0;
-}
-
 moe_status moe__output_write(moe_output *o, const void *data, size_t size) {
     const char *at = data;
     while (size > 0) {
         size_t piece = size < PIECE ? size : PIECE;
         if (moe_interrupted(o->ctx)) return moe__fail(o->ctx, MOE_EINTR, "interrupted!");
-        int error = write_all(o->fd, AT_THE_END, at, piece);
+        int error = moe__disk_write(o->fd, MOE_AT_THE_END, at, piece);
         if (error) return fail(o, error);
         at += piece;
         size -= piece;
@@ -192,30 +157,17 @@ moe_status moe__output_write(moe_output *o, const void *data, size_t size) {
 bool moe__output_can_patch(const moe_output *o) { return lseek(o->fd, 0, SEEK_CUR) >= 0; }
 
 moe_status moe__output_patch(moe_output *o, uint64_t at, const void *data, size_t size) {
-    int error = write_all(o->fd, (off_t)at, data, size);
+    int error = moe__disk_write(o->fd, (off_t)at, data, size);
     return error ? fail(o, error) : MOE_OK;
 }
 
-/* Makes the rename survive a power cut. A folder that may be entered but not read cannot be
- * flushed by us; the rename itself has happened. */
-static int flush_folder(moe_output *o) {
-    size_t length = folder_length(o->target);
-    memcpy(o->temporary, o->target, length);
-    strcpy(o->temporary + length, ".");
-    int fd = open(o->temporary, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) return 0;
-    int error = flush(fd);
-    close(fd);
-    return error;
-}
-
 moe_status moe__output_commit(moe_output *o) {
-    int error = flush(o->fd), close_error = close_checked(o);
+    int error = moe__disk_flush(o->fd), close_error = moe__disk_close(&o->fd);
     if (!error) error = close_error;
     if (!error && !o->in_place) {
         if (rename(o->temporary, o->target) == 0) {
             o->exists = false;
-            error = flush_folder(o);
+            error = moe__disk_flush_folder(o->target);
         } else
             error = errno;
     }

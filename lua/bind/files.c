@@ -20,6 +20,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include "base/disk.h"
 #include "checkpoint/output.h"
 
 #define GZIP_TYPE "moelua.gzip"
@@ -146,32 +147,12 @@ static int system_write(lua_State *L) {
     return status == MOE_OK ? lmoe_succeed(L) : lmoe_fail_status(L, status);
 }
 
-/* Writes all bytes; 0 or an error number. The system may take fewer than asked at a time. */
-static int write_all(int fd, const char *data, size_t size) {
-    while (size > 0) {
-        ssize_t put = write(fd, data, size);
-        if (put < 0 && errno == EINTR) continue;
-        if (put < 0) return errno;
-        if (put == 0) return EIO;
-        data += put;
-        size -= (size_t)put;
-    }
-    return 0;
-}
-
-static int close_checked(int *fd) {
-    int closing = *fd;
-    *fd = -1;
-    /* Linux has closed the descriptor even when close is interrupted. */
-    return close(closing) != 0 && errno != EINTR ? errno : 0;
-}
-
 /* Adds bytes at the end; 0 or an error number. What a full disk took of them is cut off again,
  * so that a log never holds half a line. */
 static int append_all(int fd, const char *data, size_t size) {
     struct stat before;
     bool regular = fstat(fd, &before) == 0 && S_ISREG(before.st_mode);
-    int error = write_all(fd, data, size);
+    int error = moe__disk_write(fd, MOE_AT_THE_END, data, size);
     if (error != 0 && regular && ftruncate(fd, before.st_size) != 0) return error;
     return error;
 }
@@ -185,7 +166,7 @@ static int system_append(lua_State *L) {
     *fd = lmoe_open_file(path, O_WRONLY | O_APPEND | O_CREAT);
     if (*fd < 0) return lmoe_fail_system(L, "append", path, errno);
     int error = append_all(*fd, data, size);
-    int close_error = close_checked(fd);
+    int close_error = moe__disk_close(fd);
     if (error == 0) error = close_error;
     return error != 0 ? lmoe_fail_system(L, "append", path, error) : lmoe_succeed(L);
 }
@@ -259,35 +240,6 @@ static int system_file_size(lua_State *L) {
     return 1;
 }
 
-/* Flushes to the disk; files that cannot be flushed (pipes, devices) need none. */
-static int flush(int fd) {
-    int status;
-    do
-        status = fsync(fd);
-    while (status != 0 && errno == EINTR);
-    bool failed = status != 0 && errno != EINVAL && errno != EROFS && errno != ENOTSUP;
-    return failed ? errno : 0;
-}
-
-/* The length of the folder part of a path, with its slash. */
-static size_t folder_length(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return slash == NULL ? 0 : (size_t)(slash - path) + 1;
-}
-
-/* Makes a rename in the folder of `path` survive a power cut. A folder that may be entered but
- * not read cannot be flushed by us; the rename itself has happened. */
-static int flush_folder(const char *path) {
-    char folder[PATH_MAX];
-    size_t length = folder_length(path);
-    snprintf(folder, sizeof folder, "%.*s", length ? (int)length : 1, length ? path : ".");
-    int fd = lmoe_open_file(folder, O_RDONLY | O_DIRECTORY);
-    if (fd < 0) return 0;
-    int error = flush(fd);
-    close(fd);
-    return error;
-}
-
 /* system.disk_free(path): bytes that we may still write to the disk of an existing path. */
 static int system_disk_free(lua_State *L) {
     const char *path = lmoe_check_path(L, 1, "disk_free");
@@ -302,7 +254,7 @@ static int system_rename(lua_State *L) {
     const char *from = lmoe_check_path(L, 1, "rename");
     const char *to = lmoe_check_path(L, 2, "rename");
     int error = rename(from, to) != 0 ? errno : 0;
-    if (error == 0) error = flush_folder(to);
+    if (error == 0) error = moe__disk_flush_folder(to);
     if (error == 0) return lmoe_succeed(L);
     return lmoe_fail_system(L, "rename", lua_pushfstring(L, "%s to %s", from, to), error);
 }
