@@ -27,6 +27,7 @@
 #include <sanitizer/asan_interface.h>
 #else
 #define ASAN_POISON_MEMORY_REGION(from, size) ((void)(from), (void)(size))
+#define ASAN_UNPOISON_MEMORY_REGION(from, size) ((void)(from), (void)(size))
 #endif
 
 /* The bin that `bytes` belongs to, and the size all blocks of that bin have: eight steps per power
@@ -56,9 +57,12 @@ static void *system_alloc(moe_heap *h, size_t bytes) {
     return (void *)start;
 }
 
+/* The fence goes with the block: the host's allocator may use the memory again. */
 static void system_free(moe_heap *h, void *block, size_t bytes) {
-    size_t align = alignment(bytes);
-    h->alloc(h->alloc_ud, ((void **)block)[-1], bytes + align + sizeof(void *), 0);
+    void *raw = ((void **)block)[-1];
+    size_t size = bytes + alignment(bytes) + sizeof(void *);
+    ASAN_UNPOISON_MEMORY_REGION(raw, size);
+    h->alloc(h->alloc_ud, raw, size, 0);
 }
 
 /* For sanitizers: from the end of what was asked for to the end of what malloc gave. */

@@ -2,7 +2,7 @@
  *
  * A training step asks for the same sizes again and again. Freed blocks stay in the bin of their
  * class, so that a steady-state step neither calls malloc nor touches a fresh page. Sizes that
- * change all the time would fill the bins with blocks that nobody asks for again: hence the bins are
+ * change all the time would fill the bins with blocks that nobody asks for again: hence these are
  * emptied before more is held than twice what was ever needed at once, and some.
  */
 #ifndef MOE_BASE_MEM_H

@@ -1,9 +1,10 @@
 /* output.h -- a file that appears whole or not at all.
  *
  * The bytes go to a temporary file in the folder of the target; committing flushes it, renames it
- * over the target and flushes the folder. Until then, and after any failure, the target is what it
- * was; a mapping of the old file keeps the old bytes. A symbolic link is followed and the mode of
- * an existing file kept. Pipes and devices cannot be replaced and are written to as they are.
+ * over the target and flushes the folder. Until the rename, and after any failure before it, the
+ * target is what it was; when only the folder cannot be flushed, it is the new one. A mapping of
+ * the old file keeps the old bytes. A symbolic link is followed and the mode of an existing file
+ * kept. Pipes and devices cannot be replaced and are written to as they are.
  *
  * A temporary file is named .moelua-PROCESS-NUMBER.tmp. Only a process that is killed leaves one
  * behind; whoever knows that nobody else writes in the folder may remove it.

@@ -12,7 +12,7 @@ struct moe_safetensors_writer {
     moe_ctx *ctx;
     moe_output *output;
     char *chunk;                /* made when the first tensor needs to be converted */
-    moe_checksum *checksum;     /* of what was written; NULL when the metadata has no place for it */
+    moe_checksum *checksum;     /* of what was written; NULL when the metadata has no such entry */
     uint64_t checksum_at;       /* where in the file its digits belong */
 };
 

@@ -54,7 +54,7 @@ struct moe_call {
     int64_t sizes[MOE_MAX_DIMS];
     bool needs_grad;
     struct moe_node *node;              /* backward only */
-    uint64_t given;                     /* backward only: inputs that MOE_LAZY_GRAD ops are done with */
+    uint64_t given;                     /* backward only: inputs that are done (MOE_LAZY_GRAD) */
 };
 
 /* .flags */

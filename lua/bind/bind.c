@@ -93,7 +93,8 @@ int lmoe_fail_status(lua_State *L, moe_status status) {
 /* What follows "script.lua:42: ", as push_where writes it; the whole message without one. */
 static const char *without_place(const char *message) {
     const char *end = strchr(message, '\n');
-    for (const char *at = strchr(message, ':'); at && (!end || at < end); at = strchr(at + 1, ':')) {
+    const char *at = strchr(message, ':');
+    for (; at && (!end || at < end); at = strchr(at + 1, ':')) {
         size_t digits = strspn(at + 1, "0123456789");
         if (digits && strncmp(at + 1 + digits, ": ", 2) == 0) return at + digits + 3;
     }

@@ -244,6 +244,7 @@ static int open_and_run(cli *c) {
  * a new start without them helps; where that fails, so be it. */
 static void start_without_blas_threads(char **argv) {
     struct rlimit space;
+    if (!openblas_set_num_threads) return;
     if (getrlimit(RLIMIT_AS, &space) != 0 || space.rlim_cur == RLIM_INFINITY) return;
     if (getenv("OPENBLAS_NUM_THREADS") || setenv("OPENBLAS_NUM_THREADS", "1", 1) != 0) return;
     execv("/proc/self/exe", argv);

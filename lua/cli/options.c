@@ -32,7 +32,7 @@ static const char help_text[] =
     "  --help         show this text and exit\n"
     "  --version      show the version and exit\n"
     "\n"
-    "Recipes take --preset, --seed, --out, --fresh, --save-every, --dry-run, --json and --quiet. The\n"
+    "Recipes take --preset, --seed, --out, --fresh, --save-every, --dry-run, --json, --quiet. The\n"
     "same command again continues a run. Results go to stdout, everything else to stderr.\n"
     "\n"
     "A script is looked for as given, then among those installed with moelua, then in scripts/\n"

@@ -86,8 +86,8 @@ static void on_bus_error(int number) {
     _exit(EXIT_OUTPUT);
 }
 
-/* Writing beyond the limit on the size of files (ulimit -f) then fails, as on a full disk. To ignore
- * the signal would do the same, but for the programs that a script starts, too. */
+/* Writing beyond the limit on the size of files (ulimit -f) then fails, as on a full disk. Ignoring
+ * the signal would do the same, but also in the programs that a script starts. */
 static void on_file_size(int number) { (void)number; }
 
 void cli_explain_signals(void) {

@@ -40,7 +40,8 @@ example_runs() {
 compile() {
     local flags program=$1
     shift
-    flags=$(PKG_CONFIG_PATH=$work/prefix/lib/pkgconfig pkg-config --cflags --libs moelua) || return 1
+    flags=$(PKG_CONFIG_PATH=$work/prefix/lib/pkgconfig pkg-config --cflags --libs moelua) ||
+        return 1
     # shellcheck disable=SC2086
     cc -g -Wall -Wextra -Werror $MOELUA_EMBED_CFLAGS -o "$program" "$@" $flags
 }
@@ -80,7 +81,8 @@ MOELUA_EMBED_CFLAGS=${sanitize:+-fsanitize=$sanitize}
 
 try "install" install_and_move
 try "recipes are installed" has_recipes
-try "the installed program runs" prefix/bin/moelua -e 'assert(require("moelua").zeros(2, 3):size(2) == 3)'
+try "the installed program runs" \
+    prefix/bin/moelua -e 'assert(require("moelua").zeros(2, 3):size(2) == 3)'
 if [ -z "$sanitize" ] && command -v lua5.4 > /dev/null; then
     try "require in a stock Lua" env LUA_CPATH_5_4="$work/prefix/lib/lua/5.4/?.so;;" \
         lua5.4 -e 'assert(require("moelua").zeros(2, 3):size(2) == 3)'

@@ -36,11 +36,6 @@ static void *counted(void *ud, void *block, size_t old_size, size_t new_size) {
     return moved;
 }
 
-_Noreturn static void violation(const char *what) {
-    fprintf(stderr, "VIOLATION %s\n", what);
-    abort();
-}
-
 static char folder[64];
 
 static int forget(const char *path, const struct stat *info, int type, struct FTW *place) {
@@ -49,6 +44,12 @@ static int forget(const char *path, const struct stat *info, int type, struct FT
 }
 
 static void forget_folder(void) { nftw(folder, forget, 8, FTW_DEPTH | FTW_PHYS); }
+
+_Noreturn static void violation(const char *what) {
+    fprintf(stderr, "VIOLATION %s\n", what);
+    forget_folder();
+    abort();
+}
 
 static void open_interpreter(void) {
     static char script[] = FUZZ_SCRIPTS "/config.lua";

@@ -1,7 +1,7 @@
 /* driver.c -- a fuzzer's inputs without a fuzzer.
  *
- *     safetensors_replay FILE|FOLDER...             inputs that were kept
- *     safetensors_replay --generate N [--seed S]    N inputs of eight bytes, the same ones each time
+ *     fuzz_safetensors FILE|FOLDER...             inputs that were kept
+ *     fuzz_safetensors --generate N [--seed S]    N inputs of eight bytes, the same each time
  *
  * The last line is `N passed, N failed`. An input that crashes is named on the way out.
  */

@@ -53,7 +53,8 @@ fuzz() {
     fi
     sed -nE 's/^stat::number_of_executed_units: *([0-9]+)/\1 executions/p
         s/^stat::average_exec_per_sec: *([0-9]+)/\1 executions per second/p
-        s/^stat::peak_rss_mb: *([0-9]+)/\1 MB/p' "$log" | paste -sd, | sed "s/,/, /g; s/^/$target: /"
+        s/^stat::peak_rss_mb: *([0-9]+)/\1 MB/p' "$log" |
+        paste -sd, | sed "s/,/, /g; s/^/$target: /"
     return $status
 }
 

@@ -28,7 +28,8 @@ static bool is_utf8(moe_slice s) {
             code = code << 6 | (next & 63);
         }
         static const uint32_t least[] = {0, 0x80, 0x800, 0x10000};
-        if (code < least[tail] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return false;
+        if (code < least[tail] || code > 0x10ffff) return false;
+        if (code >= 0xd800 && code < 0xe000) return false;
     }
     return true;
 }
@@ -126,7 +127,8 @@ void check_table(const moe_safetensors *f, const uint8_t *bytes, size_t size) {
 /* --- the description ------------------------------------------------------------------------- */
 
 static void check_told(const moe_safetensors *f, const tensor *t, const uint8_t *data) {
-    const moe_stored_tensor *found = moe__safetensors_find(f, (moe_slice){t->name.data, t->name.size});
+    moe_slice name = {t->name.data, t->name.size};
+    const moe_stored_tensor *found = moe__safetensors_find(f, name);
     if (!found) violation("a tensor of the file is not in the table");
     REQUIRE(strcmp(type_of(found)->name, element_types[t->type].name) == 0);
     REQUIRE(found->rank == t->rank);

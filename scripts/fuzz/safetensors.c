@@ -38,7 +38,8 @@ static void scratch(file *f) {
     static const char marks[] = "{}[]\",:\\ 0123456789-.eEuntfs\x80\xff";
     unsigned edits = 1 + source_pick(f->s, 4);
     for (unsigned i = 0; i < edits && f->size; i++) {
-        size_t at = (size_t)(source_random(f->s) % (source_pick(f->s, 4) ? f->header_size + 8 : f->size));
+        size_t range = source_pick(f->s, 4) ? f->header_size + 8 : f->size;
+        size_t at = (size_t)(source_random(f->s) % range);
         if (at >= f->size) continue;
         switch (source_pick(f->s, 4)) {
             case 0: f->bytes[at] = (uint8_t)source_pick(f->s, 256); break;
@@ -101,16 +102,16 @@ static void read_bytes(source *s, const uint8_t *bytes, size_t size) {
                                 : moe__safetensors_parse(ctx, "made up", bytes, size, &f);
     ctx->heap.fail_from = 0;
     check_status(status, memory_may_fail);
-    if ((status == MOE_OK) != (f != NULL)) violation("the status does not tell whether there is a file");
+    if ((status == MOE_OK) != (f != NULL)) violation("a status that does not tell of the file");
     if (f) {
         check_table(f, bytes, size);
         if (made.verdict == MUST_LOAD) check_description(f, &made);
         check_elements(ctx, f);
         moe_status same = moe__safetensors_verify(f);
-        if (same != MOE_OK && same != MOE_EFORMAT) violation("neither a right nor a wrong checksum");
+        if (same != MOE_OK && same != MOE_EFORMAT) violation("a checksum neither right nor wrong");
         moe__safetensors_close(f);
     }
-    if (ctx->heap.live != idle || ctx->tensors || ctx->refs != 1) violation("something is left over");
+    if (ctx->heap.live != idle || ctx->tensors || ctx->refs != 1) violation("something is left");
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {

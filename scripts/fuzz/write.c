@@ -195,7 +195,8 @@ static void put_json(file *f) {
             put_pairs(f);
         }
         if (i == count) break;
-        const tensor *t = &f->tensors[backwards ? (first + count - i) % count : (first + i) % count];
+        unsigned at = backwards ? first + count - i : first + i;
+        const tensor *t = &f->tensors[at % count];
         if (written++) put_mark(f, ",", &f->comma);
         put_text(f, &t->name, true);
         put_mark(f, ":", &f->colon);

@@ -243,7 +243,8 @@ static bool sweep(moelua *m, const struct operation *o, long *requests) {
     for (long n = 1; n <= *requests; n += *requests <= FEW ? 1 : every)
         for (int once = 0; once < 2; once++)
             if (!attempt(m, o, n, once ? 1 : 1L << 40) || !same_as_before(m, live, tensors, fds))
-                return complain("    failing at request %ld%s", n, once ? "" : " and from there on");
+                return complain("    failing at request %ld%s", n,
+                                once ? "" : " and from there on");
     return attempt(m, o, 0, 0) && run(m, o->code) && run(m, o->clean);
 }
 
