@@ -144,6 +144,14 @@ static int describe(lua_State *L) {
     return 1;
 }
 
+/* An interrupt that comes while the message is read is left to the next run. */
+static int call_shielded(moelua *m, int nargs) {
+    if (m->ctx) m->ctx->shields++;
+    int status = lua_pcall(m->L, nargs, 1, 0);
+    if (m->ctx) m->ctx->shields--;
+    return status;
+}
+
 /* Turns the error value on top of the stack into a status and a message, and pops it. */
 static moelua_status take_error(moelua *m, int lua_status) {
     lua_State *L = m->L;
@@ -155,7 +163,7 @@ static moelua_status take_error(moelua *m, int lua_status) {
     lua_insert(L, -2);
     lua_pushlightuserdata(L, m);
     moelua_status status = MOELUA_ERROR;
-    if (lua_pcall(L, 2, 1, 0) == LUA_OK)
+    if (call_shielded(m, 2) == LUA_OK)
         status = (moelua_status)lua_tointeger(L, -1);
     else
         fail(m, status, "(the error's message cannot be read)");

@@ -216,13 +216,16 @@ static bool configure(const cli_options *o, moelua_config *cfg) {
 
 static int run(cli *c) {
     lua_State *L = moelua_state(c->m);
-    int code = EXIT_FINE;
     lua_warning(L, c->options.warnings ? "@on" : "@off", 0);
     cli_watch_signals(c->m);
     lua_pushcfunction(L, moelua_traceback);
     lua_pushcfunction(L, body);
     lua_pushlightuserdata(L, c);
-    if (lua_pcall(L, 1, 0, 1) != LUA_OK) code = failure(L);
+    int status = lua_pcall(L, 1, 0, 1);
+    /* What has failed is told, even when a signal came too late to be raised. */
+    cli_unwatch_signals();
+    (void)moe_interrupted(moelua_ctx(c->m));
+    int code = status == LUA_OK ? EXIT_FINE : failure(L);
     lua_settop(L, 0);
     return code;
 }
@@ -234,7 +237,6 @@ static int open_and_run(cli *c) {
     int code = EXIT_FAILED;
     if (moelua_open(&c->m, &cfg) == MOELUA_OK) code = run(c);
     else fprintf(stderr, "moelua: %s\n", moelua_errmsg(c->m));
-    cli_unwatch_signals();
     moelua_close(c->m);
     return code;
 }

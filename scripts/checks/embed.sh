@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # embed.sh BUILD_FOLDER: does an installed moelua serve others? Installs into a temporary prefix,
 # moves it (a prefix is not baked in), then uses it in the four ways that exist: the executable,
-# the module in a stock Lua, the library through pkg-config and through find_package. In between a
-# host runs out of memory, see embed/memory.c.
+# the module in a stock Lua, the library through pkg-config and through find_package. In between
+# hosts run out of memory and interrupt their scripts, see embed/*.c.
 # The last line is `N passed, N failed`.
 #   MOELUA_EVERY=1   memory fails at every n-th request; 29 where this is not set
 set -u
@@ -56,6 +56,11 @@ without_memory() {
         LD_LIBRARY_PATH=$work/prefix/lib ./memory swept "${MOELUA_EVERY:-29}"
 }
 
+with_interrupts() {
+    compile interrupt "$root/scripts/checks/embed/interrupt.c" -pthread &&
+        LD_LIBRARY_PATH=$work/prefix/lib timeout 120 ./interrupt
+}
+
 with_cmake() {
     mkdir project
     cat > project/CMakeLists.txt << END
@@ -97,6 +102,7 @@ if [ -z "$sanitize" ] && command -v lua5.4 > /dev/null; then
             assert(tostring(x) == "Tensor (released)")'
 fi
 try "a host without memory" without_memory
+try "a host that interrupts all the time" with_interrupts
 if compgen -G "$root/examples/embed/*.c" > /dev/null; then
     try "the example host, by pkg-config" with_pkg_config
     try "the example host, by find_package" with_cmake
