@@ -60,7 +60,7 @@ typedef struct moelua_config {
     void (*log)(void *ud, int level, const char *message);
                                /* warnings, level 1, one line each; NULL = silent                 */
     void *log_ud;
-    size_t memory_limit;       /* bytes of tensors, 0 = none                                      */
+    size_t memory_limit;       /* bytes of tensors and scratch, 0 = none                          */
     int threads;               /* of the core's pool, 0 = as many as there are processors         */
     unsigned flags;            /* MOELUA_NO_IO ...                                                */
     const char *kernels;       /* "avx512", "avx2", "plain", NULL = the best this processor has   */

@@ -16,7 +16,7 @@ static void raise_if_interrupted(lua_State *L, moe_ctx *ctx) {
  * first: what an operation computed under it may be incomplete. f must not yield. */
 static int uninterrupted(lua_State *L) {
     moe_ctx *ctx = lmoe_ctx(L);
-    luaL_checktype(L, 1, LUA_TFUNCTION);
+    lmoe_checktype(L, 1, LUA_TFUNCTION);
     raise_if_interrupted(L, ctx);
     ctx->shields++;
     int status = lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0);
