@@ -84,6 +84,10 @@ describe("branch", function()
     local experts = moe.branch(models.tiny(), { prose = corpus }, options(out))
     assert.is_true(system.exists(out .. "/prose/data.safetensors"))
     models.same(trained_here(models.tiny(), "prose"), experts.prose)
+    -- Whatever became of that file: the next worker has the text again.
+    os.remove(out .. "/prose/done.json")
+    system.write(out .. "/prose/data.safetensors", "damaged")
+    models.same(experts.prose, moe.branch(models.tiny(), { prose = corpus }, options(out)).prose)
   end)
 
   it("starts from the model as it is, wherever it was saved before", function()

@@ -356,7 +356,7 @@ describe("token file", function()
     local none, message, code = data.open(path)
     assert.is_nil(none)
     assert.matches("^corpus: " .. path:gsub("%p", "%%%0") .. " is damaged: its text is not what "
-      .. "was written %(hash 0123456789abcdef, now %x+%)\nhint: remove it, and it is made again$",
+      .. "was written %(hash 0123456789abcdef, now %x+%)\nhint: save the corpus again$",
       message)
     assert.equal("format", code)
     local hash = message:match("now (%x+)")

@@ -84,18 +84,18 @@ local function meaning(job)
   return asked
 end
 
+-- Leaves a job for a worker, and its text where that lies in no file; not when it is done.
 local function write_job(folder, name, seed, corpus, training, modules)
   local cached = corpus.path ~= nil
   local path = cached and corpus.path or folder .. "/data.safetensors"
   local job = { name = name, model = seed.path, start = seed.start, data = { [name] = path },
     identity = run.identity(corpus), options = training, modules = json.array(modules) }
-  local text = json.encode(job, { indent = 2 }) .. "\n"
-  local before = system.read(folder .. "/job.json")
-  if before == text then return end
-  if before then run.same(folder, meaning(check(json.decode(before))), meaning(job)) end
+  local before = run.read(folder .. "/job.json")
+  if before then run.same(folder, meaning(before), meaning(job)) end
+  if run.finished(folder) then return end
   check(system.make_folder(folder))
   if not cached then check(corpus:save(path)) end
-  check(system.write(folder .. "/job.json", text))
+  check(system.write(folder .. "/job.json", json.encode(job, { indent = 2 }) .. "\n"))
 end
 
 -- ---- workers ----------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ local function tend(job, host, rows)
     job.failure = { message = describe_failure(job, status), code = code }
     return true
   end
-  rows:note(("%s: worker ended early, starting it again from its last state"):format(job.name))
+  rows:note(("%s: worker ended early; it is started again"):format(job.name))
   start(job, host)
   return false
 end

@@ -163,7 +163,7 @@ function data.open(path, name)
   local metadata, hash = handle:metadata(), token_file.hash(handle:digests())
   if metadata.hash and metadata.hash ~= hash then
     return nil, ("corpus: %s is damaged: its text is not what was written (hash %s, now %s)\n" ..
-      "hint: remove it, and it is made again"):format(path, metadata.hash, hash), "format"
+      "hint: save the corpus again"):format(path, metadata.hash, hash), "format"
   end
   local bytes = metadata.tokenizer == "bytes" and tokenizer.bytes() or nil
   return setmetatable({ handle = handle, file = file, path = path, hash = hash, tokenizer = bytes,
