@@ -66,6 +66,27 @@ describe("run.open", function()
     assert.same({ lr = 2 }, json.decode(system.read(folder .. "/config.json")))
   end)
 
+  it("goes on emptying a folder when that was cut short", function()
+    local folder = new_folder()
+    local r = run.open(folder, { lr = 1 })
+    r:finish({ steps = 3 })
+    r:close()
+    local remove_tree, removed = system.remove_tree, {}
+    system.remove_tree = function(path)
+      removed[#removed + 1] = path
+      if #removed > 1 then return nil, "stopped", "io" end
+      return remove_tree(path)
+    end
+    models.failure(function() run.open(folder, { lr = 2 }, { fresh = true }) end)
+    system.remove_tree = remove_tree
+    assert.equal(folder .. "/config.json", removed[1])
+    assert.same({ steps = 3 }, run.finished(folder))
+    collectgarbage()                        -- the lock of the failure
+    run.open(folder, { lr = 2 }):close()
+    assert.is_nil(run.finished(folder))
+    assert.is_false(system.exists(folder .. "/clearing"))
+  end)
+
   it("does not empty a folder that is no run", function()
     local folder = helper.tmpdir()
     system.write(folder .. "/precious", "data")
@@ -89,13 +110,20 @@ describe("run.open", function()
     run.open(folder, { lr = 1 }):close()
   end)
 
-  it("says when the configuration is damaged", function()
+  it("says which file is damaged, and takes none for one that is not there", function()
     local folder = new_folder()
+    local hint = "\nhint: put back what was there; --fresh starts over"
     run.open(folder, {}):close()
-    system.write(folder .. "/config.json", "{")
-    local failure = models.failure(function() run.open(folder, {}) end)
-    assert.equal("format", failure.code)
-    assert.equal(failure.message, tostring(failure))
+    for _, name in ipairs({ "done.json", "config.json" }) do
+      local path = folder .. "/" .. name
+      for text, reason in pairs({ ["3"] = "no JSON object",
+          ["{"] = "decode: line 1, column 1: string or '}' expected near end of file" }) do
+        system.write(path, text)
+        assert.same({ code = "format", message = path .. ": " .. reason .. hint },
+          models.failure(function() run.open(folder, {}) end))
+      end
+    end
+    run.open(folder, {}, { fresh = true }):close()
   end)
 end)
 
@@ -117,18 +145,28 @@ describe("the log", function()
     assert.same({ { step = 1 } }, run.read_log(folder))
   end)
 
-  it("forgets what comes after a step", function()
+  it("forgets what comes after the state that a run goes on from", function()
     local folder = new_folder()
     local r <close> = run.open(folder, {})
-    r:rewind_log(0)
-    for step = 1, 5 do r:log({ step = step }) end
+    r:load_state()
+    for step = 1, 3 do r:log({ step = step }) end
+    r:save_state(3, { w = core.ones(1) }, { step = 3 })
+    for step = 4, 5 do r:log({ step = step }) end
     r:log({ note = "no step" })
     system.append(folder .. "/log.jsonl", "{\"torn")
-    r:rewind_log(3)
+    r:load_state()
     assert.same({ { step = 1 }, { step = 2 }, { step = 3 }, { note = "no step" } },
       run.read_log(folder))
     r:log({ step = 4 })
     assert.equal(5, #run.read_log(folder))
+  end)
+
+  it("begins again with a run that has no state", function()
+    local folder = new_folder()
+    local r <close> = run.open(folder, {})
+    r:log({ step = 1 })
+    r:load_state()
+    assert.same({}, run.read_log(folder))
   end)
 end)
 
@@ -178,6 +216,7 @@ describe("states", function()
     r:save_state(10, state(1), { step = 10 })
     r:save_state(20, state(2), { step = 20 })
     local path = damage(folder, 20)
+    system.append(folder .. "/log.jsonl", "{\"torn")       -- must not swallow the warning
     local said, file, facts = heard(function() return r:load_state() end)
     assert.same({ step = 10 }, facts)
     assert.same({ 1, 1, 1 }, file:tensor("w"):totable())

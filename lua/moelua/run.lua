@@ -42,6 +42,19 @@ local function check(ok, message, code)
 end
 run.check = check
 
+--- The object in a JSON file of a run; nil when there is no such file. A damaged one is a failure,
+--- never a file that is not there: the run would start over.
+function run.read(path)
+  local text, message, code = system.read(path)
+  if code == "missing" then return nil end
+  local value, reason = json.decode(check(text, message, code))
+  if type(value) ~= "table" then
+    run.fail(("%s: %s\nhint: put back what was there; --fresh starts over"):format(path,
+      reason or "no JSON object"), "format")
+  end
+  return value
+end
+
 --- What tells a corpus from others: its text, wherever that came from.
 function run.identity(corpus)
   return { hash = corpus.hash, tokenizer = corpus:metadata().tokenizer,
@@ -120,24 +133,32 @@ end
 
 --- Fails when the folder was made for another configuration; writes nothing.
 function run.compare(folder, config)
-  local path = folder .. "/config.json"
-  if system.exists(path) then
-    run.same(folder, check(json.decode(check(system.read(path)))), config)
-  end
+  local before = run.read(folder .. "/config.json")
+  if before then run.same(folder, before, config) end
 end
 
--- The folder was made for `config`, or becomes that.
-local function agree(folder, config)
+-- The folder was made for `config`, or becomes that. A finished run needs no states.
+local function prepare(folder, config)
   local path = folder .. "/config.json"
-  if system.exists(path) then return run.compare(folder, config) end
-  check(system.write(path, json.encode(config, { indent = 2 }) .. "\n"))
+  if system.exists(path) then run.compare(folder, config)
+  else check(system.write(path, json.encode(config, { indent = 2 }) .. "\n")) end
+  if run.finished(folder) then system.remove_tree(folder .. "/state") end
 end
+
+-- Stands in a folder while it is emptied. What is left when that is cut short, results without
+-- the options that they belong to, is no run: whoever takes the folder next empties it first.
+local CLEARING = "clearing"
 
 -- Empties a folder but for its lock, which is ours by now.
 local function clear(folder)
+  local mark = folder .. "/" .. CLEARING
+  check(system.write(mark, ""))
   for _, name in ipairs(folders.names(folder)) do
-    if name ~= "lock" then check(system.remove_tree(folder .. "/" .. name)) end
+    if name ~= "lock" and name ~= CLEARING then
+      check(system.remove_tree(folder .. "/" .. name))
+    end
   end
+  check(system.remove_tree(mark))
 end
 
 -- Whether a temporary file may go: its writer, who is named in it (checkpoint/output.h), is dead,
@@ -181,7 +202,7 @@ function run.lock(folder, opts)
     end
     run.fail(message, code)
   end
-  if fresh then clear(folder) else sweep(folder) end
+  if fresh or system.exists(folder .. "/" .. CLEARING) then clear(folder) else sweep(folder) end
   return lock
 end
 
@@ -189,12 +210,11 @@ end
 --- depends on. opts.fresh empties the folder first. Raises when another process works in it.
 function run.open(folder, config, opts)
   local lock = run.lock(folder, opts)
-  local ok, message = pcall(agree, folder, config)
+  local ok, message = pcall(prepare, folder, config)
   if not ok then
     lock:release()
     error(message, 0)
   end
-  if run.finished(folder) then system.remove_tree(folder .. "/state") end
   return setmetatable({ folder = folder, lock = lock }, Run)
 end
 
@@ -231,7 +251,7 @@ function run.read_log(folder)
 end
 
 -- Forgets what was logged after `step`: those steps will be done again.
-function Run:rewind_log(step)
+local function rewind_log(self, step)
   local path = self.folder .. "/log.jsonl"
   if not system.exists(path) then return end
   local kept = {}
@@ -249,16 +269,15 @@ function Run:save_state(step, tensors, facts)
   self.saved = step
 end
 
---- The newest state that is whole: a checkpoint and the facts; nil when there is none. Damaged ones
---- are told of; when all are, that is an error: a run does not silently start over.
+--- The newest state that is whole: a checkpoint and the facts; nil when there is none. The log ends
+--- there, too. Damaged states are told of; when all are, that is an error: a run does not silently
+--- start over.
 function Run:load_state()
   local file, facts, reasons = states.load(self.folder)
-  if not file then
-    if facts then run.fail(facts, reasons) end
-    return nil
-  end
-  self.saved = facts.step
-  for _, reason in ipairs(reasons) do
+  if not file and facts then run.fail(facts, reasons) end
+  self.saved = file and facts.step
+  rewind_log(self, self.saved or 0)
+  for _, reason in ipairs(reasons or {}) do
     local text = ("%s; set aside, going on from the state before it"):format(reason)
     io.stderr:write("moelua: warning: ", text, "\n")
     self:log({ warning = text })
@@ -274,16 +293,14 @@ end
 -- ---- the end ----------------------------------------------------------------------------------
 
 --- What finish() left, or nil while the run is not finished.
-function run.finished(folder)
-  local text = system.read(folder .. "/done.json")
-  return text and json.decode(text)
-end
+function run.finished(folder) return run.read(folder .. "/done.json") end
 
---- Marks the run as finished; `summary` is plain data. The states are not needed any more.
+--- Marks the run as finished; `summary` is plain data. The states are not needed any more; what
+--- cannot be removed now is tried again by run.open.
 function Run:finish(summary)
   local text = json.encode(summary, { indent = 2 }) .. "\n"
   self:check(system.write(self.folder .. "/done.json", text))
-  self:check(system.remove_tree(self.folder .. "/state"))
+  system.remove_tree(self.folder .. "/state")
 end
 
 return run

@@ -61,12 +61,12 @@ end
 -- Goes on from the newest state, if there is one.
 local function restore(job)
   local file, facts = job.run:load_state()
-  if file then
-    job.optimizer:restore(function(name) return run.check(file:tensor(name)) end, facts.step)
-    job.step, job.saved, job.validated = facts.step, facts.step, facts.validated
-    job.batches.cursor, job.seconds, job.recent = facts.cursor, facts.seconds, facts.recent
-  end
-  job.run:rewind_log(job.step)
+  if not file then return end
+  local _ <close> = core.scope()        -- a tensor of the file would keep it on the disk
+  job.optimizer:restore(function(name) return run.check(file:tensor(name)) end, facts.step)
+  file:close()
+  job.step, job.saved, job.validated = facts.step, facts.step, facts.validated
+  job.batches.cursor, job.seconds, job.recent = facts.cursor, facts.seconds, facts.recent
 end
 
 -- ---- the loop ---------------------------------------------------------------------------------

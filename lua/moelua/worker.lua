@@ -1,6 +1,5 @@
 -- worker.lua: trains one branch: what `moelua --worker FOLDER` runs.
 
-local core = require("moelua.core")
 local data = require("moelua.data")
 local family = require("moelua.family")
 local run = require("moelua.run")
@@ -12,7 +11,8 @@ local worker = {}
 --- Does the job of a folder (see branch.lua), here in this process: its model and summary are in
 --- the folder afterwards. A worker that has a parent is quiet: the log tells its parent enough.
 function worker.run(folder, quiet)
-  local job = check(core.json.decode(check(core.system.read(folder .. "/job.json"))))
+  local job = check(run.read(folder .. "/job.json"),
+    ("worker: %s holds no job.json"):format(folder), "missing")
   for _, name in ipairs(job.modules) do require(name) end
   local corpora = {}
   for name, path in pairs(job.data) do corpora[name] = check(data.open(path, name)) end
