@@ -111,6 +111,38 @@ describe("a folder", function()
     assert.equal(6, #assert(checkpoint.open(path)):names())
   end)
 
+  -- Saves other values of the same shapes while `f` takes the place of the second renaming.
+  local function replaced(path, f)
+    local tensors, rename, count = {}, system.rename, 0
+    for i = 1, 6 do tensors["t" .. i] = core.full(-i, 10) end
+    system.rename = function(...)
+      count = count + 1
+      if count == 2 then return f(rename, ...) end
+      return rename(...)
+    end
+    local results = table.pack(pcall(checkpoint.save, path, tensors, nil, { max_shard_size = 80 }))
+    system.rename = rename
+    return table.unpack(results)
+  end
+
+  it("is replaced as a whole when an interrupt comes in between", function()
+    local path = sharded()
+    local ok, message = replaced(path, function(rename, ...)
+      core.interrupt()
+      return rename(...)
+    end)
+    assert.same({ false, "interrupted!" }, { ok, message })
+    local file = assert(checkpoint.open(path))
+    for i = 1, 6 do helper.close(file:tensor("t" .. i):sum(), -10 * i) end
+  end)
+
+  it("is none when it could be replaced in part only, never a mixture of two", function()
+    local path = sharded()
+    local _, done, message, code = replaced(path, function() return nil, "no", "io" end)
+    assert.same({ nil, "no", "io" }, { done, message, code })
+    refused(path, "no checkpoint", "missing")
+  end)
+
   it("is refused when the index and the files differ", function()
     local path, index = sharded()
     rewrite(index, function(_, map) map.t7 = "model-00003-of-00003.safetensors" end)

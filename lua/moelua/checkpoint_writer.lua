@@ -95,16 +95,18 @@ local function index_text(parts, names)
 end
 
 -- Moves the finished shards into place, then the index, then removes what is left of the old
--- checkpoint.
+-- checkpoint. An old index goes first: its shards may have the names of ours, and nobody must read
+-- a mixture of both.
 local function publish_shards(self)
-  local new = { [writer.INDEX] = true }
+  local new, index = { [writer.INDEX] = true }, self.path .. "/" .. writer.INDEX
+  local done, message, code = system.remove_tree(index)
+  if not done then return nil, message, code end
   for _, name in ipairs(self.files) do
-    local done, message, code = system.rename(self.staging .. "/" .. name, self.path .. "/" .. name)
+    done, message, code = system.rename(self.staging .. "/" .. name, self.path .. "/" .. name)
     if not done then return nil, message, code end
     new[name] = true
   end
-  local text = index_text(self.parts, self.files)
-  local done, message, code = system.write(self.path .. "/" .. writer.INDEX, text)
+  done, message, code = system.write(index, index_text(self.parts, self.files))
   if not done then return nil, message, code end
   return remove_stale(self.path, new)
 end
@@ -202,7 +204,7 @@ function Writer:close()
     raise("close: tensor `%s` was not written", next_one.name)
   end
   if self.staging then
-    done, message, code = publish_shards(self)
+    done, message, code = core.uninterrupted(publish_shards, self)
   else
     done, message, code = remove_stale(self.path, { [writer.SINGLE] = true })
   end
