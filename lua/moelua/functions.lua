@@ -78,6 +78,9 @@ return {
     "The bytes of a tensor as the file has them; nil, message, \"missing\" when there is none."),
   ["Checkpoint.metadata"] = of("file:moelua.Checkpoint -> table",
     "Strings by strings that the file says of itself."),
+  ["Checkpoint.verify"] = of("file:moelua.Checkpoint -> true?",
+    "True when every byte is the one that was written, as the checksum in the metadata says; " ..
+    "else nil, message, \"format\"."),
   ["Checkpoint.close"] = of("file:moelua.Checkpoint",
     "Lets go of the file. Tensors that were taken from it stay."),
 

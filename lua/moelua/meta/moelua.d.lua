@@ -53,6 +53,12 @@ function Checkpoint.raw(file, name) end
 ---@return moelua.Tensor?
 function Checkpoint.tensor(file, name, dtype) end
 
+--- True when every byte is the one that was written, as the checksum in the metadata says; else
+--- nil, message, "format".
+---@param file moelua.Checkpoint
+---@return true?
+function Checkpoint.verify(file) end
+
 --- Releases the scope's tensors now.
 ---@param scope moelua.Scope
 function Scope.close(scope) end
