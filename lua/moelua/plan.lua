@@ -8,17 +8,18 @@ local class = require("moelua.class")
 local corpora = require("moelua.corpora")
 local domains = require("moelua.domains")
 local flops = require("moelua.flops")
-local folders = require("moelua.folder")
 local machine = require("moelua.machine")
+local options = require("moelua.options")
 local plan_text = require("moelua.plan_text")
 local run = require("moelua.run")
+local states = require("moelua.states")
 local train_options = require("moelua.train_options")
 local trial = require("moelua.trial")
 local system, json = core.system, core.json
 
 local FLOAT = 4
 local STATE = 3 * FLOAT                 -- a state holds each parameter and its two moments
-local STATES = 3                        -- two are kept while the next is written
+local STATES = states.KEEP + 1          -- those that are kept while the next is written
 local FORWARD = 1 / 3                   -- of a training step
 local REPORT = 40000                    -- bytes of results and report
 local SMALL = 12000                     -- bytes of what a folder has beside its weights
@@ -53,13 +54,7 @@ local function steps_done(self, name, steps)
   local folder = self.opt.out .. "/" .. name
   if self.opt.fresh then return 0 end
   if run.finished(folder) then return steps end
-  local newest = 0
-  if system.exists(folder .. "/state") then
-    for _, file in ipairs(folders.names(folder .. "/state")) do
-      newest = math.max(newest, tonumber(file:match("^step%-(%d+)%.safetensors$") or 0) // 1)
-    end
-  end
-  return math.min(newest, steps)
+  return math.min(states.newest_step(folder) or 0, steps)
 end
 
 -- Bytes of the states of a stage when it has most of them.
@@ -86,15 +81,14 @@ local function add_stage(self, name, model, opts, text)
 end
 
 -- The options as the stage would get them, checked.
-local function complete(self, where, name, options)
-  options.out, options.name = self.opt.out .. "/" .. name, name
-  options.save_every = options.save_every or self.opt.save_every
-  return train_options.check(where, options)
+local function complete(self, where, name, given)
+  return train_options.check(where, options.merge(given, { name = name,
+    out = self.opt.out .. "/" .. name, save_every = given.save_every or self.opt.save_every }))
 end
 
 --- Records a stage; the model stays as it is. Returns its estimated cost.
-function Plan:train(name, model, options)
-  local opts = complete(self, "moe.train", name, options)
+function Plan:train(name, model, given)
+  local opts = complete(self, "moe.train", name, given)
   local text = corpora.names(corpora.named(opts.data, "moe.train: data"), "moe.train: data.%s")
   local _, cost = add_stage(self, name, model, opts, text)
   return cost
@@ -113,18 +107,19 @@ end
 
 --- Records a stage for each domain. The model itself stands for the experts; the costs are in the
 --- order of the names, as those of Study:branch.
-function Plan:branch(model, options)
-  local stages, experts, costs, workers = {}, {}, {}, options.workers
-  options.workers, options.data = nil, self.domains
+function Plan:branch(model, given)
+  local stages, experts, costs = {}, {}, {}
+  local training = options.merge(given, { data = self.domains })
+  training.workers = nil
   for i, name in ipairs(self.names) do
-    local opts = complete(self, "branch", "branches/" .. name, options)
+    local opts = complete(self, "branch", "branches/" .. name, training)
     local stage
     stage, costs[i] = add_stage(self, "branches/" .. name, model, opts, { name })
     experts[i] = model
     if stage.left > 0 then stages[#stages + 1] = stage end
   end
   if #stages == 0 then return experts, costs end
-  workers = math.min(workers or 2 * system.cpus(), #stages)
+  local workers = math.min(given.workers or 2 * system.cpus(), #stages)
   self.branches = { stages = stages, workers = workers, seconds = together(stages, workers),
     seed_disk = FLOAT * stages[1].parameters + SMALL }
   self.memory.workers, self.memory.worker = workers, self.base + stages[1].memory
@@ -176,14 +171,14 @@ local function time_of(self)
 end
 
 local function disk_of(self)
-  local kept, states = total(self, "disk") + self.models_kept + REPORT, 0
+  local kept, passing = total(self, "disk") + self.models_kept + REPORT, 0
   for _, name in ipairs(self.names) do kept = kept + self.domains[name].survey.new_bytes end
   if self.branches then
     kept = kept + self.branches.seed_disk
-    for i = 1, self.branches.workers do states = states + self.branches.stages[i].states end
+    for i = 1, self.branches.workers do passing = passing + self.branches.stages[i].states end
   end
-  for _, stage in ipairs(self.stages) do states = math.max(states, stage.states) end
-  return { kept = kept, most = kept + states, free = machine.disk_free(self.opt.out) }
+  for _, stage in ipairs(self.stages) do passing = math.max(passing, stage.states) end
+  return { kept = kept, most = kept + passing, free = machine.disk_free(self.opt.out) }
 end
 
 -- The worker of a branch is a process beside this one.

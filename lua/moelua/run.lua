@@ -287,7 +287,7 @@ end
 
 --- Whether an unfinished run has a state to go on from, or a finished one needs none.
 function run.can_continue(folder)
-  return run.finished(folder) ~= nil or states.names(folder)[1] ~= nil
+  return run.finished(folder) ~= nil or states.newest_step(folder) ~= nil
 end
 
 -- ---- the end ----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ local system, json = core.system, core.json
 
 local states = {}
 
-local KEEP = 2
+states.KEEP = 2
 
 local function path_of(folder, name) return folder .. "/state/" .. name end
 
@@ -24,6 +24,13 @@ function states.names(folder)
   return list
 end
 
+--- The step of the newest state, whether it is whole or not; nil when there is none.
+function states.newest_step(folder)
+  local names = states.names(folder)
+  local step = #names > 0 and names[#names]:match("%d+")
+  return step and math.tointeger(tonumber(step)) or nil
+end
+
 -- ---- saving -----------------------------------------------------------------------------------
 
 --- Saves a state and removes all but the last two; true, or nil, message, code.
@@ -35,7 +42,7 @@ function states.save(folder, step, tensors, facts)
     { facts = json.encode(facts), checksum = "" })
   if not ok then return nil, message, code end
   local names = states.names(folder)
-  for i = 1, #names - KEEP do os.remove(path_of(folder, names[i])) end
+  for i = 1, #names - states.KEEP do os.remove(path_of(folder, names[i])) end
   return true
 end
 
