@@ -3,7 +3,7 @@ local helper = require("spec.helper")
 local models = require("spec.models")
 local moe = require("moelua")
 local core = require("moelua.core")
-local family = require("moelua.family")
+local hf_config = require("moelua.hf_config")
 local json, system = core.json, core.system
 
 local function saved(m, opts)
@@ -137,7 +137,7 @@ describe("loading", function()
       assert.equal(folder, message:sub(1, #folder))
       assert.equal("format", code, text)
     end
-    system.write(folder .. "/config.json", json.encode(family.to_json(dense.config)))
+    system.write(folder .. "/config.json", json.encode(hf_config.to_json(dense.config)))
     m, _, code = moe.load(folder)
     assert.is_nil(m)
     assert.equal("missing", code)

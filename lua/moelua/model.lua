@@ -2,7 +2,7 @@
 --
 --   h = x + attention(norm(x));  y = h + ffn(norm(h));  logits = norm(y_last) head^T
 --
--- The configuration is plain data: it is what config.json is made from (family.lua).
+-- The configuration is plain data: it is what config.json is made from (hf_config.lua).
 
 local core = require("moelua.core")
 local expect = require("moelua.expect")

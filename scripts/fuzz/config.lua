@@ -4,6 +4,7 @@ local folder = ...
 local core = require("moelua.core")
 local checkpoint = require("moelua.checkpoint")
 local family = require("moelua.family")
+local hf_config = require("moelua.hf_config")
 local model = require("moelua.model")
 local tokenizer = require("moelua.tokenizer")
 local json = core.json
@@ -50,7 +51,7 @@ local texts = {}  -- name -> JSON value of a file that is right
 assert(core.system.make_folder(folder))
 for name, m in pairs(made) do
   assert(m:save(folder .. "/" .. name))
-  texts[name] = family.to_json(m.config)
+  texts[name] = hf_config.to_json(m.config)
 end
 assert(made.llama:save(folder .. "/shards", { max_shard_size = 1000 }))
 assert(tokenizer.bytes():save(folder))
@@ -191,11 +192,11 @@ local function try_config(text)
   local value, message, code = json.decode(text)
   if value == nil then return check_failure(text, message, code) end
   local config
-  config, message, code = family.from_json(value)
+  config, message, code = hf_config.from_json(value)
   if not config then return check_failure(text, message, code) end
   check_config(config)
   if config.layers > 100 then return end      -- the rest would be slow
-  local again = assert(family.from_json(json.decode(json.encode(family.to_json(config)))))
+  local again = assert(hf_config.from_json(json.decode(json.encode(hf_config.to_json(config)))))
   check_config(again)
 end
 
