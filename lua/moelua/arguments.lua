@@ -19,6 +19,7 @@
 -- defaults.
 
 local options = require("moelua.options")
+local run = require("moelua.run")
 local raise = require("moelua.core").raise
 
 local arguments = {}
@@ -87,10 +88,7 @@ local function sorted_names(presets)
   return names
 end
 
--- Ends the recipe: the command line prints the message and exits with 2.
-local function refuse(declaration, fmt, ...)
-  error({ exit = 2, message = declaration.name .. ": " .. fmt:format(...) }, 0)
-end
+local function refuse(declaration, fmt, ...) run.refuse("%s: " .. fmt, declaration.name, ...) end
 
 -- Values --------------------------------------------------------------------------------------
 

@@ -26,11 +26,6 @@ local standard = {
   prose = one_file("dict-gcide", "%.dict%.dz$"),
 }
 
--- Ends the recipe: the command line prints the message and exits with 2.
-local function refuse(fmt, ...)
-  error({ exit = 2, message = fmt:format(...) }, 0)
-end
-
 -- A file or folder that is not there is told before anything is made. Not every shell puts the
 -- home folder for a ~ behind the equals sign.
 local function check_path(text, path)
@@ -45,9 +40,10 @@ local function parse(given)
     expect(type(text) == "string", "domains.sources", "given", "a list of name=path", text)
     local name, path = text:match("^([%w_-]+)=(.+)$")
     if not name then
-      refuse("--domain %s: name=path is expected, with letters, digits, - and _ in the name", text)
+      run.refuse("--domain %s: name=path is expected, with letters, digits, - and _ in the name",
+        text)
     end
-    if sources[name] then refuse("--domain %s: '%s' is given twice", text, name) end
+    if sources[name] then run.refuse("--domain %s: '%s' is given twice", text, name) end
     check_path(text, path)
     sources[name] = function() return path end
   end

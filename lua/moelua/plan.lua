@@ -43,8 +43,7 @@ end
 
 --- As Study:need.
 function Plan:need(holds, fmt, ...)
-  if holds then return end
-  error({ exit = 2, message = ("%s: "):format(self.parts.recipe) .. fmt:format(...) }, 0)
+  if not holds then run.refuse("%s: " .. fmt, self.parts.recipe, ...) end
 end
 
 -- ---- stages -----------------------------------------------------------------------------------

@@ -21,6 +21,9 @@ function run.fail(message, code)
   error(setmetatable({ message = message, code = code }, Failure), 0)
 end
 
+--- Ends a recipe that was used wrongly: the command line prints the message and exits with 2.
+function run.refuse(fmt, ...) error({ exit = 2, message = fmt:format(...) }, 0) end
+
 -- How to go on after a failure that is not the fault of the run; nil when it is.
 local function remedy(code, from)
   if code == "full" then return "free some space, then the same command again goes on" .. from end

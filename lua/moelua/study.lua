@@ -102,7 +102,7 @@ end
 function Study:need(holds, fmt, ...)
   if holds then return end
   self.run:close()
-  error({ exit = 2, message = ("%s: "):format(self.parts.recipe) .. fmt:format(...) }, 0)
+  run.refuse("%s: " .. fmt, self.parts.recipe, ...)
 end
 
 -- Says what a stage is about to do, or what of it is there already.

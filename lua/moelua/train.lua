@@ -28,7 +28,8 @@ local function is_finite(value) return value - value == 0 end
 local function kind_of(value) return value ~= value and "NaN" or "infinite" end
 
 local function stop_diverged(job, fmt, ...)
-  local kept = job.saved and ("; the state of step %d is saved"):format(job.saved) or ""
+  local saved = job.run and job.run.saved
+  local kept = saved and ("; the state of step %d is saved"):format(saved) or ""
   run.fail(("%s: %s\nhint: try a lower rate (lr is %g) or a smaller clip%s"):format(job.opts.name,
     fmt:format(...), job.opts.lr, kept), "diverged")
 end
@@ -55,7 +56,6 @@ local function save_state(job)
   job.run:save_state(job.step, job.optimizer:state(), { step = job.step,
     cursor = job.batches.cursor, seconds = job.seconds, recent = job.recent,
     validated = job.validated })
-  job.saved = job.step
 end
 
 -- Goes on from the newest state, if there is one.
@@ -65,8 +65,8 @@ local function restore(job)
   local _ <close> = core.scope()        -- a tensor of the file would keep it on the disk
   job.optimizer:restore(function(name) return run.check(file:tensor(name)) end, facts.step)
   file:close()
-  job.step, job.saved, job.validated = facts.step, facts.step, facts.validated
-  job.batches.cursor, job.seconds, job.recent = facts.cursor, facts.seconds, facts.recent
+  job.step, job.batches.cursor, job.seconds = facts.step, facts.cursor, facts.seconds
+  job.recent, job.validated = facts.recent, facts.validated
 end
 
 -- ---- the loop ---------------------------------------------------------------------------------
@@ -182,9 +182,9 @@ end
 
 -- Keeps what an interrupted run has done.
 local function keep(job)
-  if job.step > (job.saved or 0) then save_state(job) end
-  if job.saved then
-    error_text.saved(("saved step %d of %s"):format(job.saved, job.opts.name), job.opts.out)
+  if job.step > (job.run.saved or 0) then save_state(job) end
+  if job.run.saved then
+    error_text.saved(("saved step %d of %s"):format(job.run.saved, job.opts.name), job.opts.out)
   end
 end
 

@@ -36,7 +36,7 @@ train_options.incidental = { out = true, fresh = true, quiet = true, name = true
 --- The options, complete and checked; `where` is the function that was called, for messages.
 function train_options.check(where, given)
   local opts = options.check(where, given, declared)
-  for _, name in ipairs({ "steps", "batch", "log_every", "save_every" }) do
+  for _, name in ipairs({ "steps", "batch", "log_every", "save_every", "eval_windows" }) do
     if opts[name] < 1 then raise("%s: %s must be at least 1, not %d", where, name, opts[name]) end
   end
   if opts.lr <= 0 or opts.lr ~= opts.lr then

@@ -16,6 +16,8 @@ describe("messages about training", function()
       "moe.train: option 'steps' is missing: integer expected" },
     { [[moe.train(m, { data = corpus, steps = 0 })]],
       "moe.train: steps must be at least 1, not 0" },
+    { [[moe.train(m, { data = corpus, steps = 1, eval_windows = 0 })]],
+      "moe.train: eval_windows must be at least 1, not 0" },
     { [[moe.train(m, { data = corpus, steps = 1, lr = 0 })]],
       "moe.train: lr must be above 0, not 0" },
     { [[moe.train(m, { data = corpus, steps = 1, lr = 0/0 })]],
