@@ -243,4 +243,17 @@ describe("train refuses", function()
     misuse(function() moe.train(models.tiny({ vocab = 200 }), options()) end,
       "moe.train: corpus 'prose' has a vocabulary of 256, the model of 200")
   end)
+
+  it("text that cannot be validated on, before the first step", function()
+    local short = models.corpus("prose", { train = 6000, validation = 16, test = 500 })
+    local folder = new_folder()
+    local failure = models.failure(function()
+      moe.train(models.tiny(), options({ data = short, eval_every = 5, out = folder }))
+    end)
+    assert.same({ code = "format", message = 'corpus "prose": split "validation" has 16 tokens: ' ..
+      "a context of 16 needs 17\nhint: give the corpus more text, or use a shorter context" },
+      failure)
+    assert.is_false(system.exists(folder))
+    moe.train(models.tiny(), options({ data = short, steps = 1 }))
+  end)
 end)

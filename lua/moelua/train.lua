@@ -222,18 +222,27 @@ local function new_optimizer(model, opts)
   return Optimizer(model, own)
 end
 
+-- What cannot be validated on is told at once, not when the first validation is due.
+local function check_validation(batches, opts, context)
+  if opts.eval_every <= 0 then return end
+  for _, name in ipairs(batches.names) do
+    run.check(batches.corpora[name]:check(context, { "validation" }))
+  end
+end
+
 local function new_job(model, given)
   local opts = train_options.check("moe.train", given)
   local context = opts.context or model.config.context
+  local batches = Batches(opts.data, { batch = opts.batch, context = context, seed = opts.seed,
+    vocab = model.config.vocab })
+  check_validation(batches, opts, context)
   return { model = model, opts = opts, context = context, step = 0, seconds = 0, curve = {},
     recent = { sum = 0.0, count = 0 },
     tokens_per_step = opts.batch * context,
     flops_per_token = flops.per_token(model.config, context),
     rates = { kind = opts.schedule, lr = opts.lr, warmup = opts.warmup, floor = opts.floor,
       decay = opts.decay },
-    batches = Batches(opts.data, { batch = opts.batch, context = context, seed = opts.seed,
-      vocab = model.config.vocab }),
-    optimizer = new_optimizer(model, opts) }
+    batches = batches, optimizer = new_optimizer(model, opts) }
 end
 
 -- A finished run needs no training: its model takes the place of the given parameters.
