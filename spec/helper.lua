@@ -8,12 +8,14 @@ end
 -- Loaded here, before busted insulates the files from one another, so that all see one moelua.
 require("moelua")
 
--- The suite under a collector that never rests finds values that nothing holds.
-if os.getenv("MOELUA_GCSTRESS") then
-  collectgarbage("incremental", 1, 1000, 0)
-end
-
 local helper = {}
+
+-- The suite under a collector that never rests finds values that nothing holds.
+local stress = os.getenv("MOELUA_GCSTRESS") ~= nil
+if stress then collectgarbage("incremental", 1, 1000, 0) end
+
+--- Specs that try thousands of cases try every helper.stride-th.
+helper.stride = stress and 20 or 1
 
 --- Factor for the time limits of specs: above 1 under sanitizers and other slow company.
 helper.patience = tonumber(os.getenv("MOELUA_PATIENCE")) or 1
