@@ -257,21 +257,28 @@ local function limited_files(want, largest)
   end
 end
 
+-- Calls f(folder) with a disk of so many KB mounted there; false where mount is not permitted.
+local function with_disk(kb, f)
+  local disk = new_folder()
+  assert(system.make_folder(disk))
+  if shell("mount -t tmpfs -o size=%dk none %s", kb, disk) ~= 0 then return false end
+  local ok, message = pcall(f, disk)
+  shell("umount %s", disk)
+  if not ok then error(message, 0) end
+  return true
+end
+
 local function small_disks(want, total)
   for percent = 10, 130, 15 do
-    local disk = new_folder()
-    assert(system.make_folder(disk))
     local kb = total * percent // 100 // 1024
-    if shell("mount -t tmpfs -o size=%dk none %s", kb, disk) ~= 0 then
-      print("mount is not permitted: no small disk is tried")
-      return
-    end
-    local name, folder = ("a disk of %d KB"):format(kb), disk .. "/run"
-    local _, stopped = check_recipe(name, folder, want, recipe(folder))
-    if stopped and shell("mount -o remount,size=64m %s", disk) == 0 then
-      resume(name, folder, want)
-    end
-    shell("umount %s", disk)
+    local mounted = with_disk(kb, function(disk)
+      local name, folder = ("a disk of %d KB"):format(kb), disk .. "/run"
+      local _, stopped = check_recipe(name, folder, want, recipe(folder))
+      if stopped and shell("mount -o remount,size=64m %s", disk) == 0 then
+        resume(name, folder, want)
+      end
+    end)
+    if not mounted then return print("mount is not permitted: no small disk is tried") end
   end
 end
 
