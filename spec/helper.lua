@@ -11,11 +11,10 @@ require("moelua")
 local helper = {}
 
 -- The suite under a collector that never rests finds values that nothing holds.
-local stress = os.getenv("MOELUA_GCSTRESS") ~= nil
-if stress then collectgarbage("incremental", 1, 1000, 0) end
+if os.getenv("MOELUA_GCSTRESS") then collectgarbage("incremental", 1, 1000, 0) end
 
 --- Specs that try thousands of cases try every helper.stride-th.
-helper.stride = stress and 20 or 1
+helper.stride = tonumber(os.getenv("MOELUA_STRIDE")) or 1
 
 --- Factor for the time limits of specs: above 1 under sanitizers and other slow company.
 helper.patience = tonumber(os.getenv("MOELUA_PATIENCE")) or 1

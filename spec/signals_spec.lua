@@ -241,3 +241,18 @@ describe("branches that are stopped", function()
     wait_for("the end of all", function() return #pids(folder) == 0 end)
   end)
 end)
+
+describe("the threads that compute", function()
+  it("leave signals to those of the program", function()
+    local x = moe.ones(256, 256)
+    x:matmul(x)                                   -- they have started by now
+    local closed = 0
+    for id in require("lfs").dir("/proc/self/task") do
+      local text = system.read("/proc/self/task/" .. id .. "/status") or ""
+      local mask = tonumber(text:match("\nSigBlk:%s*(%x+)") or "0", 16)
+      local asked, fault = 1 << (INT - 1) | 1 << (TERM - 1), 1 << (7 - 1)
+      if mask & asked == asked and mask & fault == 0 then closed = closed + 1 end
+    end
+    assert.equal(core.threads - 1, closed)
+  end)
+end)

@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -130,7 +131,7 @@ static void *worker_main(void *arg) {
 }
 
 /* Threads that cannot be started are done without: the caller does their share. */
-static void start_workers(moe_pool *p) {
+static void start_each(moe_pool *p) {
     for (int i = 1; i < p->threads; i++) {
         p->worker[i] = (worker){.pool = p, .index = i};
         if (pthread_create(&p->worker[i].thread, NULL, worker_main, &p->worker[i]) != 0) {
@@ -139,6 +140,18 @@ static void start_workers(moe_pool *p) {
         }
         p->started = i;
     }
+}
+
+/* Signals are for the threads of the program, which never asked for ours; only what a worker's own
+ * instruction raises stays with it. A thread inherits the mask of the one that starts it. */
+static void start_workers(moe_pool *p) {
+    const int own[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL};
+    sigset_t blocked, before;
+    sigfillset(&blocked);
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) sigdelset(&blocked, own[i]);
+    pthread_sigmask(SIG_BLOCK, &blocked, &before);
+    start_each(p);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 static void open_region(moe_pool *p) {

@@ -2,6 +2,7 @@
  * that would end the process without a word. */
 #include "cli.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 static moelua *volatile watched;
 static volatile sig_atomic_t caught;
 static bool serving;            /* a worker with a parent: see cli_serve_parent */
+static pthread_t listener;      /* the thread that runs Lua */
 
 static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
 enum { SIGNALS = sizeof signals / sizeof signals[0] };
@@ -36,8 +38,14 @@ static void set_handlers(void (*handler)(int)) {
         if (!keeps_ignored(signals[i])) set_handler(signals[i], handler);
 }
 
-/* Only async-signal-safe calls here. Whoever presses Ctrl-C twice wants out at once. */
+/* Only async-signal-safe calls here. The system may choose any thread, and a library that has
+ * threads of its own (OpenBLAS) leaves them open to it. Whoever presses Ctrl-C twice wants out at
+ * once. */
 static void on_signal(int number) {
+    if (!pthread_equal(pthread_self(), listener)) {
+        pthread_kill(listener, number);
+        return;
+    }
     if (serving && caught) return;
     caught = number;
     if (!serving) set_handlers(SIG_DFL);
@@ -45,6 +53,7 @@ static void on_signal(int number) {
 }
 
 void cli_watch_signals(moelua *m) {
+    listener = pthread_self();
     watched = m;
     caught = 0;
     moe_interrupted(moelua_ctx(m));    /* what was not taken belonged to an earlier run */
