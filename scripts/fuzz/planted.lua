@@ -55,8 +55,9 @@ local bugs = {
     '    if (j->end - j->at < 2) return moe__json_fail(j, "an escape is cut off");\n', "" },
   { "digits of an escape at the end", JSON,
     '    if (j->end - j->at < 4) return moe__json_fail(j, "an escape is cut off");\n', "" },
-  { "string without an end", JSON,
-    '    if (j->at == j->end) return moe__json_fail(j, "a string does not end");\n', "" },
+  { "control character in a string", JSON,
+    "        if ((unsigned char)*j->at < 0x20)\n" ..
+      '            return moe__json_fail(j, "a control character in a string");\n', "" },
   { "one level too deep", JSON, "if (depth == MAX_DEPTH)", "if (depth > MAX_DEPTH)" },
   { "lone surrogate", JSON, "if (low < 0xdc00 || low > 0xdfff)", "if (low < 0xdc00)" },
   { "overlong UTF-8", JSON, "    if (lead == 0xe0) low = 0xa0;\n", "" },
