@@ -3,7 +3,6 @@ local models = require("spec.models")
 local moe = require("moelua")
 local core = require("moelua.core")
 local Optimizer = require("moelua.optimizer")
-local lfs = require("lfs")
 local system = core.system
 
 local NAN, INF = 0 / 0, math.huge
@@ -17,14 +16,6 @@ local function request(folder, more)
   local opts = models.training(prose, { out = folder, save_every = 3, name = "seed", warmup = 1 })
   for k, v in pairs(more or {}) do opts[k] = v end
   return opts
-end
-
-local function files(folder)
-  local list = {}
-  for name in lfs.dir(folder) do
-    if name:sub(1, 1) ~= "." then list[name] = system.hash(system.read(folder .. "/" .. name)) end
-  end
-  return list
 end
 
 -- Sets one element, all else stays.
@@ -71,7 +62,7 @@ local function diverges(wanted, kept, break_it, more)
   watch_optimizers(function(optimizer)
     local before
     local poison = models.watched(prose, function(n)
-      if n == kept + 1 then before = files(folder .. "/state") end
+      if n == kept + 1 then before = models.hashes(folder .. "/state") end
       if n >= 8 then break_it(m, optimizer(), n) end
     end)
     local opts = request(folder, more)
@@ -80,7 +71,7 @@ local function diverges(wanted, kept, break_it, more)
     assert.equal("diverged", failure.code)
     assert.equal("seed: " .. wanted .. "\nhint: try a lower rate (lr is 0.01) or a smaller " ..
       ("clip; the state of step %d is saved"):format(kept), failure.message)
-    assert.same(before, files(folder .. "/state"))
+    assert.same(before, models.hashes(folder .. "/state"))
   end)
   assert.is_false(system.exists(folder .. "/model"))
   assert.is_false(system.exists(folder .. "/done.json"))

@@ -143,4 +143,15 @@ function models.training(corpus, more)
   return options
 end
 
+--- The files of a folder and the hash of each.
+function models.hashes(folder)
+  local list = {}
+  for name in require("lfs").dir(folder) do
+    if name:sub(1, 1) ~= "." then
+      list[name] = core.system.hash(core.system.read(folder .. "/" .. name))
+    end
+  end
+  return list
+end
+
 return models

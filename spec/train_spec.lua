@@ -4,21 +4,12 @@ local models = require("spec.models")
 local moe = require("moelua")
 local core = require("moelua.core")
 local run = require("moelua.run")
-local lfs = require("lfs")
 local misuse, system, json = models.misuse, core.system, core.json
 
 local prose, code = models.corpus("prose"), models.corpus("code")
 
 local new_folder = models.run_folder
 local function options(more) return models.training(prose, more) end
-
-local function files(folder)
-  local list = {}
-  for name in lfs.dir(folder) do
-    if name:sub(1, 1) ~= "." then list[name] = system.hash(system.read(folder .. "/" .. name)) end
-  end
-  return list
-end
 
 describe("train", function()
   it("brings the loss down", function()
@@ -191,7 +182,7 @@ describe("divergence", function()
     local saved
     local poison = models.watched(prose, function(n)
       if n ~= 8 then return end
-      saved = files(folder .. "/state")
+      saved = models.hashes(folder .. "/state")
       models.set(models.parameter(m, "layers.1.ffn.w2"), moe.full(0 / 0, 16, 24))
     end)
     local failure = models.failure(function()
@@ -200,7 +191,7 @@ describe("divergence", function()
     assert.same({ code = "diverged", message = "seed: the loss became NaN at step 8, first in " ..
       "layers.1.ffn.w2; the step was not applied\nhint: try a lower rate (lr is 0.01) or a " ..
       "smaller clip; the state of step 6 is saved" }, failure)
-    assert.same(saved, files(folder .. "/state"))
+    assert.same(saved, models.hashes(folder .. "/state"))
     local again, straight = models.tiny(), models.tiny()
     moe.train(again, options({ out = folder, save_every = 3, name = "seed" }))
     moe.train(straight, options())
