@@ -321,7 +321,8 @@ describe("moelua", function()
   end)
 
   describe("a session at a terminal", function()
-    -- script(1) lends a terminal; typing waits for what the session answers.
+    -- script(1) lends a terminal; typing waits for what the session answers. A shell that stayed
+    -- between them would take Ctrl-C for itself too, hence exec.
     it("edits, remembers, and takes Ctrl-C at the prompt and in a loop", function()
       put("type.sh", "answer() { n=0; until grep -q \"$1\" screen 2>/dev/null || [ $n -gt 1000 ]\n"
         .. "do sleep 0.02; n=$((n+1)); done; }\n"
@@ -330,7 +331,7 @@ describe("moelua", function()
         .. "printf 'print(\"lo\"..\"op\") while true do end\\n'; answer ^loop; printf '\\003'\n"
         .. "answer interrupted; printf '\"sti\"..\"ll\"\\n'; answer still; printf '\\004'\n")
       local code = shell("sh type.sh | XDG_STATE_HOME=$PWD/state TERM=xterm script -qefc "
-        .. quoted(program) .. " screen >/dev/null")
+        .. quoted("exec " .. program) .. " screen >/dev/null")
       local screen = get("screen")
       assert.equal(0, code)
       assert.matches("\n42\r\n.*\nloop\r\n.*interrupted!\r\n.*\nstill\r\n", screen)
