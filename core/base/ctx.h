@@ -17,6 +17,7 @@
 
 struct moe_pool;
 struct moe_kernels;
+struct moe_format;
 struct moe_node;
 
 struct moe_ctx {
@@ -24,6 +25,8 @@ struct moe_ctx {
     moe_heap heap;
     struct moe_pool *pool;
     const struct moe_kernels *kernels;
+    const struct moe_format *bf16;      /* matrix products with bf16 operands, NULL = none */
+    const struct moe_format *format;    /* what matrix products use now: kernels->f32 or bf16 */
     atomic_int stop;                    /* set by moe_interrupt, polled per block */
     int shields;                        /* while above 0 nobody sees `stop` */
     int no_grad;                        /* depth of moe.no_grad */

@@ -30,6 +30,11 @@ typedef struct worker {
     pthread_t thread;
 } worker;
 
+typedef struct buffer {
+    char *data;
+    size_t bytes;
+} buffer;
+
 struct moe_pool {
     moe_ctx *ctx;
     int threads;                    /* including the caller */
@@ -43,8 +48,7 @@ struct moe_pool {
     void *arg;
     long long tasks;
     _Alignas(64) atomic_llong next;
-    char *scratch;
-    size_t scratch_bytes;
+    buffer scratch, shared;
     worker worker[MAX_THREADS];
 };
 
@@ -205,18 +209,29 @@ void moe__parallel_range(moe_ctx *ctx, int64_t n, int64_t grain, moe_range_fn fn
     moe__parallel(ctx, (n + r.grain - 1) / r.grain, range_task, &r);
 }
 
+/* Makes the buffer at least that large; it grows alone. */
+static moe_status grow(moe_ctx *ctx, buffer *b, size_t bytes) {
+    if (bytes <= b->bytes) return MOE_OK;
+    moe__free(ctx, b->data, b->bytes);
+    b->bytes = 0;
+    b->data = moe__alloc(ctx, bytes);
+    if (!b->data) return moe__no_memory(ctx, bytes, "scratch");
+    b->bytes = bytes;
+    return MOE_OK;
+}
+
 moe_status moe__scratch(moe_ctx *ctx, size_t bytes, moe_scratch *out) {
     moe_pool *p = ctx->pool;
-    size_t stride = (bytes + 63) & ~(size_t)63, total = stride * (size_t)p->threads;
-    if (total > p->scratch_bytes) {
-        moe__free(ctx, p->scratch, p->scratch_bytes);
-        p->scratch_bytes = 0;
-        p->scratch = moe__alloc(ctx, total);
-        if (!p->scratch) return moe__no_memory(ctx, total, "scratch");
-        p->scratch_bytes = total;
-    }
-    *out = (moe_scratch){.base = p->scratch, .stride = stride};
-    return MOE_OK;
+    size_t stride = (bytes + 63) & ~(size_t)63;
+    moe_status s = grow(ctx, &p->scratch, stride * (size_t)p->threads);
+    *out = (moe_scratch){.base = p->scratch.data, .stride = stride};
+    return s;
+}
+
+moe_status moe__shared(moe_ctx *ctx, size_t bytes, char **out) {
+    moe_status s = grow(ctx, &ctx->pool->shared, bytes);
+    *out = ctx->pool->shared.data;
+    return s;
 }
 
 void moe__pool_close(moe_ctx *ctx, moe_pool *p) {
@@ -227,6 +242,7 @@ void moe__pool_close(moe_ctx *ctx, moe_pool *p) {
     for (int i = 1; i <= p->started; i++) pthread_join(p->worker[i].thread, NULL);
     pthread_cond_destroy(&p->wake);
     pthread_mutex_destroy(&p->lock);
-    moe__free(ctx, p->scratch, p->scratch_bytes);
+    moe__free(ctx, p->scratch.data, p->scratch.bytes);
+    moe__free(ctx, p->shared.data, p->shared.bytes);
     moe__free(ctx, p, sizeof *p);
 }

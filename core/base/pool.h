@@ -35,6 +35,9 @@ typedef struct moe_scratch {
 /* MOE_ENOMEM. What an earlier call gave out is gone after it. */
 moe_status moe__scratch(moe_ctx *ctx, size_t bytes, moe_scratch *out);
 
+/* One block for all workers together, under the same rules. */
+moe_status moe__shared(moe_ctx *ctx, size_t bytes, char **out);
+
 /* The part of the worker that runs a task. */
 static inline moe_real *moe__scratch_of(const moe_scratch *s, int worker) {
     return (moe_real *)(void *)(s->base + s->stride * (size_t)worker);

@@ -9,6 +9,7 @@
 #define MOE_KERNELS_H
 
 #include "base/pool.h"
+#include "kernels/product.h"
 #include "moe.h"
 
 /* y[i] = f(x[i]) */
@@ -101,6 +102,7 @@ typedef struct moe_kernels {
 #define X(type, member) type *member;
     MOE_KERNEL_TABLE(X)
 #undef X
+    const moe_format *f32;          /* matrix products, see product.h */
 } moe_kernels;
 
 /* The variant named "avx512", "avx2" or "plain", or the best one for NULL; NULL when this
@@ -110,7 +112,7 @@ const moe_kernels *moe__kernels_select(const char *name);
 /* ---- matrix products ------------------------------------------------------------------------
  *
  * Row-major C[m x n] = alpha op(A) op(B) + beta C; op is the transpose when the flag says so, ld
- * counts elements between rows. beta = 0 stores without reading C. */
+ * counts elements between rows. beta is 0 (stores without reading C) or 1. */
 typedef struct moe_gemm {
     bool ta, tb;
     int64_t m, n, k;
@@ -122,13 +124,17 @@ typedef struct moe_gemm {
     moe_real beta;
     moe_real *c;
     int64_t ldc;
+    const moe_format *format;       /* NULL = f32 */
+    const void *panels;             /* op(B) as the format holds it; NULL = made from b */
 } moe_gemm;
 
-/* On the calling thread: for use inside tasks. */
+/* On the calling thread, through OpenBLAS: for use inside tasks. */
 void moe__gemm(const moe_gemm *g);
-/* Cut into blocks of C by shape alone and spread over the pool. */
-void moe__gemm_parallel(moe_ctx *ctx, const moe_gemm *g);
-/* Several products in one region. */
-void moe__gemm_batch(moe_ctx *ctx, int64_t count, const moe_gemm *list);
+/* Memory for a batch of these shapes; pointers and beta do not count. MOE_ENOMEM. */
+moe_status moe__gemm_reserve(moe_ctx *ctx, int64_t count, const moe_gemm *list);
+/* Several products in one or two regions: B is packed where it is not, then blocks of C, cut by
+ * shape alone, are spread over the pool. Cannot fail after moe__gemm_reserve. */
+moe_status moe__gemm_batch(moe_ctx *ctx, int64_t count, const moe_gemm *list);
+moe_status moe__gemm_parallel(moe_ctx *ctx, const moe_gemm *g);
 
 #endif

@@ -32,29 +32,29 @@ static moe_status forward(moe_call *c) {
     moe_gemm g = {.tb = true, .m = m, .n = n, .k = k, .alpha = 1, .a = moe__real(c->in[0]),
                   .lda = k, .b = moe__real(c->in[1]), .ldb = k, .beta = bias ? 1 : 0, .c = y,
                   .ldc = n};
-    moe__gemm_parallel(c->ctx, &g);
-    return MOE_OK;
+    return moe__gemm_parallel(c->ctx, &g);
 }
 
 /* dx = dy W, dW = dy^T x, dbias = sum of the rows of dy */
 static moe_status backward(moe_call *c) {
     int64_t n = c->in[1]->shape[0], k = c->in[1]->shape[1], m = rows_of(c->in[0]);
     const moe_real *dy = moe__real(c->dout[0]);
-    moe_gemm list[2];
+    moe_gemm to_x = {.m = m, .n = k, .k = n, .alpha = 1, .a = dy, .lda = n,
+                     .b = moe__real(c->in[1]), .ldb = k, .ldc = k};
+    moe_gemm to_w = {.ta = true, .m = n, .n = k, .k = m, .alpha = 1, .a = dy, .lda = n,
+                     .b = moe__real(c->in[0]), .ldb = k, .ldc = k};
+    moe_gemm list[2] = {to_x, to_w};
     int count = 0;
-    moe_real beta, *dx = moe__grad_beta(c, 0, &beta);
-    if (dx)
-        list[count++] = (moe_gemm){.m = m, .n = k, .k = n, .alpha = 1, .a = dy, .lda = n,
-                                   .b = moe__real(c->in[1]), .ldb = k, .beta = beta, .c = dx,
-                                   .ldc = k};
-    moe_real *dw = moe__grad_beta(c, 1, &beta);
-    if (dw)
-        list[count++] = (moe_gemm){.ta = true, .m = n, .n = k, .k = m, .alpha = 1, .a = dy,
-                                   .lda = n, .b = moe__real(c->in[0]), .ldb = k, .beta = beta,
-                                   .c = dw, .ldc = k};
-    if (dx && dx == dw) {               /* x is its own weight: one sum after the other */
-        moe__gemm_parallel(c->ctx, &list[0]);
-        list[0] = list[--count];
+    moe_status s = moe__gemm_reserve(c->ctx, 2, list);
+    if (s) return s;
+    to_x.c = moe__grad_beta(c, 0, &to_x.beta);
+    if (to_x.c) list[count++] = to_x;
+    to_w.c = moe__grad_beta(c, 1, &to_w.beta);
+    if (to_w.c) list[count++] = to_w;
+    if (to_x.c && to_x.c == to_w.c) {   /* x is its own weight: one sum after the other */
+        moe__gemm_parallel(c->ctx, &to_x);
+        list[0] = to_w;
+        count = 1;
     }
     moe__gemm_batch(c->ctx, count, list);
     moe_real *dbias = moe__grad(c, 2);

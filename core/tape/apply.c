@@ -198,6 +198,7 @@ moe_status moe__apply(moe_call *c) {
     moe_status s = MOE_OK;
     c->nout = c->nkeep = 0;
     c->needs_grad = needs_grad(c);
+    c->format = c->ctx->format;
     if (!(c->op->flags & MOE_STRIDED)) s = straighten(c, in, made, &nmade);
     if (!s) s = c->op->infer(c);
     if (!s) s = run(c);

@@ -53,6 +53,7 @@ struct moe_call {
     int nsizes;
     int64_t sizes[MOE_MAX_DIMS];
     bool needs_grad;
+    const struct moe_format *format;    /* of matrix products, forward and backward alike */
     struct moe_node *node;              /* backward only */
     uint64_t given;                     /* backward only: inputs that are done (MOE_LAZY_GRAD) */
 };

@@ -8,7 +8,10 @@ moe_status moe_open(moe_ctx **out, const moe_config *cfg) {
     const char *wanted = cfg && cfg->size >= sizeof *cfg ? cfg->kernels : NULL;
     (*out)->kernels = moe__kernels_select(wanted);
     (*out)->release_node = moe__node_release;
-    if ((*out)->kernels) return MOE_OK;
+    if ((*out)->kernels) {
+        (*out)->format = (*out)->kernels->f32;
+        return MOE_OK;
+    }
     moe_close(*out);
     *out = NULL;
     return MOE_EARG;

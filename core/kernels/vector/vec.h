@@ -17,6 +17,8 @@
 #define KERNEL_PASTE(name, isa) moe__##name##_##isa
 #define KERNEL_NAME(name, isa) KERNEL_PASTE(name, isa)
 #define KERNEL(name) KERNEL_NAME(name, MOE_ISA)
+#define KERNEL_TEXT_OF(isa) #isa
+#define KERNEL_TEXT(isa) KERNEL_TEXT_OF(isa)
 
 #if MOE_REAL_IS_DOUBLE
 typedef int64_t moe_bits;
@@ -39,6 +41,7 @@ typedef moe_real vec_unaligned
 #define X(type, member) type KERNEL(member);
 MOE_KERNEL_TABLE(X)
 #undef X
+extern const moe_format KERNEL(f32);
 
 #define INLINE static inline __attribute__((always_inline, unused))
 
