@@ -21,7 +21,6 @@
 enum {
     BLOCK_ROWS = 96,        /* of C in a task: eight register tiles */
     BLOCK_DEPTH = 768,      /* of k at a time: the rows of A stay in the second-level cache */
-    PACK_PANELS = 4,        /* panels that one packing task makes */
     TASKS = 8               /* a product is cut into that many tasks if it has the columns */
 };
 
@@ -105,19 +104,30 @@ moe_status moe__gemm_reserve(moe_ctx *ctx, int64_t count, const moe_gemm *list) 
 
 /* ---- the panels of B ------------------------------------------------------------------------ */
 
-static int64_t pack_tasks(const moe_gemm *g) {
-    return g->panels || g->m == 0 ? 0 : pieces(pieces(g->n, MOE_PANEL), PACK_PANELS);
+enum { PACK_ROWS = 1024, PACK_COLUMNS = 4 * MOE_PANEL };       /* of B in a piece */
+
+int64_t moe__pack_pieces(int64_t k, int64_t n) {
+    return pieces(k, PACK_ROWS) * pieces(n, PACK_COLUMNS);
 }
 
-static void pack(const batch *b, const moe_gemm *g, char *panels, int64_t piece) {
-    const moe_format *f = format_of(b, g);
-    int64_t first = piece * PACK_PANELS * MOE_PANEL;
-    int64_t n = minimum(g->n - first, PACK_PANELS * MOE_PANEL);
-    void *to = panels + f->element * (size_t)moe__right_size(f, g->k, first);
-    if (g->tb)
-        f->right_transposed(g->k, n, g->b + first * g->ldb, g->ldb, to);
-    else
-        f->right(g->k, n, g->b + first, g->ldb, NULL, to);
+void moe__pack_piece(const moe_format *f, bool transposed, int64_t k, int64_t n,
+                     const moe_real *from, int64_t ld, void *panels, int64_t piece) {
+    int64_t down = pieces(k, PACK_ROWS);
+    int64_t i = piece % down * PACK_ROWS, rows = minimum(k - i, PACK_ROWS);
+    int64_t j = piece / down * PACK_COLUMNS, end = minimum(n, j + PACK_COLUMNS);
+    for (; j < end; j += MOE_PANEL) {
+        int64_t at = j / MOE_PANEL * moe__panel(f, k) + i * MOE_PANEL;
+        int64_t columns = minimum(end - j, MOE_PANEL);
+        void *to = (char *)panels + f->element * (size_t)at;
+        if (transposed)
+            f->right_transposed(rows, columns, from + j * ld + i, ld, to);
+        else
+            f->right(rows, columns, from + i * ld + j, ld, NULL, to);
+    }
+}
+
+static int64_t pack_tasks(const moe_gemm *g) {
+    return g->panels || g->m == 0 ? 0 : moe__pack_pieces(g->k, g->n);
 }
 
 static void pack_task(void *arg, int64_t task, int worker) {
@@ -126,7 +136,7 @@ static void pack_task(void *arg, int64_t task, int worker) {
     (void)worker;
     for (const moe_gemm *g = b->list; g < b->list + b->count; g++) {
         if (task < pack_tasks(g)) {
-            pack(b, g, panels, task);
+            moe__pack_piece(format_of(b, g), g->tb, g->k, g->n, g->b, g->ldb, panels, task);
             return;
         }
         task -= pack_tasks(g);

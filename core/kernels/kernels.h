@@ -128,6 +128,12 @@ typedef struct moe_gemm {
     const void *panels;             /* op(B) as the format holds it; NULL = made from b */
 } moe_gemm;
 
+/* The panels of B [k x n] are made in pieces, which tasks can take in any order: B = S^T from
+ * S [n x k] if `transposed`, otherwise S, with ld elements between rows. */
+int64_t moe__pack_pieces(int64_t k, int64_t n);
+void moe__pack_piece(const moe_format *f, bool transposed, int64_t k, int64_t n,
+                     const moe_real *from, int64_t ld, void *panels, int64_t piece);
+
 /* On the calling thread, through OpenBLAS: for use inside tasks. */
 void moe__gemm(const moe_gemm *g);
 /* Memory for a batch of these shapes; pointers and beta do not count. MOE_ENOMEM. */

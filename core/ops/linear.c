@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "kernels/kernels.h"
-#include "tape/op.h"
+#include "tape/packed.h"
 
 static int64_t rows_of(const moe_tensor *x) {
     int64_t m = 1;
@@ -26,12 +26,15 @@ static moe_status infer(moe_call *c) {
 
 static moe_status forward(moe_call *c) {
     int64_t n = c->in[1]->shape[0], k = c->in[1]->shape[1], m = rows_of(c->in[0]);
+    const void *panels;
+    moe_status s = moe__packed(c, 1, true, &panels);
+    if (s) return s;
     moe_real *y = moe__real(c->out[0]);
     const moe_real *bias = c->in[2] ? moe__real(c->in[2]) : NULL;
     for (int64_t i = 0; bias && i < m; i++) memcpy(y + i * n, bias, sizeof *y * (size_t)n);
     moe_gemm g = {.tb = true, .m = m, .n = n, .k = k, .alpha = 1, .a = moe__real(c->in[0]),
-                  .lda = k, .b = moe__real(c->in[1]), .ldb = k, .beta = bias ? 1 : 0, .c = y,
-                  .ldc = n};
+                  .lda = k, .beta = bias ? 1 : 0, .c = y, .ldc = n, .format = c->format,
+                  .panels = panels};
     return moe__gemm_parallel(c->ctx, &g);
 }
 
@@ -39,13 +42,14 @@ static moe_status forward(moe_call *c) {
 static moe_status backward(moe_call *c) {
     int64_t n = c->in[1]->shape[0], k = c->in[1]->shape[1], m = rows_of(c->in[0]);
     const moe_real *dy = moe__real(c->dout[0]);
-    moe_gemm to_x = {.m = m, .n = k, .k = n, .alpha = 1, .a = dy, .lda = n,
-                     .b = moe__real(c->in[1]), .ldb = k, .ldc = k};
+    moe_gemm to_x = {.m = m, .n = k, .k = n, .alpha = 1, .a = dy, .lda = n, .ldc = k,
+                     .format = c->format};
     moe_gemm to_w = {.ta = true, .m = n, .n = k, .k = m, .alpha = 1, .a = dy, .lda = n,
-                     .b = moe__real(c->in[0]), .ldb = k, .ldc = k};
+                     .b = moe__real(c->in[0]), .ldb = k, .ldc = k, .format = c->format};
+    moe_status s = moe__wants(c, 0) ? moe__packed(c, 1, false, &to_x.panels) : MOE_OK;
     moe_gemm list[2] = {to_x, to_w};
     int count = 0;
-    moe_status s = moe__gemm_reserve(c->ctx, 2, list);
+    if (!s) s = moe__gemm_reserve(c->ctx, 2, list);
     if (s) return s;
     to_x.c = moe__grad_beta(c, 0, &to_x.beta);
     if (to_x.c) list[count++] = to_x;

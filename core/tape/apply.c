@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "tape/packed.h"
 #include "tape/tape.h"
 
 extern const moe_op moe_op_contiguous;
@@ -167,6 +168,7 @@ static moe_status run(moe_call *c) {
     moe_status s = interrupted(c);
     if (!s) s = allocate(c);
     if (!s && c->op->forward) s = c->op->forward(c);
+    moe__packed_done(c);
     if (!s) s = interrupted(c);
     moe_node *node = NULL;
     if (!s && c->needs_grad) s = record(c, &node);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "kernels/kernels.h"
+#include "tape/packed.h"
 #include "tape/tape.h"
 
 /* ---- releasing ------------------------------------------------------------------------------ */
@@ -199,7 +200,9 @@ static moe_status pass(moe_node *n) {
     moe_status s = check_versions(n);
     for (int i = 0; i < c->nin && !s && !(c->op->flags & MOE_LAZY_GRAD); i++)
         s = moe__grad_ready(c, i);
-    return s ? s : c->op->backward(c);
+    if (!s) s = c->op->backward(c);
+    moe__packed_done(c);
+    return s;
 }
 
 static void retire(moe_node *n) {

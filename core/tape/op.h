@@ -55,6 +55,7 @@ struct moe_call {
     bool needs_grad;
     const struct moe_format *format;    /* of matrix products, forward and backward alike */
     struct moe_node *node;              /* backward only */
+    moe_pack *packs;                    /* weights packed for this call alone (tape/packed.h) */
     uint64_t given;                     /* backward only: inputs that are done (MOE_LAZY_GRAD) */
 };
 

@@ -4,6 +4,10 @@
 
 static void storage_release(moe_storage *s) {
     if (!s || --s->refs > 0) return;
+    for (moe_pack *p = s->packs, *next; p; p = next) {
+        next = p->next;
+        moe__free(s->ctx, p, p->bytes);
+    }
     if (s->mapping)
         moe__mapping_release(s->mapping);
     else

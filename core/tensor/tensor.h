@@ -17,10 +17,22 @@ typedef struct moe_mapping {
     size_t size;
 } moe_mapping;
 
+/* The matrices of a tensor as panels for products (tape/packed.h), which follow this header in the
+ * same block. */
+typedef struct moe_pack {
+    struct moe_pack *next;
+    size_t bytes;               /* of the block */
+    const struct moe_format *format;
+    int64_t matrices, rows, columns;
+    uint32_t version;           /* of the storage when they were made */
+    bool transposed, whole;     /* not whole: an interrupt came while they were made */
+} moe_pack;
+
 typedef struct moe_storage {
     moe_ctx *ctx;
     int refs;
     uint32_t version;
+    moe_pack *packs;
     char *data;
     size_t bytes;
     moe_mapping *mapping;       /* NULL when the bytes are our own */

@@ -1,0 +1,103 @@
+#include "tape/packed.h"
+
+#include "tape/tape.h"
+
+#define HEADER ((size_t)64)     /* of a pack; the panels behind it stay aligned */
+_Static_assert(sizeof(moe_pack) <= HEADER, "a pack's header is larger than was thought");
+
+static char *panels_of(const moe_pack *p) { return (char *)p + HEADER; }
+
+/* The sizes of the right operand that a pack holds. */
+static int64_t depth_of(const moe_pack *p) { return p->transposed ? p->columns : p->rows; }
+static int64_t width_of(const moe_pack *p) { return p->transposed ? p->rows : p->columns; }
+
+static size_t matrix_bytes(const moe_pack *p) {
+    return p->format->element * (size_t)moe__right_size(p->format, depth_of(p), width_of(p));
+}
+
+/* ---- making the panels ---------------------------------------------------------------------- */
+
+typedef struct packing {
+    const moe_pack *pack;
+    const moe_real *weight;
+    int64_t pieces;             /* of one matrix */
+} packing;
+
+static void pack_task(void *arg, int64_t task, int worker) {
+    const packing *w = arg;
+    const moe_pack *p = w->pack;
+    int64_t matrix = task / w->pieces;
+    (void)worker;
+    moe__pack_piece(p->format, p->transposed, depth_of(p), width_of(p),
+                    w->weight + matrix * p->rows * p->columns, p->columns,
+                    panels_of(p) + (size_t)matrix * matrix_bytes(p), task % w->pieces);
+}
+
+/* Tasks are skipped after an interrupt: such a pack must not pass for a whole one. */
+static void refresh(moe_pack *p, const moe_tensor *w) {
+    packing work = {.pack = p, .weight = moe__real(w),
+                    .pieces = moe__pack_pieces(depth_of(p), width_of(p))};
+    moe__parallel(w->ctx, p->matrices * work.pieces, pack_task, &work);
+    p->version = w->storage->version;
+    p->whole = !moe__stopping(w->ctx);
+}
+
+/* ---- finding them --------------------------------------------------------------------------- */
+
+/* A header that says what is wanted; `bytes` is the whole block. */
+static moe_pack describe(const moe_call *c, const moe_tensor *w, bool transposed) {
+    moe_pack p = {.format = c->format, .transposed = transposed,
+                  .matrices = w->ndim == 3 ? w->shape[0] : 1,
+                  .rows = w->shape[w->ndim - 2], .columns = w->shape[w->ndim - 1]};
+    p.bytes = HEADER + (size_t)p.matrices * matrix_bytes(&p);
+    return p;
+}
+
+static bool alike(const moe_pack *a, const moe_pack *b) {
+    return a->transposed == b->transposed && a->matrices == b->matrices && a->rows == b->rows &&
+           a->columns == b->columns;
+}
+
+/* Where such a pack of the whole storage hangs, or would hang. */
+static moe_pack **place(moe_storage *s, const moe_pack *wanted) {
+    moe_pack **at = &s->packs;
+    while (*at && !alike(*at, wanted)) at = &(*at)->next;
+    return at;
+}
+
+static void drop(moe_ctx *ctx, moe_pack **at) {
+    moe_pack *p = *at;
+    *at = p->next;
+    moe__free(ctx, p, p->bytes);
+}
+
+/* A parameter or frozen weight, no part of a larger one, in a call that takes part in training. */
+static bool stays(const moe_call *c, int input) {
+    const moe_tensor *w = c->in[input];
+    bool computed = c->node ? c->node->edge[input].node != NULL : w->node != NULL;
+    return c->needs_grad && !computed &&
+           (size_t)w->count * moe__dtype_size(w->dtype) == w->storage->bytes;
+}
+
+moe_status moe__packed(moe_call *c, int input, bool transposed, const void **panels) {
+    moe_tensor *w = c->in[input];
+    moe_pack wanted = describe(c, w, transposed);
+    moe_pack **at = place(w->storage, &wanted), *p;
+    if (*at && (*at)->format != c->format) drop(c->ctx, at);    /* the precision has changed */
+    if (!*at) {
+        p = moe__alloc(c->ctx, wanted.bytes);
+        if (!p) return moe__no_memory(c->ctx, wanted.bytes, "a packed weight");
+        if (!stays(c, input)) at = &c->packs;
+        wanted.next = *at;
+        *p = wanted;
+        *at = p;
+    }
+    p = *at;
+    if (!p->whole || p->version != w->storage->version) refresh(p, w);
+    *panels = panels_of(p);
+    return MOE_OK;
+}
+
+void moe__packed_done(moe_call *c) {
+    while (c->packs) drop(c->ctx, &c->packs);
+}
