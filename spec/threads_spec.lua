@@ -85,7 +85,7 @@ describe("results", function()
       local plain = assert(run(1, "plain"))
       assert.equal("plain", plain.kernels)
       assert.same(plain.bits, run(2, "plain").bits)
-      for _, kernels in ipairs({ "avx2", "avx512" }) do
+      for _, kernels in ipairs({ "avx2", "avx512", "avx512bf16", "amx" }) do
         local one = run(1, kernels)
         if one then
           assert.equal(kernels, one.kernels)

@@ -102,11 +102,11 @@ typedef struct moe_kernels {
 #define X(type, member) type *member;
     MOE_KERNEL_TABLE(X)
 #undef X
-    const moe_format *f32;          /* matrix products, see product.h */
+    const moe_format *f32, *bf16;   /* matrix products, see product.h; bf16 NULL in double */
 } moe_kernels;
 
-/* The variant named "avx512", "avx2" or "plain", or the best one for NULL; NULL when this
- * processor cannot run it. */
+/* The variant named "amx", "avx512bf16", "avx512", "avx2" or "plain", or the best one for NULL; NULL
+ * when this processor cannot run it. Choosing AMX asks the system to let this process use it. */
 const moe_kernels *moe__kernels_select(const char *name);
 
 /* ---- matrix products ------------------------------------------------------------------------

@@ -8,7 +8,9 @@
  * A format says what the elements are. f32: those of the core, a panel is [k][32]. bf16: the upper
  * half of an f32 rounded to nearest, products summed in f32; two rows of a panel are interleaved,
  * [k / 2][32][2], because the instructions multiply pairs; k is filled up with zeros to a multiple
- * of `depth` in rows and panels alike. All variants of a format share its layout.
+ * of `depth` in rows and panels alike. All variants of a format share its layout. Operands of bf16
+ * lie on multiples of 4 bytes, best of 64. Some processors take what is below the smallest normal
+ * f32 as 0.
  *
  * The order in which a sum is taken depends on k and the variant alone, so that C has the same bits
  * however rows and panels are spread over tasks.

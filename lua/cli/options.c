@@ -40,7 +40,7 @@ static const char help_text[] =
     "\n"
     "environment:\n"
     "  MOELUA_THREADS   threads to compute with (default: one per processor)\n"
-    "  MOELUA_KERNELS   avx512, avx2 or plain (default: the best this processor has)\n"
+    "  MOELUA_KERNELS   amx, avx512bf16, avx512, avx2 or plain (default: the best that runs here)\n"
     "  MOELUA_PATH      folder whose moelua/*.lua replace the built-in modules, for work on them\n"
     "  LUA_INIT, LUA_PATH, LUA_CPATH   as for lua\n"
     "  NO_COLOR, TERM   no colour when the first is set or the second is dumb\n"

@@ -8,4 +8,7 @@ const moe_kernels KERNEL(kernels) = {
     MOE_KERNEL_TABLE(X)
 #undef X
     .f32 = &KERNEL(f32),
+#if !MOE_REAL_IS_DOUBLE
+    .bf16 = &KERNEL(bf16),
+#endif
 };

@@ -41,7 +41,7 @@ typedef moe_real vec_unaligned
 #define X(type, member) type KERNEL(member);
 MOE_KERNEL_TABLE(X)
 #undef X
-extern const moe_format KERNEL(f32);
+extern const moe_format KERNEL(f32), KERNEL(bf16);
 
 #define INLINE static inline __attribute__((always_inline, unused))
 

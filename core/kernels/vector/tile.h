@@ -1,0 +1,128 @@
+/* tile.h -- C cut into register tiles, the same for all kinds of elements.
+ *
+ * A register tile is ROWS x 2 vectors of C: as many sums as leave registers for two vectors of B
+ * and one broadcast element of A. The rows of C are cut evenly, 13 into 7 and 6, because a tile of
+ * one row waits for each sum. Panels outside, rows inside: the part of a panel that a tile needs
+ * stays in the first-level cache while the rows pass by.
+ *
+ * Whoever includes this has said before
+ *
+ *   row_element, panel_element     the types of elements of A and of a panel
+ *   STEP                           elements of a row that one step of the sum takes; of a panel it
+ *                                  takes MOE_PANEL
+ *
+ * and defines `step` afterwards.
+ */
+#include "kernels/vector/vec.h"
+
+#if VBYTES == 64
+#define ROWS 12
+#else
+#define ROWS 6
+#endif
+#define WIDTH (2 * VL)          /* columns of a tile; a panel holds one to four of them */
+#define UNROLL 4                /* steps, because counters and products compete for ports */
+
+/* Adds one step to the sums of a tile. Row i begins at group[i / 3] + i % 3 * lda: fewer pointers
+ * than rows, the same addresses. */
+INLINE void step(const int rows, const int vectors, const row_element *const group[ROWS / 3],
+                 int64_t lda, const panel_element *b, vec sum[ROWS][2]);
+
+INLINE void advance(const row_element *group[ROWS / 3], const panel_element **b) {
+#pragma GCC unroll 12
+    for (int i = 0; i < ROWS / 3; i++) group[i] += STEP;
+    *b += MOE_PANEL;
+}
+
+/* C[rows x 2 vectors] at c (+)= A B for constant sizes, so that the sums are registers. */
+INLINE void tile(const int rows, const int vectors, int64_t steps, const row_element *a,
+                 int64_t lda, const panel_element *b, moe_real *c, int64_t ldc, bool add) {
+    vec sum[ROWS][2];
+    const row_element *group[ROWS / 3];
+#pragma GCC unroll 12
+    for (int i = 0; i < ROWS / 3; i++) group[i] = a + (3 * i < rows ? 3 * i : 0) * lda;
+#pragma GCC unroll 12
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) sum[i][v] = (vec){0};
+    for (; steps % UNROLL; steps--) {
+        step(rows, vectors, group, lda, b, sum);
+        advance(group, &b);
+    }
+    for (; steps > 0; steps -= UNROLL)
+#pragma GCC unroll 4
+        for (int u = 0; u < UNROLL; u++) {
+            step(rows, vectors, group, lda, b, sum);
+            advance(group, &b);
+        }
+#pragma GCC unroll 12
+    for (int i = 0; i < rows; i++, c += ldc)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++)
+            store(c + v * VL, add ? load(c + v * VL) + sum[i][v] : sum[i][v]);
+}
+
+typedef void tile_fn(int64_t steps, const row_element *a, int64_t lda, const panel_element *b,
+                     moe_real *c, int64_t ldc, bool add);
+
+#define TILE(rows, vectors)                                                                        \
+    static void tile_##rows##_##vectors(int64_t steps, const row_element *a, int64_t lda,          \
+                                        const panel_element *b, moe_real *c, int64_t ldc,          \
+                                        bool add) {                                                \
+        tile(rows, vectors, steps, a, lda, b, c, ldc, add);                                        \
+    }
+#define TILES(rows) TILE(rows, 1) TILE(rows, 2)
+TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
+#if ROWS == 12
+TILES(7) TILES(8) TILES(9) TILES(10) TILES(11) TILES(12)
+#endif
+
+#define BOTH(rows) {tile_##rows##_1, tile_##rows##_2}
+static tile_fn *const tiles[ROWS][2] = {
+    BOTH(1), BOTH(2), BOTH(3), BOTH(4), BOTH(5), BOTH(6),
+#if ROWS == 12
+    BOTH(7), BOTH(8), BOTH(9), BOTH(10), BOTH(11), BOTH(12),
+#endif
+};
+
+/* What the tiles of a product share; `rows` and `panels` are its operands. */
+typedef struct tiling {
+    const moe_product *p;
+    const row_element *rows;
+    const panel_element *panels;
+    int64_t lda, panel, steps;      /* elements between rows and between panels; steps of the sum */
+} tiling;
+
+/* A tile that hangs over the last column goes through a buffer. */
+static void partial_tile(const tiling *t, int64_t rows, int64_t columns, const row_element *a,
+                         const panel_element *b, moe_real *c) {
+    moe_real buffer[ROWS * WIDTH];
+    tiles[rows - 1][columns > VL](t->steps, a, t->lda, b, buffer, WIDTH, false);
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++) {
+            moe_real *to = c + i * t->p->ldc + j;
+            *to = t->p->add ? *to + buffer[i * WIDTH + j] : buffer[i * WIDTH + j];
+        }
+}
+
+/* All rows of C over one tile's columns. */
+static void strip(const tiling *t, int64_t first, const panel_element *b) {
+    const moe_product *p = t->p;
+    int64_t columns = p->n - first < WIDTH ? p->n - first : WIDTH;
+    int64_t groups = (p->m + ROWS - 1) / ROWS, begin = 0;
+    for (int64_t g = 0; g < groups; g++) {
+        int64_t end = p->m * (g + 1) / groups, rows = end - begin;
+        const row_element *a = t->rows + begin * t->lda;
+        moe_real *c = p->c + begin * p->ldc + first;
+        if (columns == WIDTH)
+            tiles[rows - 1][1](t->steps, a, t->lda, b, c, p->ldc, p->add);
+        else
+            partial_tile(t, rows, columns, a, b, c);
+        begin = end;
+    }
+}
+
+static void multiply_tiles(const tiling *t) {
+    for (int64_t j = 0; j < t->p->n; j += WIDTH)
+        strip(t, j, t->panels + j / MOE_PANEL * t->panel + j % MOE_PANEL);
+}
