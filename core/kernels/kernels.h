@@ -126,6 +126,8 @@ typedef struct moe_gemm {
     int64_t ldc;
     const moe_format *format;       /* NULL = f32 */
     const void *panels;             /* op(B) as the format holds it; NULL = made from b */
+    int64_t batch;                  /* so many products of that shape, 0 = 1, ... */
+    int64_t step_a, step_b, step_c; /* ... whose operands lie that far apart */
 } moe_gemm;
 
 /* The panels of B [k x n] are made in pieces, which tasks can take in any order: B = S^T from
