@@ -39,7 +39,8 @@ typedef void moe_map2(int64_t n, const moe_real *a, int sa, const moe_real *b, i
     X(moe_rms_norm_fn, rms_norm) X(moe_rms_norm_grad_fn, rms_norm_grad)                            \
     X(moe_swiglu_fn, swiglu) X(moe_swiglu_grad_fn, swiglu_grad)                                    \
     X(moe_rope_fn, rope)                                                                           \
-    X(moe_exp_sum_fn, exp_sum) X(moe_attention_grad_fn, attention_grad)                            \
+    X(moe_attention_step_fn, attention_step) X(moe_scale_columns_fn, scale_columns)                \
+    X(moe_attention_grad_fn, attention_grad)                                                       \
     X(moe_cross_entropy_fn, cross_entropy)                                                         \
     X(moe_adamw_fn, adamw)
 
@@ -78,12 +79,20 @@ typedef void moe_swiglu_grad_fn(int64_t n, const moe_real *gate, const moe_real 
 typedef void moe_rope_fn(int64_t half, const moe_real *cosine, const moe_real *sine, moe_real sign,
                          const moe_real *x, moe_real *y, bool add);
 
-/* x[i] = exp(x[i] - shift); returns the sum. */
-typedef moe_real moe_exp_sum_fn(int64_t n, moe_real shift, moe_real *x);
-/* A row of attention backward: p = exp(s - lse) into p (may be s), ds = p (dp - delta) scale into
- * dp. */
-typedef void moe_attention_grad_fn(int64_t n, moe_real lse, moe_real delta, moe_real scale,
-                                   moe_real *s, moe_real *dp);
+/* A block of scores in attention, [keys x 32], with a column for each query; `columns` is 16 or 32.
+ * Column c sees the keys 0 .. seen + c. For every column: top = max(top, scores), fade =
+ * exp(scale (top before - top)), scores = exp(scale (scores - top)) or 0 where it does not see,
+ * sum = sum fade + the sum of these. NaN stays in its column. */
+typedef void moe_attention_step_fn(int64_t keys, int64_t columns, int64_t seen, moe_real scale,
+                                   moe_real *scores, moe_real *top, moe_real *sum, moe_real *fade);
+/* x [rows x 32]: column c *= factor[c] */
+typedef void moe_scale_columns_fn(int64_t rows, int64_t columns, const moe_real *factor,
+                                  moe_real *x);
+/* Blocks of attention backward, [rows x 32], with a row for each query; row i sees the first
+ * seen + i columns: s = exp(scale (s - lse[i])) and dp = s (dp - delta[i]) scale, or 0. */
+typedef void moe_attention_grad_fn(int64_t rows, int64_t seen, const moe_real *lse,
+                                   const moe_real *delta, moe_real scale, moe_real *s,
+                                   moe_real *dp);
 
 /* Loss of one row of logits, -log softmax(x)[target]; if scale is not 0, replaces x by
  * scale * (softmax(x) - onehot(target)). */

@@ -2,28 +2,42 @@
  *
  * o = softmax(q k^T / sqrt(D) + mask) v per head; query head h uses key head h / (H / KV). Queries
  * are the last T of S positions, so that the same op serves training (T = S) and decoding with a
- * key-value cache. Scores live in blocks of rows that fit the cache; only the output and each row's
- * log-sum-exp are kept, and backward computes the scores again (Dao et al. 2022, without the
- * tiling over keys that long contexts would need).
+ * key-value cache. Only the output and each row's log-sum-exp are kept; backward computes the
+ * scores again (Dao et al. 2022). Scores exist in blocks of 32 columns, which is what the products
+ * of kernels/product.h take as a right operand:
+ *
+ *     forward    S^T [keys x 32 queries] = K Q^T, o^T += V^T P^T     softmax runs down the columns
+ *     backward   S [queries x 32 keys] = Q K^T, dP = dy V^T          and both over again as
+ *                dv^T += dy^T P, dk^T += Q^T dS, dq += dS K          operands, without transposing
+ *
+ * so that the left operands (K, V^T; Q, Q^T, dy, dy^T) are prepared once for many blocks and the
+ * panels, as large as a block, just before it.
  */
 #include <math.h>
 #include <string.h>
 
 #include "kernels/kernels.h"
-#include "tape/op.h"
+#include "ops/axis.h"
 
-#define BLOCK 64        /* query rows of one block */
+enum {
+    KEYS = 256,         /* of a step of forward: the scores of 32 queries stay in the first cache */
+    QUERIES = 128,      /* of a step of backward, which has two blocks */
+    RANGE = 256,        /* queries in a task of forward, at most */
+    TASKS = 16          /* heads are cut into parts until there are so many tasks */
+};
 
 typedef struct sizes {
     int64_t B, T, S, H, KV, D;
     int64_t group;              /* query heads per key head */
+    int64_t past;               /* positions before the first query */
     moe_real scale;
 } sizes;
 
 static sizes measure(const moe_call *c) {
     const int64_t *q = c->in[0]->shape, *k = c->in[1]->shape;
     return (sizes){.B = q[0], .T = q[1], .S = k[1], .H = q[2], .KV = k[2], .D = q[3],
-                   .group = q[2] / k[2], .scale = (moe_real)(1 / sqrt((double)q[3]))};
+                   .group = q[2] / k[2], .past = k[1] - q[1],
+                   .scale = (moe_real)(1 / sqrt((double)q[3]))};
 }
 
 static moe_status infer(moe_call *c) {
@@ -48,145 +62,369 @@ static moe_status infer(moe_call *c) {
     return MOE_OK;
 }
 
-/* Pointers to one head of one batch element; rows are `step` apart. */
-typedef struct head {
-    const moe_real *q, *k, *v, *o, *dy;
-    moe_real *out, *dq, *dk, *dv, *lse;
-    int64_t q_step, k_step;
-} head;
-
-static head locate(const moe_call *c, const sizes *s, int64_t b, int64_t h) {
-    int64_t kv = h / s->group;
-    int64_t at_q = (b * s->T * s->H + h) * s->D, at_k = (b * s->S * s->KV + kv) * s->D;
-    head p = {.q = moe__real(c->in[0]) + at_q, .k = moe__real(c->in[1]) + at_k,
-              .v = moe__real(c->in[2]) + at_k, .q_step = s->H * s->D, .k_step = s->KV * s->D};
-    p.o = p.out = moe__real(c->out[0]) + at_q;
-    if (c->keep[0]) p.lse = moe__real(c->keep[0]) + (b * s->H + h) * s->T;
-    if (c->dout[0]) p.dy = moe__real(c->dout[0]) + at_q;
-    return p;
-}
-
-/* scores [rows x keys] = scale q k^T for query rows first .. first+rows-1 */
-static void score_block(const sizes *s, const head *p, int64_t first, int64_t rows, int64_t keys,
-                        moe_real *scores) {
-    moe__gemm(&(moe_gemm){.tb = true, .m = rows, .n = keys, .k = s->D, .alpha = s->scale,
-                          .a = p->q + first * p->q_step, .lda = p->q_step, .b = p->k,
-                          .ldb = p->k_step, .c = scores, .ldc = s->S});
-}
-
-/* ---- forward -------------------------------------------------------------------------------- */
+static int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t maximum(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t pieces(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
 typedef struct work {
     moe_call *c;
     sizes s;
+    const moe_format *f;
+    const moe_kernels *kernels;
     moe_scratch scratch;
-    moe_real beta_q, beta_k, beta_v;
+    int64_t parts, part;        /* of a head: how many, and queries in one (forward) */
     moe_real *dq, *dk, *dv;
+    moe_real *more_dq;          /* of the parts after the first, one after the other */
+    bool add_dq;
 } work;
 
-static void forward_block(const work *w, const head *p, int64_t first, int64_t rows,
-                          moe_real *scores) {
-    const sizes *s = &w->s;
-    const moe_kernels *kernels = w->c->ctx->kernels;
-    int64_t past = s->S - s->T, keys = past + first + rows;
-    score_block(s, p, first, rows, keys, scores);
-    for (int64_t i = 0; i < rows; i++) {
-        moe_real *row = scores + i * s->S;
-        int64_t seen = past + first + i + 1;
-        moe_real shift = kernels->max(seen, row), sum = kernels->exp_sum(seen, shift, row);
-        kernels->scale(seen, 1 / sum, row, row);
-        memset(row + seen, 0, sizeof *row * (size_t)(keys - seen));
-        if (p->lse) p->lse[first + i] = shift + (moe_real)log((double)sum);
-    }
-    moe__gemm(&(moe_gemm){.m = rows, .n = s->D, .k = keys, .alpha = 1, .a = scores, .lda = s->S,
-                          .b = p->v, .ldb = p->k_step, .c = p->out + first * p->q_step,
-                          .ldc = p->q_step});
+static work work_of(moe_call *c) {
+    return (work){.c = c, .s = measure(c), .f = c->format, .kernels = c->ctx->kernels};
 }
 
+/* How many parts each head of each batch element is cut into, by shape alone. */
+static int64_t parts_of(const sizes *s, int64_t length) {
+    int64_t heads = maximum(s->B * s->KV, 1);
+    return maximum(1, minimum(pieces(length, 2 * MOE_PANEL), pieces(TASKS, heads)));
+}
+
+/* Where the query head (b, h) begins in q, o, dy and dq, and the key head in k, v, dk and dv. */
+static int64_t query_at(const sizes *s, int64_t b, int64_t h) {
+    return (b * s->T * s->H + h) * s->D;
+}
+static int64_t key_at(const sizes *s, int64_t b, int64_t kv) {
+    return (b * s->S * s->KV + kv) * s->D;
+}
+
+/* Elements of a format, counted from a prepared operand. */
+static void *element(const moe_format *f, const void *operand, int64_t i) {
+    return (char *)operand + (int64_t)f->element * i;
+}
+
+/* The scratch of a task, one piece after the other; without a base the pieces are only counted. */
+typedef struct room {
+    char *base;
+    size_t bytes;
+} room;
+
+static void *take(room *r, size_t bytes) {
+    size_t at = r->bytes;
+    r->bytes += (bytes + 63) & ~(size_t)63;
+    return r->base ? r->base + at : NULL;
+}
+
+static void *take_left(const moe_format *f, room *r, int64_t m, int64_t k) {
+    return take(r, f->element * (size_t)moe__left_size(f, m, k));
+}
+static void *take_right(const moe_format *f, room *r, int64_t k, int64_t n) {
+    return take(r, f->element * (size_t)moe__right_size(f, k, n));
+}
+static moe_real *take_reals(room *r, int64_t n) {
+    return take(r, sizeof(moe_real) * (size_t)n);
+}
+
+/* A block [k x 32] as a panel: that is what it is already where operands are f32. */
+static const void *as_panel(const moe_format *f, int64_t k, const moe_real *block, void *to) {
+    if (f->direct) return block;
+    f->right(k, MOE_PANEL, block, MOE_PANEL, NULL, to);
+    return to;
+}
+
+/* A block [m x 32] as rows. */
+static const void *as_rows(const moe_format *f, int64_t m, const moe_real *block, void *to) {
+    if (f->direct) return block;
+    f->left(m, MOE_PANEL, block, MOE_PANEL, NULL, NULL, to, MOE_PANEL);
+    return to;
+}
+
+/* ---- forward -------------------------------------------------------------------------------- */
+
+/* The memory of a task. Rows of V^T are as long as a step, so that they do not lie powers of two
+ * apart. */
+typedef struct forward_room {
+    void *k, *vt;               /* left operands: [keys x D]; [D x KEYS] for each step */
+    void *q, *p;                /* panels: [D x 32], [KEYS x 32] */
+    moe_real *scores, *out;     /* [KEYS x 32], [D x 32] */
+} forward_room;
+
+static forward_room forward_room_in(const work *w, room *at) {
+    const sizes *s = &w->s;
+    const moe_format *f = w->f;
+    forward_room r = {.k = take_left(f, at, s->S, s->D)};
+    r.vt = take(at, f->element * (size_t)(moe__left_size(f, s->D, KEYS) * pieces(s->S, KEYS)));
+    r.q = take_right(f, at, s->D, MOE_PANEL);
+    r.p = take_right(f, at, KEYS, MOE_PANEL);
+    r.scores = take_reals(at, KEYS * MOE_PANEL);
+    r.out = take_reals(at, s->D * MOE_PANEL);
+    return r;
+}
+
+/* V^T of the step that begins with `key`. */
+static void *step_of(const work *w, const forward_room *r, int64_t key) {
+    return element(w->f, r->vt, key / KEYS * moe__left_size(w->f, w->s.D, KEYS));
+}
+
+static void prepare_keys(const work *w, const forward_room *r, int64_t b, int64_t kv,
+                         int64_t keys) {
+    const sizes *s = &w->s;
+    const moe_format *f = w->f;
+    int64_t at = key_at(s, b, kv), step = s->KV * s->D;
+    const moe_real *k = moe__real(w->c->in[1]) + at, *v = moe__real(w->c->in[2]) + at;
+    f->left(keys, s->D, k, step, NULL, NULL, r->k, moe__depth(f, s->D));
+    for (int64_t key = 0; key < keys; key += KEYS)
+        f->left_transposed(s->D, minimum(KEYS, keys - key), v + key * step, step, NULL, NULL,
+                           step_of(w, r, key), KEYS);
+}
+
+/* The softmax of up to 32 queries so far: see moe_attention_step_fn. */
+typedef struct columns {
+    moe_real top[MOE_PANEL], sum[MOE_PANEL], factor[MOE_PANEL];
+} columns;
+
+/* o^T and the columns get the keys key .. key + keys - 1. */
+static void forward_step(const work *w, const forward_room *r, columns *col, int64_t wide,
+                         int64_t first, int64_t key, int64_t keys) {
+    const sizes *s = &w->s;
+    const moe_format *f = w->f;
+    int64_t depth = moe__depth(f, s->D);
+    f->multiply(&(moe_product){.m = keys, .n = wide, .k = s->D, .lda = depth,
+                               .a = element(f, r->k, key * depth), .b = r->q,
+                               .panel = moe__panel(f, s->D), .c = r->scores, .ldc = MOE_PANEL});
+    w->kernels->attention_step(keys, wide, s->past + first - key, s->scale, r->scores, col->top,
+                               col->sum, col->factor);
+    if (key > 0) w->kernels->scale_columns(s->D, wide, col->factor, r->out);
+    f->multiply(&(moe_product){.m = s->D, .n = wide, .k = keys, .lda = KEYS,
+                               .a = step_of(w, r, key), .b = as_panel(f, keys, r->scores, r->p),
+                               .panel = moe__panel(f, keys), .c = r->out, .ldc = MOE_PANEL,
+                               .add = key > 0});
+}
+
+/* o and the log-sum-exp, in units of the scores before they are scaled: the difference of two
+ * large scores loses nothing to a product. */
+static void forward_end(const work *w, const forward_room *r, columns *col, int64_t queries,
+                        int64_t wide, moe_real *o, moe_real *lse) {
+    const sizes *s = &w->s;
+    for (int64_t i = 0; i < wide; i++) col->factor[i] = 1 / col->sum[i];
+    w->kernels->scale_columns(s->D, wide, col->factor, r->out);
+    w->kernels->f32->left_transposed(queries, s->D, r->out, MOE_PANEL, NULL, NULL, o,
+                                     s->H * s->D);
+    if (!lse) return;
+    w->kernels->log(queries, col->sum, col->sum);
+    for (int64_t i = 0; i < queries; i++) lse[i] = col->top[i] + col->sum[i] / s->scale;
+}
+
+/* The queries first .. first + 31 of one head. */
+static void forward_panel(const work *w, const forward_room *r, int64_t b, int64_t h,
+                          int64_t first) {
+    const sizes *s = &w->s;
+    int64_t queries = minimum(MOE_PANEL, s->T - first), wide = moe__round_up(queries, 16);
+    int64_t keys = s->past + first + queries, at = query_at(s, b, h) + first * s->H * s->D;
+    columns col;
+    for (int64_t i = 0; i < wide; i++) col.top[i] = -(moe_real)INFINITY;
+    memset(col.sum, 0, sizeof col.sum);
+    w->f->right_transposed(s->D, queries, moe__real(w->c->in[0]) + at, s->H * s->D, r->q);
+    for (int64_t key = 0; key < keys; key += KEYS)
+        forward_step(w, r, &col, wide, first, key, minimum(KEYS, keys - key));
+    moe_tensor *lse = w->c->keep[0];
+    forward_end(w, r, &col, queries, wide, moe__real(w->c->out[0]) + at,
+                lse ? moe__real(lse) + (b * s->H + h) * s->T + first : NULL);
+}
+
+/* A task is a range of queries of all the heads that share a key head; those with the most keys go
+ * first, so that no thread is left alone with one. */
 static void forward_task(void *arg, int64_t task, int worker) {
     const work *w = arg;
-    head p = locate(w->c, &w->s, task / w->s.H, task % w->s.H);
-    moe_real *scores = moe__scratch_of(&w->scratch, worker);
-    for (int64_t first = 0; first < w->s.T; first += BLOCK) {
-        int64_t rows = w->s.T - first < BLOCK ? w->s.T - first : BLOCK;
-        forward_block(w, &p, first, rows, scores);
-    }
+    const sizes *s = &w->s;
+    forward_room r = forward_room_in(w, &(room){.base = (char *)moe__scratch_of(&w->scratch, worker)});
+    int64_t heads = s->B * s->KV, b = task % heads / s->KV, kv = task % s->KV;
+    int64_t begin = (w->parts - 1 - task / heads) * w->part, end = minimum(begin + w->part, s->T);
+    prepare_keys(w, &r, b, kv, s->past + end);
+    for (int64_t h = kv * s->group; h < (kv + 1) * s->group; h++)
+        for (int64_t first = begin; first < end; first += MOE_PANEL)
+            forward_panel(w, &r, b, h, first);
 }
 
 static moe_status forward(moe_call *c) {
-    work w = {.c = c, .s = measure(c)};
-    int64_t rows = w.s.T < BLOCK ? w.s.T : BLOCK;
-    moe_status s = moe__scratch(c->ctx, sizeof(moe_real) * (size_t)(rows * w.s.S), &w.scratch);
+    work w = work_of(c);
+    int64_t parts = maximum(parts_of(&w.s, w.s.T), pieces(w.s.T, RANGE));
+    w.part = moe__round_up(pieces(maximum(w.s.T, 1), parts), MOE_PANEL);
+    w.parts = pieces(w.s.T, w.part);
+    room size = {0};
+    forward_room_in(&w, &size);
+    moe_status s = moe__scratch(c->ctx, size.bytes, &w.scratch);
     if (s) return s;
-    moe__parallel(c->ctx, w.s.B * w.s.H, forward_task, &w);
+    moe__parallel(c->ctx, w.s.B * w.s.KV * w.parts, forward_task, &w);
     return MOE_OK;
 }
 
 /* ---- backward ------------------------------------------------------------------------------- */
 
-/* With P = exp(scores - lse) and dP = dy v^T: dS = P (dP - <dy, o>) scale, dq = dS k, dk += dS^T q,
- * dv += P^T dy. */
-static void backward_block(const work *w, const head *p, int64_t first, int64_t rows,
-                           moe_real *prob, moe_real *ds) {
+/* With P = exp(scores - lse) and dP = dy v^T: dS = P (dP - <dy, o>) scale, dq = dS k, dk = dS^T q,
+ * dv = P^T dy. */
+typedef struct backward_room {
+    void *q, *dy, *qt, *dyt;            /* left operands of one head: [T x D], [D x T] */
+    void *kt, *vt, *k;                  /* panels of 32 keys: [D x 32], [32 x D] */
+    void *p, *ds, *ds_rows;             /* P and dS as operands */
+    moe_real *scores, *grads;           /* S, then P; dP, then dS: [QUERIES x 32] */
+    moe_real *dkt, *dvt, *rows;         /* [D x 32], [32 x D] */
+    moe_real *delta;                    /* <dy, o> */
+} backward_room;
+
+static backward_room backward_room_in(const work *w, room *at) {
     const sizes *s = &w->s;
-    const moe_kernels *kernels = w->c->ctx->kernels;
-    int64_t past = s->S - s->T, keys = past + first + rows;
-    const moe_real *dy = p->dy + first * p->q_step;
-    score_block(s, p, first, rows, keys, prob);
-    moe__gemm(&(moe_gemm){.tb = true, .m = rows, .n = keys, .k = s->D, .alpha = 1, .a = dy,
-                          .lda = p->q_step, .b = p->v, .ldb = p->k_step, .c = ds, .ldc = s->S});
-    for (int64_t i = 0; i < rows; i++) {
-        int64_t seen = past + first + i + 1;
-        moe_real delta = kernels->dot(s->D, dy + i * p->q_step, p->o + (first + i) * p->q_step);
-        kernels->attention_grad(seen, p->lse[first + i], delta, s->scale, prob + i * s->S,
-                                ds + i * s->S);
-        memset(prob + i * s->S + seen, 0, sizeof *prob * (size_t)(keys - seen));
-        memset(ds + i * s->S + seen, 0, sizeof *ds * (size_t)(keys - seen));
-    }
-    if (p->dq)
-        moe__gemm(&(moe_gemm){.m = rows, .n = s->D, .k = keys, .alpha = 1, .a = ds, .lda = s->S,
-                              .b = p->k, .ldb = p->k_step, .beta = w->beta_q,
-                              .c = p->dq + first * p->q_step, .ldc = p->q_step});
-    if (p->dk)
-        moe__gemm(&(moe_gemm){.ta = true, .m = keys, .n = s->D, .k = rows, .alpha = 1, .a = ds,
-                              .lda = s->S, .b = p->q + first * p->q_step, .ldb = p->q_step,
-                              .beta = 1, .c = p->dk, .ldc = p->k_step});
-    if (p->dv)
-        moe__gemm(&(moe_gemm){.ta = true, .m = keys, .n = s->D, .k = rows, .alpha = 1, .a = prob,
-                              .lda = s->S, .b = dy, .ldb = p->q_step, .beta = 1, .c = p->dv,
-                              .ldc = p->k_step});
+    const moe_format *f = w->f;
+    backward_room r = {.q = take_left(f, at, s->T, s->D), .dy = take_left(f, at, s->T, s->D)};
+    r.qt = take_left(f, at, s->D, s->T);
+    r.dyt = take_left(f, at, s->D, s->T);
+    r.kt = take_right(f, at, s->D, MOE_PANEL);
+    r.vt = take_right(f, at, s->D, MOE_PANEL);
+    r.k = take_right(f, at, MOE_PANEL, s->D);
+    r.p = take_right(f, at, QUERIES, MOE_PANEL);
+    r.ds = take_right(f, at, QUERIES, MOE_PANEL);
+    r.ds_rows = take_left(f, at, QUERIES, MOE_PANEL);
+    r.scores = take_reals(at, QUERIES * MOE_PANEL);
+    r.grads = take_reals(at, QUERIES * MOE_PANEL);
+    r.dkt = take_reals(at, s->D * MOE_PANEL);
+    r.dvt = take_reals(at, s->D * MOE_PANEL);
+    r.rows = take_reals(at, s->D * MOE_PANEL);
+    r.delta = take_reals(at, s->T);
+    return r;
 }
 
-/* One task is one key head with all the query heads that share it: nobody else writes its dk and
- * dv. */
+/* One query head in a task of backward. */
+typedef struct query_head {
+    const moe_real *lse;
+    moe_real *dq;
+} query_head;
+
+static query_head prepare_head(const work *w, const backward_room *r, int64_t b, int64_t h,
+                               int64_t part) {
+    const sizes *s = &w->s;
+    const moe_format *f = w->f;
+    int64_t at = query_at(s, b, h), step = s->H * s->D;
+    const moe_real *q = moe__real(w->c->in[0]) + at, *o = moe__real(w->c->out[0]) + at;
+    const moe_real *dy = moe__real(w->c->dout[0]) + at;
+    f->left(s->T, s->D, q, step, NULL, NULL, r->q, moe__depth(f, s->D));
+    f->left(s->T, s->D, dy, step, NULL, NULL, r->dy, moe__depth(f, s->D));
+    if (w->dk) f->left_transposed(s->D, s->T, q, step, NULL, NULL, r->qt, moe__depth(f, s->T));
+    if (w->dv) f->left_transposed(s->D, s->T, dy, step, NULL, NULL, r->dyt, moe__depth(f, s->T));
+    for (int64_t t = 0; t < s->T; t++)
+        r->delta[t] = w->kernels->dot(s->D, dy + t * step, o + t * step);
+
+    query_head head = {.lse = moe__real(w->c->keep[0]) + (b * s->H + h) * s->T};
+    if (!w->dq) return head;
+    head.dq = at + (part ? w->more_dq + (part - 1) * s->B * s->T * step : w->dq);
+    for (int64_t t = 0; (part || !w->add_dq) && t < s->T; t++)
+        memset(head.dq + t * step, 0, sizeof *head.dq * (size_t)s->D);
+    return head;
+}
+
+static void prepare_panels(const work *w, const backward_room *r, int64_t keys, int64_t at) {
+    const sizes *s = &w->s;
+    int64_t step = s->KV * s->D;
+    const moe_real *k = moe__real(w->c->in[1]) + at, *v = moe__real(w->c->in[2]) + at;
+    w->f->right_transposed(s->D, keys, k, step, r->kt);
+    w->f->right_transposed(s->D, keys, v, step, r->vt);
+    if (w->dq) w->f->right(keys, s->D, k, step, NULL, r->k);
+}
+
+/* to [32 x m] += (left operand [m x T] from row `first` on) times a panel of `rows` */
+static void gather(const work *w, const void *left, int64_t first, int64_t rows, const void *panel,
+                   moe_real *to, bool add) {
+    const moe_format *f = w->f;
+    f->multiply(&(moe_product){.m = w->s.D, .n = MOE_PANEL, .k = rows, .b = panel,
+                               .a = element(f, left, first), .lda = moe__depth(f, w->s.T),
+                               .panel = moe__panel(f, rows), .c = to, .ldc = MOE_PANEL,
+                               .add = add});
+}
+
+/* The queries first .. first + rows - 1 against the keys key .. key + keys - 1. */
+static void backward_step(const work *w, const backward_room *r, const query_head *head,
+                          int64_t first, int64_t rows, int64_t key, int64_t keys, bool add) {
+    const sizes *s = &w->s;
+    const moe_format *f = w->f;
+    int64_t depth = moe__depth(f, s->D), step = s->H * s->D;
+    moe_product p = {.m = rows, .n = MOE_PANEL, .k = s->D, .lda = depth,
+                     .panel = moe__panel(f, s->D), .ldc = MOE_PANEL};
+    p.a = element(f, r->q, first * depth), p.b = r->kt, p.c = r->scores;
+    f->multiply(&p);
+    p.a = element(f, r->dy, first * depth), p.b = r->vt, p.c = r->grads;
+    f->multiply(&p);
+    w->kernels->attention_grad(rows, s->past + first + 1 - key, head->lse + first,
+                               r->delta + first, s->scale, r->scores, r->grads);
+    if (w->dv) gather(w, r->dyt, first, rows, as_panel(f, rows, r->scores, r->p), r->dvt, add);
+    if (w->dk) gather(w, r->qt, first, rows, as_panel(f, rows, r->grads, r->ds), r->dkt, add);
+    if (w->dq)
+        f->multiply(&(moe_product){.m = rows, .n = s->D, .k = keys, .lda = MOE_PANEL, .b = r->k,
+                                   .a = as_rows(f, rows, r->grads, r->ds_rows),
+                                   .panel = moe__panel(f, keys), .c = head->dq + first * step,
+                                   .ldc = step, .add = true});
+}
+
+/* to [keys x D] += from [D x 32], transposed */
+static void add_transposed(const work *w, const backward_room *r, int64_t keys,
+                           const moe_real *from, moe_real *to) {
+    const sizes *s = &w->s;
+    w->kernels->f32->left_transposed(keys, s->D, from, MOE_PANEL, NULL, NULL, r->rows, s->D);
+    for (int64_t i = 0; i < keys; i++)
+        w->kernels->accumulate(s->D, r->rows + i * s->D, to + i * s->KV * s->D);
+}
+
+/* All queries of a head against 32 keys. Steps begin where the format can cut a sum. */
+static void backward_panel(const work *w, const backward_room *r, const query_head *head,
+                           int64_t b, int64_t kv, int64_t key) {
+    const sizes *s = &w->s;
+    int64_t keys = minimum(MOE_PANEL, s->S - key), at = key_at(s, b, kv) + key * s->KV * s->D;
+    int64_t begin = maximum(0, key - s->past) / w->f->depth * w->f->depth;
+    if (begin >= s->T) return;
+    prepare_panels(w, r, keys, at);
+    for (int64_t first = begin; first < s->T; first += QUERIES)
+        backward_step(w, r, head, first, minimum(QUERIES, s->T - first), key, keys, first > begin);
+    if (w->dk) add_transposed(w, r, keys, r->dkt, w->dk + at);
+    if (w->dv) add_transposed(w, r, keys, r->dvt, w->dv + at);
+}
+
+/* A task is a key head with all the query heads that share it, and of its panels of keys every
+ * `parts`th, so that all have as much to do: nobody else writes their dk and dv. */
 static void backward_task(void *arg, int64_t task, int worker) {
     const work *w = arg;
     const sizes *s = &w->s;
-    int64_t b = task / s->KV, kv = task % s->KV;
-    int64_t at_k = (b * s->S * s->KV + kv) * s->D;
-    moe_real *prob = moe__scratch_of(&w->scratch, worker);
-    moe_real *ds = prob + (s->T < BLOCK ? s->T : BLOCK) * s->S;
+    backward_room r = backward_room_in(w, &(room){.base = (char *)moe__scratch_of(&w->scratch, worker)});
+    int64_t part = task % w->parts, b = task / w->parts / s->KV, kv = task / w->parts % s->KV;
     for (int64_t h = kv * s->group; h < (kv + 1) * s->group; h++) {
-        head p = locate(w->c, s, b, h);
-        p.dq = w->dq ? w->dq + (b * s->T * s->H + h) * s->D : NULL;
-        p.dk = w->dk ? w->dk + at_k : NULL;
-        p.dv = w->dv ? w->dv + at_k : NULL;
-        for (int64_t first = 0; first < s->T; first += BLOCK) {
-            int64_t rows = s->T - first < BLOCK ? s->T - first : BLOCK;
-            backward_block(w, &p, first, rows, prob, ds);
-        }
+        query_head head = prepare_head(w, &r, b, h, part);
+        for (int64_t key = part * MOE_PANEL; key < s->S; key += w->parts * MOE_PANEL)
+            backward_panel(w, &r, &head, b, kv, key);
     }
 }
 
+/* dq gets what the other parts found, in their order. */
+static void sum_parts(void *arg, int64_t begin, int64_t end) {
+    const work *w = arg;
+    int64_t size = moe__count(4, w->c->in[0]->shape);
+    for (int64_t part = 0; part + 1 < w->parts; part++)
+        w->kernels->accumulate(end - begin, w->more_dq + part * size + begin, w->dq + begin);
+}
+
 static moe_status backward(moe_call *c) {
-    work w = {.c = c, .s = measure(c)};
-    int64_t rows = w.s.T < BLOCK ? w.s.T : BLOCK;
-    moe_status s = moe__scratch(c->ctx, sizeof(moe_real) * (size_t)(2 * rows * w.s.S), &w.scratch);
+    work w = work_of(c);
+    char *more = NULL;
+    moe_real beta;
+    int64_t count = moe__count(4, c->in[0]->shape);
+    w.parts = parts_of(&w.s, w.s.S);
+    room size = {0};
+    backward_room_in(&w, &size);
+    moe_status s = moe__scratch(c->ctx, size.bytes, &w.scratch);
+    if (!s && moe__wants(c, 0))
+        s = moe__shared(c->ctx, sizeof(moe_real) * (size_t)(count * (w.parts - 1)), &more);
     if (s) return s;
-    w.dq = moe__grad_beta(c, 0, &w.beta_q);
+    w.dq = moe__grad_beta(c, 0, &beta);
+    w.add_dq = w.dq && beta != 0;
+    w.more_dq = (moe_real *)(void *)more;
     w.dk = moe__grad(c, 1);
     w.dv = moe__grad(c, 2);
-    moe__parallel(c->ctx, w.s.B * w.s.KV, backward_task, &w);
+    moe__parallel(c->ctx, w.s.B * w.s.KV * w.parts, backward_task, &w);
+    if (w.dq && w.parts > 1) moe__parallel_range(c->ctx, count, moe__grain(w.parts), sum_parts, &w);
     return MOE_OK;
 }
 

@@ -1,5 +1,4 @@
-/* softmax.c -- rows of exponentials: softmax, its logarithm, the cross entropy, and the pieces that
- * attention puts together. */
+/* softmax.c -- rows of exponentials: softmax, its logarithm, the cross entropy. */
 #include <math.h>
 
 #include "kernels/vector/vec.h"
@@ -36,10 +35,6 @@ INLINE moe_real sum_exp_shifted(int64_t n, moe_real shift, const moe_real *x) {
     for (; i + VL <= n; i += VL) sum += vexp(load(x + i) - shift);
     if (i < n) sum += vexp(load_part(x + i, n - i, -INFINITE) - shift);
     return lanes_sum(sum);
-}
-
-moe_real KERNEL(exp_sum)(int64_t n, moe_real shift, moe_real *x) {
-    return exp_shifted(n, shift, x, x);
 }
 
 void KERNEL(softmax)(int64_t n, const moe_real *x, moe_real *y) {
@@ -80,21 +75,6 @@ void KERNEL(log_softmax_grad)(int64_t n, const moe_real *y, const moe_real *dy, 
     if (i == n) return;
     vec last = load_part(dy + i, n - i, 0) - vexp(load_part(y + i, n - i, 0)) * sum;
     store_part(dx + i, load_part(dx + i, n - i, 0) + last, n - i);
-}
-
-/* p = exp(s - lse), ds = p (dp - delta) scale */
-void KERNEL(attention_grad)(int64_t n, moe_real lse, moe_real delta, moe_real scale, moe_real *s,
-                            moe_real *dp) {
-    int64_t i = 0;
-    for (; i + VL <= n; i += VL) {
-        vec p = vexp(load(s + i) - lse);
-        store(s + i, p);
-        store(dp + i, p * (load(dp + i) - delta) * scale);
-    }
-    if (i == n) return;
-    vec p = vexp(load_part(s + i, n - i, -INFINITE) - lse);
-    store_part(s + i, p, n - i);
-    store_part(dp + i, p * (load_part(dp + i, n - i, 0) - delta) * scale, n - i);
 }
 
 /* A row that is all -inf counts as uniform, as in softmax. */
