@@ -235,7 +235,8 @@ static void forward_panel(const work *w, const forward_room *r, int64_t b, int64
 static void forward_task(void *arg, int64_t task, int worker) {
     const work *w = arg;
     const sizes *s = &w->s;
-    forward_room r = forward_room_in(w, &(room){.base = (char *)moe__scratch_of(&w->scratch, worker)});
+    room scratch = {.base = (char *)moe__scratch_of(&w->scratch, worker)};
+    forward_room r = forward_room_in(w, &scratch);
     int64_t heads = s->B * s->KV, b = task % heads / s->KV, kv = task % s->KV;
     int64_t begin = (w->parts - 1 - task / heads) * w->part, end = minimum(begin + w->part, s->T);
     prepare_keys(w, &r, b, kv, s->past + end);
@@ -389,7 +390,8 @@ static void backward_panel(const work *w, const backward_room *r, const query_he
 static void backward_task(void *arg, int64_t task, int worker) {
     const work *w = arg;
     const sizes *s = &w->s;
-    backward_room r = backward_room_in(w, &(room){.base = (char *)moe__scratch_of(&w->scratch, worker)});
+    room scratch = {.base = (char *)moe__scratch_of(&w->scratch, worker)};
+    backward_room r = backward_room_in(w, &scratch);
     int64_t part = task % w->parts, b = task / w->parts / s->KV, kv = task / w->parts % s->KV;
     for (int64_t h = kv * s->group; h < (kv + 1) * s->group; h++) {
         query_head head = prepare_head(w, &r, b, h, part);
