@@ -30,6 +30,7 @@ struct moe_ctx {
     atomic_int stop;                    /* set by moe_interrupt, polled per block */
     int shields;                        /* while above 0 nobody sees `stop` */
     int no_grad;                        /* depth of moe.no_grad */
+    bool met_grad;                      /* an op saw a tensor that tracks, on the tape or not */
     uint64_t seed, draws;               /* moe.manual_seed and how often it was drawn from */
     uint64_t sequence;                  /* creation order of tape nodes */
     struct moe_node *dead;              /* nodes waiting to be freed without recursion */

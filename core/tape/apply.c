@@ -77,9 +77,12 @@ moe_status moe__product_sizes(moe_call *c, int n, const int64_t *size) {
 static bool tracks(const moe_tensor *t) { return t && (t->requires_grad || t->node); }
 
 static bool needs_grad(const moe_call *c) {
-    if (!c->op->backward || c->ctx->no_grad) return false;
+    if (!c->op->backward) return false;
     for (int i = 0; i < c->nin; i++)
-        if (tracks(c->in[i])) return true;
+        if (tracks(c->in[i])) {
+            c->ctx->met_grad = true;
+            return !c->ctx->no_grad;
+        }
     return false;
 }
 
@@ -206,5 +209,24 @@ moe_status moe__apply(moe_call *c) {
     if (!s) s = run(c);
     c->in = given;
     drop(made, nmade);
+    return s;
+}
+
+/* ---- computing again ------------------------------------------------------------------------ */
+
+moe_status moe__apply_again(moe_call *c, int nout, moe_tensor *const *results,
+                            moe_replay *replay) {
+    static const moe_op recompute = {.name = "recompute", .flags = MOE_LAZY_GRAD, .saves = 0xffff};
+    moe_node *node = NULL;
+    moe_status s = MOE_OK;
+    c->op = &recompute;
+    c->nkeep = 0;
+    for (c->nout = 0; c->nout < nout && !s; c->nout++)
+        s = moe__tensor_alias(results[c->nout], true, &c->out[c->nout]);
+    if (!s) s = record(c, &node);
+    if (!s) own_outputs(c, node);
+    if (!s) node->replay = replay;
+    if (node) moe__node_release(node);
+    if (s) drop(c->out, c->nout);
     return s;
 }

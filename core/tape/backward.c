@@ -1,5 +1,4 @@
 /* backward.c -- from a scalar back to the leaves, without recursion. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/kernels.h"
@@ -19,6 +18,8 @@ static void forget_saved(moe_node *n) {
         moe_tensor_release(n->grad[k]);
         n->call.out[k] = n->call.keep[k] = n->grad[k] = n->call.dout[k] = NULL;
     }
+    if (n->replay) n->replay->release(n->replay);
+    n->replay = NULL;
 }
 
 static void forget_edges(moe_node *n) {
@@ -62,13 +63,13 @@ bool moe__wants(const moe_call *c, int i) {
     return i < c->nin && !(c->given >> i & 1) && place(&c->node->edge[i]) != NULL;
 }
 
-/* After this the buffer of input i exists and nobody else shares it. */
-moe_status moe__grad_ready(moe_call *c, int i) {
-    moe_tensor **slot = place(&c->node->edge[i]);
+/* After this the edge's buffer exists, in the shape of `like`, and nobody else shares it. */
+static moe_status make_ready(const moe_edge *e, const moe_tensor *like) {
+    moe_tensor **slot = place(e);
     if (!slot) return MOE_OK;
     if (*slot && (*slot)->refs == 1 && (*slot)->storage->refs == 1) return MOE_OK;
     moe_tensor *mine, *shared = *slot;
-    moe_status s = moe__tensor_like(c->in[i], &mine);
+    moe_status s = moe__tensor_like(like, &mine);
     if (s) return s;
     mine->fresh = !shared || shared->fresh;
     if (!mine->fresh) moe__copy_strided(shared, mine);
@@ -76,6 +77,8 @@ moe_status moe__grad_ready(moe_call *c, int i) {
     *slot = mine;
     return MOE_OK;
 }
+
+moe_status moe__grad_ready(moe_call *c, int i) { return make_ready(&c->node->edge[i], c->in[i]); }
 
 moe_real *moe__grad_beta(moe_call *c, int i, moe_real *beta) {
     moe_tensor **slot = i < c->nin ? place(&c->node->edge[i]) : NULL;
@@ -85,11 +88,18 @@ moe_real *moe__grad_beta(moe_call *c, int i, moe_real *beta) {
     return moe__real(*slot);
 }
 
+/* A buffer that nobody has written to is zero. */
+static void finish_grad(moe_tensor *g) {
+    if (!g || !g->fresh) return;
+    memset(moe__real(g), 0, sizeof(moe_real) * (size_t)g->count);
+    g->fresh = false;
+}
+
 moe_real *moe__grad(moe_call *c, int i) {
-    moe_real beta;
-    moe_real *g = moe__grad_beta(c, i, &beta);
-    if (g && beta == 0) memset(g, 0, sizeof *g * (size_t)c->in[i]->count);
-    return g;
+    moe_tensor **slot = i < c->nin ? place(&c->node->edge[i]) : NULL;
+    if (!slot) return NULL;
+    finish_grad(*slot);
+    return moe__real(*slot);
 }
 
 typedef struct sum_arg {
@@ -103,70 +113,113 @@ static void sum_range(void *arg, int64_t begin, int64_t end) {
     a->k->accumulate(end - begin, a->x + begin, a->y + begin);
 }
 
-moe_status moe__grad_pass(moe_call *c, int i, moe_tensor *g) {
-    moe_tensor **slot = place(&c->node->edge[i]);
+/* The edge's gradient, of the shape of `like`, gets `g` added. */
+static moe_status pass_on(const moe_edge *e, const moe_tensor *like, moe_tensor *g) {
+    moe_tensor **slot = place(e);
     if (!slot) return MOE_OK;
-    /* The same bytes under the input's shape, unless it is a leaf and others have them too: the
+    /* The same bytes under another shape, unless it is a leaf and others have them too: the
      * gradients of leaves are scaled in place. */
-    bool shares = c->node->edge[i].node || g->storage->refs == 1;
+    bool shares = e->node || g->storage->refs == 1;
     if (!*slot && shares && moe_tensor_contiguous(g)) {
-        moe_desc desc = {.dtype = MOE_F32, .ndim = c->in[i]->ndim, .offset = g->offset};
-        memcpy(desc.shape, c->in[i]->shape, sizeof desc.shape);
+        moe_desc desc = {.dtype = MOE_F32, .ndim = like->ndim, .offset = g->offset};
+        memcpy(desc.shape, like->shape, sizeof desc.shape);
         moe__row_major(desc.ndim, desc.shape, desc.stride);
         return moe__tensor_view(g, &desc, slot);
     }
-    moe_status s = moe__grad_ready(c, i);
+    moe_status s = make_ready(e, like);
     if (s) return s;
-    sum_arg a = {.k = c->ctx->kernels, .x = moe__real(g), .y = moe__grad(c, i)};
-    moe__parallel_range(c->ctx, g->count, 1 << 15, sum_range, &a);
+    finish_grad(*slot);
+    sum_arg a = {.k = g->ctx->kernels, .x = moe__real(g), .y = moe__real(*slot)};
+    moe__parallel_range(g->ctx, g->count, 1 << 15, sum_range, &a);
     return MOE_OK;
 }
 
-/* ---- the pass ------------------------------------------------------------------------------- */
+moe_status moe__grad_pass(moe_call *c, int i, moe_tensor *g) {
+    return pass_on(&c->node->edge[i], c->in[i], g);
+}
 
-typedef struct node_list {
+/* ---- the order ------------------------------------------------------------------------------ */
+
+/* A backward that is under way. The nodes hang on one another: the graph may have any size, and no
+ * memory is needed to walk it. */
+typedef struct moe_pass {
     moe_ctx *ctx;
-    moe_node **node;
-    size_t n, room;
-} node_list;
+    moe_relief_fn relief;
+    void *ud;
+    moe_node *next;             /* those to come, newest first */
+} moe_pass;
 
-static moe_status push(node_list *l, moe_node *node) {
-    if (l->n == l->room) {
-        size_t room = l->room ? 2 * l->room : 256;
-        moe_node **more = moe__alloc(l->ctx, room * sizeof *more);
-        if (!more) return moe__no_memory(l->ctx, room * sizeof *more, "the backward pass");
-        if (l->n) memcpy(more, l->node, l->n * sizeof *more);
-        moe__free(l->ctx, l->node, l->room * sizeof *more);
-        l->node = more;
-        l->room = room;
-    }
-    l->node[l->n++] = node;
-    node->visited = true;
+/* Appends a node to the list that ends at `end`, which moves on; the list holds it. */
+static moe_status append(moe_pass *p, moe_node *n, moe_node ***end) {
+    if (n->done)
+        return moe__fail(p->ctx, MOE_EARG,
+                         "backward: the graph was freed by an earlier backward()\n"
+                         "hint: compute the loss again, or add the losses before one backward()");
+    if (n->pass == p) return MOE_OK;
+    if (n->pass)
+        return moe__fail(p->ctx, MOE_EARG, "backward: another backward() of this graph is not "
+                         "finished");
+    n->pass = p;
+    n->refs++;
+    n->next = NULL;
+    **end = n;
+    *end = &n->next;
     return MOE_OK;
 }
 
-/* Everything reachable from `root`. A node that was passed already means a second backward. */
-static moe_status collect(node_list *l, moe_node *root) {
-    moe_status s = push(l, root);
-    for (size_t i = 0; i < l->n && !s; i++) {
-        moe_node *n = l->node[i];
-        if (n->done)
-            return moe__fail(l->ctx, MOE_EARG,
-                             "backward: the graph was freed by an earlier backward()\n"
-                             "hint: compute the loss again, or add the losses before one "
-                             "backward()");
-        for (int k = 0; k < n->call.nin && !s; k++) {
-            moe_node *before = n->edge[k].node;
-            if (before && !before->visited) s = push(l, before);
-        }
+static moe_node *merge(moe_node *a, moe_node *b) {
+    moe_node *first, **end = &first;
+    while (a && b) {
+        moe_node **newer = a->sequence > b->sequence ? &a : &b, *n = *newer;
+        *newer = n->next;
+        *end = n;
+        end = &n->next;
     }
+    *end = a ? a : b;
+    return first;
+}
+
+/* The first n > 0 of a list, newest first. */
+static moe_node *sort(moe_node *list, size_t n) {
+    if (n == 1) {
+        list->next = NULL;
+        return list;
+    }
+    moe_node *half = list;
+    for (size_t i = 0; i < n / 2; i++) half = half->next;
+    half = sort(half, n - n / 2);
+    return merge(sort(list, n / 2), half);
+}
+
+static moe_node *take_next(moe_pass *p) {
+    moe_node *n = p->next;
+    p->next = n->next;
+    return n;
+}
+
+static void let_go(moe_node *n) {
+    n->pass = NULL;
+    moe__node_release(n);
+}
+
+static void give_up(moe_pass *p) {
+    while (p->next) let_go(take_next(p));
+}
+
+/* Everything reachable from `root` joins those to come; nothing has changed when this fails. */
+static moe_status reach(moe_pass *p, moe_node *root) {
+    moe_node *list = NULL, **end = &list;
+    size_t count = 0;
+    moe_status s = append(p, root, &end);
+    for (moe_node *n = list; n && !s; n = n->next, count++)
+        for (int k = 0; k < n->call.nin && !s; k++)
+            if (n->edge[k].node) s = append(p, n->edge[k].node, &end);
+    if (!s && list) p->next = merge(sort(list, count), p->next);
+    if (s) give_up(&(moe_pass){.next = list});
     return s;
 }
 
-static int newest_first(const void *a, const void *b) {
-    uint64_t x = (*(moe_node *const *)a)->sequence, y = (*(moe_node *const *)b)->sequence;
-    return x < y ? 1 : x > y ? -1 : 0;
-}
+/* ---- the pass ------------------------------------------------------------------------------- */
 
 static moe_status check_version(moe_node *n, const moe_tensor *t) {
     if (!t || !t->storage || t->version == t->storage->version) return MOE_OK;
@@ -182,13 +235,40 @@ static moe_status check_versions(moe_node *n) {
     return s;
 }
 
-static void finish_grad(moe_tensor *g) {
-    if (!g || !g->fresh) return;
-    memset(moe__real(g), 0, sizeof(moe_real) * (size_t)g->count);
-    g->fresh = false;
+/* Lets the host compute the outputs again; they are kept. It gets the inputs as they were on the
+ * tape: then whatever it computes is connected as it was the first time. */
+static moe_status run_again(moe_pass *p, moe_node *n) {
+    moe_tensor *in[MOE_MAX_IN];
+    for (int i = 0; i < n->call.nin; i++) {
+        const moe_edge *e = &n->edge[i];
+        in[i] = e->leaf ? e->leaf : n->call.in[i];
+        if (!e->node || in[i]->node) continue;
+        in[i]->node = e->node;
+        in[i]->slot = e->slot;
+        e->node->refs++;
+    }
+    return n->replay->run(n->replay, p->ud, &n->call, in, n->call.keep);
 }
 
-static moe_status pass(moe_node *n) {
+/* The outputs hand their gradients to what has computed them now, and that comes next: it is newer
+ * than all other nodes. When memory runs out in between, the next call goes on from there. */
+static moe_status replay(moe_pass *p, moe_node *n) {
+    moe_status s = n->call.keep[0] ? MOE_OK : run_again(p, n);
+    for (int k = 0; k < n->call.nout && !s; k++) {
+        moe_tensor *y = n->call.keep[k];
+        if (!n->grad[k]) continue;
+        if (y->node) s = reach(p, y->node);
+        moe_edge e = {.node = y->node, .slot = y->slot};
+        if (!y->node && y->requires_grad) e.leaf = y;
+        if (!s) s = pass_on(&e, y, n->grad[k]);
+        if (s) break;
+        moe_tensor_release(n->grad[k]);
+        n->grad[k] = NULL;
+    }
+    return s;
+}
+
+static moe_status pass(moe_pass *p, moe_node *n) {
     moe_call *c = &n->call;
     bool any = false;
     for (int k = 0; k < c->nout; k++) {
@@ -198,6 +278,7 @@ static moe_status pass(moe_node *n) {
     }
     if (!any) return MOE_OK;
     moe_status s = check_versions(n);
+    if (n->replay) return s ? s : replay(p, n);
     for (int i = 0; i < c->nin && !s && !(c->op->flags & MOE_LAZY_GRAD); i++)
         s = moe__grad_ready(c, i);
     if (!s) s = c->op->backward(c);
@@ -211,37 +292,42 @@ static void retire(moe_node *n) {
     n->done = true;
     forget_saved(n);
     forget_edges(n);
+    let_go(n);
 }
 
 static moe_status seed_gradient(moe_tensor *loss) {
-    moe_node *n = loss->node;
-    moe_status s = moe__tensor_like(loss, &n->grad[loss->slot]);
-    if (!s) *moe__real(n->grad[loss->slot]) = 1;
+    moe_tensor **g = &loss->node->grad[loss->slot];
+    moe_status s = moe__tensor_like(loss, g);
+    if (!s) *moe__real(*g) = 1;
     return s;
 }
 
-/* Calls pass(n), and once more after some relief when there was no memory for it. */
-static moe_status pass_or_retry(moe_node *n, moe_relief_fn relief, void *ud) {
-    moe_status s = pass(n);
-    if (s != MOE_ENOMEM || !relief) return s;
-    relief(ud);
-    return pass(n);
+/* The nodes under the loss, newest first, and a gradient of 1 to begin with. Nothing has changed
+ * when this fails. */
+static moe_status begin(moe_pass *p, moe_tensor *loss) {
+    moe_status s = reach(p, loss->node);
+    if (!s) s = seed_gradient(loss);
+    if (s) give_up(p);
+    return s;
 }
 
-/* The nodes under the loss, newest first, and a gradient of 1 to begin with. Nothing has changed
- * when this fails, and the list is empty. */
-static moe_status begin(node_list *l, moe_tensor *loss) {
-    moe_status s = collect(l, loss->node);
-    for (size_t i = 0; i < l->n; i++) l->node[i]->visited = false;
-    if (!s) s = seed_gradient(loss);
-    if (s) {
-        moe__free(l->ctx, l->node, l->room * sizeof *l->node);
-        *l = (node_list){.ctx = l->ctx};
-        return s;
-    }
-    for (size_t i = 0; i < l->n; i++) l->node[i]->refs++;
-    qsort(l->node, l->n, sizeof *l->node, newest_first);
-    return MOE_OK;
+/* What is tried once more after some relief when there was no memory for it. */
+static moe_status begin_or_retry(moe_pass *p, moe_tensor *loss) {
+    moe_status s = begin(p, loss);
+    if (s != MOE_ENOMEM || !p->relief) return s;
+    p->relief(p->ud);
+    return begin(p, loss);
+}
+
+static moe_status pass_or_retry(moe_pass *p, moe_node *n) {
+    moe_status s = pass(p, n);
+    if (s != MOE_ENOMEM || !p->relief) return s;
+    p->relief(p->ud);
+    return pass(p, n);
+}
+
+static moe_status interrupted(moe_ctx *ctx) {
+    return moe_interrupted(ctx) ? moe__fail(ctx, MOE_EINTR, "interrupted!") : MOE_OK;
 }
 
 moe_status moe__backward(moe_tensor *loss, moe_relief_fn relief, void *ud) {
@@ -252,21 +338,16 @@ moe_status moe__backward(moe_tensor *loss, moe_relief_fn relief, void *ud) {
     if (!loss->node)
         return moe__fail(ctx, MOE_EARG, "backward: the loss does not depend on any tensor that "
                          "requires gradients");
-    node_list list = {.ctx = ctx};
+    moe_pass p = {.ctx = ctx, .relief = relief, .ud = ud};
     moe_tensor_retain(loss);            /* relief may run code that lets go of it */
-    moe_status s = begin(&list, loss);
-    if (s == MOE_ENOMEM && relief) {
-        relief(ud);
-        s = begin(&list, loss);
+    moe_status s = begin_or_retry(&p, loss);
+    while (p.next) {
+        moe_node *n = take_next(&p);
+        if (!s) s = interrupted(ctx);
+        if (!s) s = pass_or_retry(&p, n);
+        retire(n);
     }
-    for (size_t i = 0; i < list.n; i++) {
-        if (!s && moe_interrupted(ctx)) s = moe__fail(ctx, MOE_EINTR, "interrupted!");
-        if (!s) s = pass_or_retry(list.node[i], relief, ud);
-        retire(list.node[i]);
-    }
-    if (!s && moe_interrupted(ctx)) s = moe__fail(ctx, MOE_EINTR, "interrupted!");
-    for (size_t i = 0; i < list.n; i++) moe__node_release(list.node[i]);
-    moe__free(ctx, list.node, list.room * sizeof *list.node);
+    if (!s) s = interrupted(ctx);
     moe_tensor_release(loss);
     return s;
 }

@@ -253,6 +253,7 @@ static int close_state(lua_State *L) {
     if (!s->ctx) return 0;
     lmoe_freescopes(s);
     lmoe_freeboxes(s);
+    lmoe_forgetcalls(s);
     moe_close(s->ctx);
     s->ctx = NULL;
     return 0;
@@ -266,6 +267,9 @@ static void open_context(lua_State *L) {
     lua_setfield(L, -2, "__gc");
     lua_setmetatable(L, -2);
     lua_rawsetp(L, LUA_REGISTRYINDEX, &state_key);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
+    s->main = lua_tothread(L, -1);
+    lua_pop(L, 1);
 
     moe_config cfg = {.size = sizeof cfg};
     lua_getfield(L, LUA_REGISTRYINDEX, LMOE_CONFIG_KEY);
@@ -303,6 +307,7 @@ static void push_core(lua_State *L) {
     lmoe_add_memory(L);
     lmoe_add_optimizer(L);
     lmoe_add_interrupt(L);
+    lmoe_add_recompute(L);
     lmoe_add_sample(L);
     lmoe_add_nearest(L);
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {

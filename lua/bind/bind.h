@@ -36,6 +36,12 @@ typedef struct lmoe_scope {
     bool open;
 } lmoe_scope;
 
+/* A backward under way: the `ud` of moe__backward. */
+typedef struct lmoe_pass {
+    lua_State *L;
+    bool raised;                    /* a function to recompute did, and left its error on top */
+} lmoe_pass;
+
 /* One per Lua state, a userdata in the registry. */
 typedef struct lmoe_state {
     moe_ctx *ctx;
@@ -48,6 +54,8 @@ typedef struct lmoe_state {
     size_t floor;                   /* moe.memory{floor=...} */
     double growth;                  /* moe.memory{growth=...} */
     moe_status raised;              /* what lmoe_check raised last, for attempt() */
+    lua_State *main;                /* of the Lua state: one of its coroutines may be gone */
+    struct lmoe_again *again;       /* the calls that nodes on the tape refer to, see recompute.c */
 } lmoe_state;
 
 lmoe_state *lmoe_getstate(lua_State *L);
@@ -83,9 +91,14 @@ void lmoe_charge(lua_State *L, size_t live_before);
 void lmoe_collect(lua_State *L);
 /* Releases what the box holds; an empty one stays as it is. */
 void lmoe_emptybox(lmoe_state *s, lmoe_box *box);
-/* For the end of a state: the scopes, then what the boxes hold and the boxes. */
+/* For the end of a state: the scopes, then what the boxes hold and the boxes, then the calls. */
 void lmoe_freescopes(lmoe_state *s);
 void lmoe_freeboxes(lmoe_state *s);
+void lmoe_forgetcalls(lmoe_state *s);
+/* Pushes a new scope, which lua_toclose() can close. */
+lmoe_scope *lmoe_pushscope(lua_State *L);
+/* If closing the scope would release the box, it now belongs to the scope around that one. */
+void lmoe_keep(lmoe_state *s, const lmoe_scope *scope, lmoe_box *box);
 /* The box of the tensor userdata at `arg`; NULL when it is none, or its box is gone. */
 lmoe_box *lmoe_tobox(lua_State *L, int arg);
 /* The state, or NULL when it is closed. */
@@ -154,6 +167,7 @@ void lmoe_add_create(lua_State *L);         /* zeros, randn, ... */
 void lmoe_add_memory(lua_State *L);         /* memory, scope, no_grad, manual_seed */
 void lmoe_add_optimizer(lua_State *L);
 void lmoe_add_interrupt(lua_State *L);      /* uninterrupted */
+void lmoe_add_recompute(lua_State *L);
 void lmoe_add_sample(lua_State *L);
 void lmoe_add_nearest(lua_State *L);
 void lmoe_open_json(lua_State *L);

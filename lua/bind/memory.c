@@ -64,6 +64,10 @@ static bool holds(const lmoe_state *s, const lmoe_scope *scope, const lmoe_box *
     return box->scope == scope;
 }
 
+void lmoe_keep(lmoe_state *s, const lmoe_scope *scope, lmoe_box *box) {
+    if (holds(s, scope, box)) lmoe_setscope(s, box, scope->outer);
+}
+
 /* scope:keep(x, ...) -> x, ...: these outlive the scope, in the one around it if there is one. */
 static int scope_keep(lua_State *L) {
     const lmoe_scope *scope = *check_scope(L, "keep");
@@ -73,13 +77,12 @@ static int scope_keep(lua_State *L) {
         if (!lmoe_totensor(L, i))
             lmoe_raise(L, "keep: argument %d must be a tensor, not %s", i - 1,
                        lmoe_describe(L, i));
-        lmoe_box *box = lmoe_tobox(L, i);
-        if (holds(s, scope, box)) lmoe_setscope(s, box, scope->outer);
+        lmoe_keep(s, scope, lmoe_tobox(L, i));
     }
     return lua_gettop(L) - 1;
 }
 
-static int scope_new(lua_State *L) {
+lmoe_scope *lmoe_pushscope(lua_State *L) {
     lmoe_state *s = lmoe_getstate(L);
     lmoe_scope **place = lua_newuserdatauv(L, sizeof *place, 0), *scope;
     *place = NULL;
@@ -89,7 +92,11 @@ static int scope_new(lua_State *L) {
     while (lmoe_again(L, scope ? MOE_OK : MOE_ENOMEM, &tried));
     if (!scope) lmoe_check(L, moe__no_memory(s->ctx, sizeof *scope, "a scope"));
     *scope = (lmoe_scope){.outer = s->scope, .open = true};
-    *place = s->scope = scope;
+    return *place = s->scope = scope;
+}
+
+static int scope_new(lua_State *L) {
+    lmoe_pushscope(L);
     return 1;
 }
 

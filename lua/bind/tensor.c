@@ -377,10 +377,13 @@ static int zero_grad(lua_State *L) {
     return 0;
 }
 
-static void collect(void *L) { lmoe_collect(L); }
+static void collect(void *pass) { lmoe_collect(((lmoe_pass *)pass)->L); }
 
 static int backward(lua_State *L) {
-    lmoe_check(L, moe__backward(lmoe_checktensor(L, 1), collect, L));
+    lmoe_pass pass = {.L = L};
+    moe_status s = moe__backward(lmoe_checktensor(L, 1), collect, &pass);
+    if (pass.raised) return lua_error(L);
+    lmoe_check(L, s);
     return 0;
 }
 

@@ -30,6 +30,12 @@ return {
   no_grad = of("f:function, ...:unknown -> unknown",
     "Calls f(...) without recording a graph and returns its results. Inside, tensors that " ..
     "require gradients may be written to."),
+  recompute = of("f:function, ...:any -> any",
+    "Calls f(...) and returns its results, which are part of the graph; what f computed in " ..
+    "between is not kept. backward() calls f again, with the same arguments and the same random " ..
+    "numbers, and goes on through that: time for memory (Chen et al. 2016), and the same " ..
+    "gradients bit for bit. Tensors that f makes and does not return are released, also inside " ..
+    "tables. f must do the same both times; it may return up to 4 f32 tensors."),
   uninterrupted = of("f:function, ...:unknown -> unknown",
     "Calls f(...) and returns its results. Ctrl-C meanwhile is raised when f has returned, so " ..
     "that what belongs together is done as a whole or not at all. f must be short."),

@@ -43,7 +43,7 @@ local function common_fields(config)
     rms_norm_eps = config.norm_eps, rope_theta = config.rope_theta + 0.0, rope_scaling = json.null,
     tie_word_embeddings = config.tied, attention_dropout = 0.0, use_cache = true,
     bos_token_id = json.null, eos_token_id = json.null, torch_dtype = "float32",
-    moelua = { seed = config.seed },
+    moelua = { seed = config.seed, recompute = config.recompute },
   }
 end
 
@@ -149,7 +149,8 @@ local function convert(hf)
       (mixtral and 1e6 or 10000),
     norm_eps = hf.rms_norm_eps or (mixtral and 1e-5 or 1e-6),
     tied = hf.tie_word_embeddings == true, std = hf.initializer_range,
-    seed = hf.moelua and hf.moelua.seed, ffn = read_ffn(hf),
+    seed = hf.moelua and hf.moelua.seed, recompute = hf.moelua and hf.moelua.recompute,
+    ffn = read_ffn(hf),
   })
 end
 

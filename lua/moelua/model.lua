@@ -24,6 +24,7 @@ local declared = {
   rope_theta = { "number", 10000 }, norm_eps = { "number", 1e-5 },
   tied = { "boolean", true },           -- the head is the embedding
   std = { "number", 0.02 }, seed = { "integer", 1 },
+  recompute = "boolean",                -- of each block only its input is kept for backward
 }
 local declared_ffn = {
   kind = { { "dense", "moe" }, "dense" }, hidden = "integer", experts = "integer",
@@ -190,13 +191,27 @@ function Model:parameters()
   return list
 end
 
+-- A block that runs twice: the figures of the first time are the ones that count.
+local function run_again(x, layer, how, turn)
+  if turn.again then how = { stats = false } end
+  turn.again = true
+  local y, info = layer(x, how)
+  return y, info and info.loss or nil, info
+end
+
+local function run_block(self, i, x, how, cache)
+  local layer = self.layers[i]
+  if not self.config.recompute or cache then return layer(x, how, cache and cache[i]) end
+  local y, loss, info = core.recompute(run_again, x, layer, how, {})
+  if info then info.loss = loss end
+  return y, info
+end
+
 --- ids i32 [B x T] -> hidden states after the last norm [B x T x dim], and the infos of the
 --- mixture layers by layer number.
 function Model:forward(ids, how, cache)
   local x, infos = self.embedding:embedding(ids), {}
-  for i, layer in ipairs(self.layers) do
-    x, infos[i] = layer(x, how, cache and cache[i])
-  end
+  for i = 1, #self.layers do x, infos[i] = run_block(self, i, x, how, cache) end
   return self.norm(x), infos
 end
 
@@ -272,7 +287,8 @@ end
 --- A new model with random weights. Options: dim, layers, heads, vocab, context; hidden (width of
 --- dense layers) or ffn, one table or a list of one per layer: { kind = "dense" or "moe", hidden,
 --- experts, router }, see router.lua; kv_heads, head_dim, rope_theta, norm_eps, tied (is the
---- head the embedding?), std (of the weights), seed.
+--- head the embedding?), std (of the weights), seed; recompute (keep only the input of each block
+--- for backward and compute the rest again: a third more work, much less memory, the same bits).
 ---@param given table
 ---@return moelua.Model
 function model.new(given) return Model(check_config(given)) end

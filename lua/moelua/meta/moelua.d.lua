@@ -409,6 +409,16 @@ function moe.rand(...) end
 ---@return moelua.Tensor
 function moe.randn(...) end
 
+--- Calls f(...) and returns its results, which are part of the graph; what f computed in between is
+--- not kept. backward() calls f again, with the same arguments and the same random numbers, and
+--- goes on through that: time for memory (Chen et al. 2016), and the same gradients bit for bit.
+--- Tensors that f makes and does not return are released, also inside tables. f must do the same
+--- both times; it may return up to 4 f32 tensors.
+---@param f function
+---@param ... moelua.Tensor
+---@return moelua.Tensor
+function moe.recompute(f, ...) end
+
 --- The larger of 0 and each element.
 ---@param x moelua.Tensor
 ---@return moelua.Tensor
@@ -860,7 +870,8 @@ function model.check_config(given) end
 --- A new model with random weights. Options: dim, layers, heads, vocab, context; hidden (width of
 --- dense layers) or ffn, one table or a list of one per layer: { kind = "dense" or "moe", hidden,
 --- experts, router }, see router.lua; kv_heads, head_dim, rope_theta, norm_eps, tied (is the
---- head the embedding?), std (of the weights), seed.
+--- head the embedding?), std (of the weights), seed; recompute (keep only the input of each block
+--- for backward and compute the rest again: a third more work, much less memory, the same bits).
 ---@param given table
 ---@return moelua.Model
 function model.new(given) end
