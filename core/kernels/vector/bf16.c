@@ -27,24 +27,27 @@ static void left(int64_t m, int64_t k, const moe_real *from, int64_t ld, const i
     const source s = {m, k, from, ld, index, scale};
     for (int64_t i = 0; i < m; i++) {
         uint32_t *at = (uint32_t *)to + i * (ldto / 2);
-        for (int64_t p = 0; p < pairs_of(k); p += VL)
+        int64_t p = 0;
+        for (; !scale && 2 * (p + VL) <= k; p += VL)
+            store_pairs(at + p, pairs_along(load(row(&s, i) + 2 * p), load(row(&s, i) + 2 * p + VL)));
+        for (; p < pairs_of(k); p += VL)
             store_pairs(at + p, pairs_along(take(&s, i, 2 * p), take(&s, i, 2 * p + VL)));
     }
 }
 
-/* Column i of S and the row of pairs that it becomes. */
 static void left_transposed(int64_t m, int64_t k, const moe_real *from, int64_t ld,
                             const int32_t *index, const moe_real *scale, void *to, int64_t ldto) {
     const source s = {k, m, from, ld, index, scale};
-    for (int64_t i = 0; i < m; i += VL)
-        for (int64_t p = 0; p < pairs_of(k); p += VL) {
-            vec block[VL];
-            for (int64_t r = 0; r < VL; r++)
-                block[r] = (vec)pair(take(&s, 2 * (p + r), i), take(&s, 2 * (p + r) + 1, i));
-            transpose(block);
-            uint32_t *at = (uint32_t *)to + i * (ldto / 2) + p;
-            for (int64_t c = 0; c < VL && i + c < m; c++)
-                store_pairs(at + c * (ldto / 2), (pairs)block[c]);
+    block_copy copy;
+    for (int64_t p = 0; p < pairs_of(k); p += VL)
+        for (int64_t i = 0; i < m; i += VL) {
+            block b = block_at(&s, 2 * p, i, 2 * VL, VL, copy);
+            vec turned[VL];
+#pragma GCC unroll 16
+            for (int r = 0; r < VL; r++)
+                turned[r] = (vec)pair(load(b.at + 2 * r * b.ld), load(b.at + (2 * r + 1) * b.ld));
+            transpose(turned);
+            put(turned, m - i, VL, (moe_real *)to + i * (ldto / 2) + p, ldto / 2);
         }
 }
 
@@ -53,24 +56,30 @@ static void right(int64_t k, int64_t n, const moe_real *from, int64_t ld, const 
     const source s = {k, n, from, ld, index, NULL};
     uint32_t *at = to;
     for (int64_t j = 0; j < n; j += MOE_PANEL)
-        for (int64_t p = 0; p < pairs_of(k); p++, at += MOE_PANEL)
-            for (int64_t h = 0; h < MOE_PANEL; h += VL)
-                store_pairs(at + h, pair(take(&s, 2 * p, j + h), take(&s, 2 * p + 1, j + h)));
+        for (int64_t p = 0; p < pairs_of(k); p++, at += MOE_PANEL) {
+            bool whole = n - j >= MOE_PANEL && 2 * p + 1 < k;
+            for (int64_t h = j; h < j + MOE_PANEL; h += VL)
+                store_pairs(at + h - j,
+                            whole ? pair(load(row(&s, 2 * p) + h), load(row(&s, 2 * p + 1) + h))
+                                  : pair(take(&s, 2 * p, h), take(&s, 2 * p + 1, h)));
+        }
 }
 
 static void right_transposed(int64_t k, int64_t n, const moe_real *from, int64_t ld, void *to) {
     const source s = {n, k, from, ld, NULL, NULL};
-    uint32_t *panel = to;
+    moe_real *panel = to;
+    block_copy copy;
     for (int64_t j = 0; j < n; j += MOE_PANEL, panel += pairs_of(k) * MOE_PANEL)
         for (int64_t h = 0; h < MOE_PANEL; h += VL)
             for (int64_t p = 0; p < pairs_of(k); p += VL) {
-                vec block[VL];
-                for (int64_t r = 0; r < VL; r++)
-                    block[r] = (vec)pairs_along(take(&s, j + h + r, 2 * p),
-                                                take(&s, j + h + r, 2 * p + VL));
-                transpose(block);
-                for (int64_t c = 0; c < VL; c++)
-                    store_pairs(panel + (p + c) * MOE_PANEL + h, (pairs)block[c]);
+                block b = block_at(&s, j + h, 2 * p, VL, 2 * VL, copy);
+                vec turned[VL];
+#pragma GCC unroll 16
+                for (int r = 0; r < VL; r++)
+                    turned[r] = (vec)pairs_along(load(b.at + r * b.ld),
+                                                 load(b.at + r * b.ld + VL));
+                transpose(turned);
+                put(turned, VL, VL, panel + p * MOE_PANEL + h, MOE_PANEL);
             }
 }
 

@@ -62,7 +62,7 @@ INLINE void sums(const bool lower, const bool beside, int64_t k, const char *a, 
     if (lower && beside) _tile_stored(3, c + SUM * ldc + 64, ldc);
 }
 
-static void block(const moe_product *p, int64_t rows, int64_t columns, const char *a,
+static void tiles(const moe_product *p, int64_t rows, int64_t columns, const char *a,
                   const char *b, float *c, int64_t ldc) {
     int64_t lda = p->lda * 2;
     ldc *= (int64_t)sizeof *c;
@@ -84,7 +84,7 @@ static void partial_block(const moe_product *p, int64_t rows, int64_t columns, c
     memset(buffer, 0, sizeof buffer);
     for (int64_t i = 0; p->add && i < rows; i++)
         memcpy(buffer + i * MOE_PANEL, c + i * p->ldc, bytes);
-    block(p, rows, columns, a, b, buffer, MOE_PANEL);
+    tiles(p, rows, columns, a, b, buffer, MOE_PANEL);
     for (int64_t i = 0; i < rows; i++) memcpy(c + i * p->ldc, buffer + i * MOE_PANEL, bytes);
 }
 
@@ -100,7 +100,7 @@ static void multiply_rows(const moe_product *p, int64_t from, int64_t to, int64_
             if (columns % SUM)
                 partial_block(p, step, columns, a, b, c);
             else
-                block(p, step, columns, a, b, c, p->ldc);
+                tiles(p, step, columns, a, b, c, p->ldc);
         }
     }
 }

@@ -25,6 +25,43 @@ INLINE vec take(const source *s, int64_t i, int64_t j) {
     return s->scale ? v * s->scale[i] : v;
 }
 
+/* A block of up to 2 VL x VL elements in memory. */
+typedef struct block {
+    const moe_real *at;
+    int64_t ld;
+} block;
+typedef moe_real block_copy[2 * VL * VL];
+
+__attribute__((noinline, unused)) static block copy_block(const source *s, int64_t i, int64_t j,
+                                                          int64_t m, int64_t n,
+                                                          block_copy copy) {
+    for (int64_t r = 0; r < m; r++)
+        for (int64_t c = 0; c < n; c += VL) store(copy + r * n + c, take(s, i + r, j + c));
+    return (block){copy, n};
+}
+
+/* The m x n elements from i, j on: as they lie in memory, unless rows are gathered or scaled or the
+ * block hangs over the edge. */
+INLINE block block_at(const source *s, int64_t i, int64_t j, int64_t m, int64_t n,
+                      block_copy copy) {
+    if (s->index || s->scale || i + m > s->m || j + n > s->n)
+        return copy_block(s, i, j, m, n, copy);
+    return (block){s->from + i * s->ld + j, s->ld};
+}
+
+/* Stores VL vectors, of which so many rows and columns have a place. */
+INLINE void put(const vec r[VL], int64_t rows, int64_t columns, moe_real *to, int64_t ld) {
+    moe_real copy[VL * VL];
+    bool whole = rows >= VL && columns >= VL;
+    moe_real *at = whole ? to : copy;
+    int64_t step = whole ? ld : VL;
+#pragma GCC unroll 16
+    for (int i = 0; i < VL; i++) store(at + i * step, r[i]);
+    if (whole) return;
+    size_t bytes = sizeof *to * (size_t)(columns < VL ? columns : VL);
+    for (int64_t i = 0; i < VL && i < rows; i++) memcpy(to + i * ld, copy + i * VL, bytes);
+}
+
 /* Patterns for __builtin_shufflevector(a, b, ...): the lower or the upper halves of a and b, element
  * by element in turn; the even or the odd elements of a, then of b. */
 #if VBYTES == 64 && !MOE_REAL_IS_DOUBLE
@@ -50,12 +87,15 @@ INLINE vec take(const source *s, int64_t i, int64_t j) {
 /* Transposes VL x VL elements: riffling the rows is one step of turning their index bits round, and
  * log2(VL) of those swap row and column. */
 INLINE void transpose(vec r[VL]) {
+#pragma GCC unroll 4
     for (int bits = VL; bits > 1; bits /= 2) {
         vec t[VL];
+#pragma GCC unroll 8
         for (int i = 0; i < VL / 2; i++) {
             t[2 * i] = __builtin_shufflevector(r[i], r[i + VL / 2], LOW);
             t[2 * i + 1] = __builtin_shufflevector(r[i], r[i + VL / 2], HIGH);
         }
+#pragma GCC unroll 16
         for (int i = 0; i < VL; i++) r[i] = t[i];
     }
 }

@@ -39,18 +39,15 @@ static void left(int64_t m, int64_t k, const moe_real *from, int64_t ld, const i
 
 /* to[j][i] = element i, j of s for j < s->n; a row of `to` has `width` elements, the last ones 0. */
 static void transpose_all(const source *s, int64_t width, moe_real *to, int64_t ldto) {
+    block_copy copy;
     for (int64_t i = 0; i < width; i += VL)
         for (int64_t j = 0; j < s->n; j += VL) {
-            vec block[VL];
-            for (int64_t r = 0; r < VL; r++) block[r] = take(s, i + r, j);
-            transpose(block);
-            for (int64_t c = 0; c < VL && j + c < s->n; c++) {
-                moe_real *at = to + (j + c) * ldto + i;
-                if (width - i >= VL)
-                    store(at, block[c]);
-                else
-                    store_part(at, block[c], width - i);
-            }
+            block from = block_at(s, i, j, VL, VL, copy);
+            vec turned[VL];
+#pragma GCC unroll 16
+            for (int r = 0; r < VL; r++) turned[r] = load(from.at + r * from.ld);
+            transpose(turned);
+            put(turned, s->n - j, width - i, to + j * ldto + i, ldto);
         }
 }
 
@@ -64,12 +61,11 @@ static void right(int64_t k, int64_t n, const moe_real *from, int64_t ld, const 
     const source s = {k, n, from, ld, index, NULL};
     moe_real *panel = to;
     for (int64_t j = 0; j < n; j += MOE_PANEL, panel += k * MOE_PANEL) {
-        size_t columns = (size_t)(n - j < MOE_PANEL ? n - j : MOE_PANEL);
-        for (int64_t p = 0; p < k; p++) {
-            moe_real *at = panel + p * MOE_PANEL;
-            memcpy(at, row(&s, p) + j, sizeof *at * columns);
-            memset(at + columns, 0, sizeof *at * (MOE_PANEL - columns));
-        }
+        bool whole = n - j >= MOE_PANEL;
+        for (int64_t p = 0; p < k; p++)
+            for (int64_t h = 0; h < MOE_PANEL; h += VL)
+                store(panel + p * MOE_PANEL + h, whole ? load(row(&s, p) + j + h)
+                                                       : take(&s, p, j + h));
     }
 }
 
