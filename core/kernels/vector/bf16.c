@@ -10,6 +10,8 @@
 #if !MOE_REAL_IS_DOUBLE
 #include "kernels/vector/bf16.h"
 
+enum { DEPTH = 32 };            /* one step of AMX, and two vectors of f32 */
+
 #if defined(__AMX_BF16__)
 #include "kernels/vector/bf16_amx.h"
 #elif defined(__AVX512BF16__)
@@ -17,8 +19,6 @@
 #else
 #include "kernels/vector/bf16_wide.h"
 #endif
-
-enum { DEPTH = 32 };            /* one step of AMX, and two vectors of f32 */
 
 static int64_t pairs_of(int64_t k) { return moe__round_up(k, DEPTH) / 2; }
 

@@ -7,13 +7,16 @@
  */
 #include <immintrin.h>
 
-enum { SUM = 16, TILE_ROWS = 2 * SUM };
+enum { SUM = 16, TILE_ROWS = 2 * SUM, PART = 384 };
 
 typedef struct tile_config {
     uint8_t palette, start_row, zero[14];
     uint16_t bytes[16];             /* of a row of each tile register */
     uint8_t rows[16];
 } tile_config;
+
+/* Some compilers do not know that tiles are loaded from memory: what is stored stands there now. */
+INLINE void stored(const void *at) { __asm__ volatile("" : : "r"(at) : "memory"); }
 
 /* C is tiles 0 1 over 2 3, A tiles 4 over 5, B tiles 6 and 7 side by side. */
 static void configure(int64_t rows) {
@@ -24,6 +27,7 @@ static void configure(int64_t rows) {
         config.rows[t] = tall[t];
         config.bytes[t] = tall[t] ? 64 : 0;
     }
+    stored(&config);
     _tile_loadconfig(&config);
 }
 
@@ -31,6 +35,7 @@ static void configure(int64_t rows) {
  * Strides count bytes. */
 INLINE void sums(const bool lower, const bool beside, int64_t k, const char *a, int64_t lda,
                  const char *b, char *c, int64_t ldc, bool add) {
+    stored(c);
     if (add) {
         _tile_loadd(0, c, ldc);
         if (beside) _tile_loadd(1, c + 64, ldc);
@@ -62,6 +67,7 @@ INLINE void sums(const bool lower, const bool beside, int64_t k, const char *a, 
     if (lower && beside) _tile_stored(3, c + SUM * ldc + 64, ldc);
 }
 
+/* Up to 32 rows and columns of C, at c; all of k. */
 static void tiles(const moe_product *p, int64_t rows, int64_t columns, const char *a,
                   const char *b, float *c, int64_t ldc) {
     int64_t lda = p->lda * 2;
@@ -76,8 +82,8 @@ static void tiles(const moe_product *p, int64_t rows, int64_t columns, const cha
         sums(false, false, p->k, a, lda, b, (char *)c, ldc, p->add);
 }
 
-/* A block that hangs over the last column goes through a buffer. */
-static void partial_block(const moe_product *p, int64_t rows, int64_t columns, const char *a,
+/* Those that hang over the last column go through a buffer. */
+static void partial_tiles(const moe_product *p, int64_t rows, int64_t columns, const char *a,
                           const char *b, float *c) {
     float buffer[TILE_ROWS * MOE_PANEL];
     size_t bytes = sizeof *c * (size_t)columns;
@@ -88,26 +94,50 @@ static void partial_block(const moe_product *p, int64_t rows, int64_t columns, c
     for (int64_t i = 0; i < rows; i++) memcpy(c + i * p->ldc, buffer + i * MOE_PANEL, bytes);
 }
 
-/* The rows from..to of C in blocks of `step` rows, which the tiles are configured for. */
-static void multiply_rows(const moe_product *p, int64_t from, int64_t to, int64_t step) {
+/* C over one panel or less; the tiles are configured for blocks of `step` rows. */
+static void strip(const moe_product *p, int64_t step) {
+    const char *a = p->a;
+    for (int64_t i = 0; i < p->m; i += step, a += step * p->lda * 2) {
+        float *c = p->c + i * p->ldc;
+        if (p->n % SUM)
+            partial_tiles(p, step, p->n, a, p->b, c);
+        else
+            tiles(p, step, p->n, a, p->b, c, p->ldc);
+    }
+}
+
+/* One panel, a multiple of `step` rows. A part of the panel stays in the first-level cache while the
+ * rows pass by; sums wait in C meanwhile, which changes no bit of them. */
+static void by_parts(const moe_product *p, int64_t step) {
+    int64_t parts = p->k > PART ? (p->k + PART - 1) / PART : 1, first = 0;
+    int64_t depth = moe__round_up((p->k + parts - 1) / parts, DEPTH);
+    do {
+        moe_product part = *p;
+        part.k = p->k - first < depth ? p->k - first : depth;
+        part.a = (const char *)p->a + first * 2;
+        part.b = (const char *)p->b + first * MOE_PANEL * 2;
+        part.add = p->add || first > 0;
+        strip(&part, step);
+        first += depth;
+    } while (first < p->k);
+}
+
+static void multiply_rows(const moe_product *p, int64_t from, int64_t rows, int64_t step) {
     configure(step);
     for (int64_t j = 0; j < p->n; j += MOE_PANEL) {
-        const char *b = (const char *)p->b + j / MOE_PANEL * p->panel * 2;
-        int64_t columns = p->n - j < MOE_PANEL ? p->n - j : MOE_PANEL;
-        for (int64_t i = from; i < to; i += step) {
-            const char *a = (const char *)p->a + i * p->lda * 2;
-            float *c = p->c + i * p->ldc + j;
-            if (columns % SUM)
-                partial_block(p, step, columns, a, b, c);
-            else
-                tiles(p, step, columns, a, b, c, p->ldc);
-        }
+        moe_product panel = *p;
+        panel.m = rows;
+        panel.n = p->n - j < MOE_PANEL ? p->n - j : MOE_PANEL;
+        panel.a = (const char *)p->a + from * p->lda * 2;
+        panel.b = (const char *)p->b + j / MOE_PANEL * p->panel * 2;
+        panel.c = p->c + from * p->ldc + j;
+        by_parts(&panel, step);
     }
 }
 
 static void multiply(const moe_product *p) {
     int64_t rest = p->m % TILE_ROWS;
     if (p->m > rest) multiply_rows(p, 0, p->m - rest, TILE_ROWS);
-    if (rest) multiply_rows(p, p->m - rest, p->m, rest);
+    if (rest) multiply_rows(p, p->m - rest, rest, rest);
     _tile_release();
 }
