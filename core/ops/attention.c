@@ -74,8 +74,8 @@ typedef struct work {
     moe_scratch scratch;
     int64_t parts, part;        /* of a head: how many, and queries in one (forward) */
     moe_real *dq, *dk, *dv;
-    moe_real *more_dq;          /* of the parts after the first, one after the other */
-    bool add_dq;
+    moe_real *part_dq;          /* what each of several parts adds to dq, one after the other */
+    bool add_dq, add_dk, add_dv;    /* to what is there already */
 } work;
 
 static work work_of(moe_call *c) {
@@ -294,6 +294,7 @@ static backward_room backward_room_in(const work *w, room *at) {
 
 /* One query head in a task of backward. */
 typedef struct query_head {
+    int64_t index;              /* among those that share a key head */
     const moe_real *lse;
     moe_real *dq;
 } query_head;
@@ -312,10 +313,11 @@ static query_head prepare_head(const work *w, const backward_room *r, int64_t b,
     for (int64_t t = 0; t < s->T; t++)
         r->delta[t] = w->kernels->dot(s->D, dy + t * step, o + t * step);
 
-    query_head head = {.lse = moe__real(w->c->keep[0]) + (b * s->H + h) * s->T};
+    query_head head = {.index = h % s->group,
+                       .lse = moe__real(w->c->keep[0]) + (b * s->H + h) * s->T};
     if (!w->dq) return head;
-    head.dq = at + (part ? w->more_dq + (part - 1) * s->B * s->T * step : w->dq);
-    for (int64_t t = 0; (part || !w->add_dq) && t < s->T; t++)
+    head.dq = at + (w->part_dq ? w->part_dq + part * s->B * s->T * step : w->dq);
+    for (int64_t t = 0; !w->add_dq && t < s->T; t++)
         memset(head.dq + t * step, 0, sizeof *head.dq * (size_t)s->D);
     return head;
 }
@@ -362,13 +364,15 @@ static void backward_step(const work *w, const backward_room *r, const query_hea
                                    .ldc = step, .add = true});
 }
 
-/* to [keys x D] += from [D x 32], transposed */
-static void add_transposed(const work *w, const backward_room *r, int64_t keys,
-                           const moe_real *from, moe_real *to) {
+/* to [keys x D] (+)= from [D x 32], transposed */
+static void put_transposed(const work *w, const backward_room *r, int64_t keys,
+                           const moe_real *from, moe_real *to, bool add) {
     const sizes *s = &w->s;
-    w->kernels->f32->left_transposed(keys, s->D, from, MOE_PANEL, NULL, NULL, r->rows, s->D);
-    for (int64_t i = 0; i < keys; i++)
-        w->kernels->accumulate(s->D, r->rows + i * s->D, to + i * s->KV * s->D);
+    int64_t step = s->KV * s->D;
+    w->kernels->f32->left_transposed(keys, s->D, from, MOE_PANEL, NULL, NULL, add ? r->rows : to,
+                                     add ? s->D : step);
+    for (int64_t i = 0; add && i < keys; i++)
+        w->kernels->accumulate(s->D, r->rows + i * s->D, to + i * step);
 }
 
 /* All queries of a head against 32 keys. Steps begin where the format can cut a sum. */
@@ -377,12 +381,11 @@ static void backward_panel(const work *w, const backward_room *r, const query_he
     const sizes *s = &w->s;
     int64_t keys = minimum(MOE_PANEL, s->S - key), at = key_at(s, b, kv) + key * s->KV * s->D;
     int64_t begin = maximum(0, key - s->past) / w->f->depth * w->f->depth;
-    if (begin >= s->T) return;
     prepare_panels(w, r, keys, at);
     for (int64_t first = begin; first < s->T; first += QUERIES)
         backward_step(w, r, head, first, minimum(QUERIES, s->T - first), key, keys, first > begin);
-    if (w->dk) add_transposed(w, r, keys, r->dkt, w->dk + at);
-    if (w->dv) add_transposed(w, r, keys, r->dvt, w->dv + at);
+    if (w->dk) put_transposed(w, r, keys, r->dkt, w->dk + at, w->add_dk || head->index > 0);
+    if (w->dv) put_transposed(w, r, keys, r->dvt, w->dv + at, w->add_dv || head->index > 0);
 }
 
 /* A task is a key head with all the query heads that share it, and of its panels of keys every
@@ -400,33 +403,46 @@ static void backward_task(void *arg, int64_t task, int worker) {
     }
 }
 
-/* dq gets what the other parts found, in their order. */
+/* dq gets what the parts found, in their order. */
 static void sum_parts(void *arg, int64_t begin, int64_t end) {
     const work *w = arg;
-    int64_t size = moe__count(4, w->c->in[0]->shape);
-    for (int64_t part = 0; part + 1 < w->parts; part++)
-        w->kernels->accumulate(end - begin, w->more_dq + part * size + begin, w->dq + begin);
+    int64_t count = moe__count(4, w->c->in[0]->shape);
+    for (int64_t part = 0; part < w->parts; part++)
+        w->kernels->accumulate(end - begin, w->part_dq + part * count + begin, w->dq + begin);
 }
 
+static moe_status reserve(work *w, int64_t part_count) {
+    room size = {0};
+    char *shared = NULL;
+    backward_room_in(w, &size);
+    moe_status s = moe__scratch(w->c->ctx, size.bytes, &w->scratch);
+    if (s || part_count == 0) return s;
+    s = moe__shared(w->c->ctx, sizeof *w->part_dq * (size_t)part_count, &shared);
+    w->part_dq = (moe_real *)(void *)shared;
+    return s;
+}
+
+/* Whether there is something to add to. */
+static moe_real *gradient(moe_call *c, int i, bool *add) {
+    moe_real beta = 0, *g = moe__grad_beta(c, i, &beta);
+    *add = beta != 0;
+    return g;
+}
+
+/* One tensor may stand in several places: then their gradients are the same memory, and what is
+ * asked for second is added to the first. Hence dq is 0 before several parts are summed into it. */
 static moe_status backward(moe_call *c) {
     work w = work_of(c);
-    char *more = NULL;
-    moe_real beta;
     int64_t count = moe__count(4, c->in[0]->shape);
     w.parts = parts_of(&w.s, w.s.S);
-    room size = {0};
-    backward_room_in(&w, &size);
-    moe_status s = moe__scratch(c->ctx, size.bytes, &w.scratch);
-    if (!s && moe__wants(c, 0))
-        s = moe__shared(c->ctx, sizeof(moe_real) * (size_t)(count * (w.parts - 1)), &more);
+    moe_status s = reserve(&w, w.parts > 1 && moe__wants(c, 0) ? count * w.parts : 0);
     if (s) return s;
-    w.dq = moe__grad_beta(c, 0, &beta);
-    w.add_dq = w.dq && beta != 0;
-    w.more_dq = (moe_real *)(void *)more;
-    w.dk = moe__grad(c, 1);
-    w.dv = moe__grad(c, 2);
+    w.dq = w.part_dq || count == 0 ? moe__grad(c, 0) : gradient(c, 0, &w.add_dq);
+    w.dk = count == 0 ? moe__grad(c, 1) : gradient(c, 1, &w.add_dk);
+    w.dv = count == 0 ? moe__grad(c, 2) : gradient(c, 2, &w.add_dv);
+    if (count == 0) return MOE_OK;
     moe__parallel(c->ctx, w.s.B * w.s.KV * w.parts, backward_task, &w);
-    if (w.dq && w.parts > 1) moe__parallel_range(c->ctx, count, moe__grain(w.parts), sum_parts, &w);
+    if (w.part_dq) moe__parallel_range(c->ctx, count, moe__grain(w.parts), sum_parts, &w);
     return MOE_OK;
 }
 
