@@ -299,6 +299,7 @@ typedef struct query_head {
     moe_real *dq;
 } query_head;
 
+/* The first panel of a part stores its dq; rows that do not see it are zeroed here. */
 static query_head prepare_head(const work *w, const backward_room *r, int64_t b, int64_t h,
                                int64_t part) {
     const sizes *s = &w->s;
@@ -317,7 +318,7 @@ static query_head prepare_head(const work *w, const backward_room *r, int64_t b,
                        .lse = moe__real(w->c->keep[0]) + (b * s->H + h) * s->T};
     if (!w->dq) return head;
     head.dq = at + (w->part_dq ? w->part_dq + part * s->B * s->T * step : w->dq);
-    for (int64_t t = 0; !w->add_dq && t < s->T; t++)
+    for (int64_t t = 0; !w->add_dq && t < part * MOE_PANEL - s->past; t++)
         memset(head.dq + t * step, 0, sizeof *head.dq * (size_t)s->D);
     return head;
 }
@@ -361,7 +362,7 @@ static void backward_step(const work *w, const backward_room *r, const query_hea
         f->multiply(&(moe_product){.m = rows, .n = s->D, .k = keys, .lda = MOE_PANEL, .b = r->k,
                                    .a = as_rows(f, rows, r->grads, r->ds_rows),
                                    .panel = moe__panel(f, keys), .c = head->dq + first * step,
-                                   .ldc = step, .add = true});
+                                   .ldc = step, .add = w->add_dq || key >= w->parts * MOE_PANEL});
 }
 
 /* to [keys x D] (+)= from [D x 32], transposed */
