@@ -116,6 +116,9 @@ static void *take(room *r, size_t bytes) {
 static void *take_left(const moe_format *f, room *r, int64_t m, int64_t k) {
     return take(r, f->element * (size_t)moe__left_size(f, m, k));
 }
+static void *take_rows(const moe_format *f, room *r, int64_t m, int64_t k) {
+    return f->direct ? NULL : take_left(f, r, m, k);
+}
 static void *take_right(const moe_format *f, room *r, int64_t k, int64_t n) {
     return take(r, f->element * (size_t)moe__right_size(f, k, n));
 }
@@ -130,11 +133,22 @@ static const void *as_panel(const moe_format *f, int64_t k, const moe_real *bloc
     return to;
 }
 
-/* A block [m x 32] as rows. */
-static const void *as_rows(const moe_format *f, int64_t m, const moe_real *block, void *to) {
-    if (f->direct) return block;
-    f->left(m, MOE_PANEL, block, MOE_PANEL, NULL, NULL, to, MOE_PANEL);
-    return to;
+/* A left operand. */
+typedef struct rows {
+    const void *at;
+    int64_t ld;
+} rows;
+
+/* The matrix [m x k] as rows: in place where operands are f32. */
+static rows as_rows(const moe_format *f, int64_t m, int64_t k, const moe_real *from, int64_t ld,
+                    void *to) {
+    if (f->direct) return (rows){from, ld};
+    f->left(m, k, from, ld, NULL, NULL, to, moe__depth(f, k));
+    return (rows){to, moe__depth(f, k)};
+}
+
+static const void *row_of(const moe_format *f, const rows *r, int64_t i) {
+    return element(f, r->at, i * r->ld);
 }
 
 /* ---- forward -------------------------------------------------------------------------------- */
@@ -142,7 +156,8 @@ static const void *as_rows(const moe_format *f, int64_t m, const moe_real *block
 /* The memory of a task. Rows of V^T are as long as a step, so that they do not lie powers of two
  * apart. */
 typedef struct forward_room {
-    void *k, *vt;               /* left operands: [keys x D]; [D x KEYS] for each step */
+    rows k;                     /* left operands: [keys x D] ... */
+    void *k_room, *vt;          /* ... and [D x KEYS] for each step */
     void *q, *p;                /* panels: [D x 32], [KEYS x 32] */
     moe_real *scores, *out;     /* [KEYS x 32], [D x 32] */
 } forward_room;
@@ -150,7 +165,7 @@ typedef struct forward_room {
 static forward_room forward_room_in(const work *w, room *at) {
     const sizes *s = &w->s;
     const moe_format *f = w->f;
-    forward_room r = {.k = take_left(f, at, s->S, s->D)};
+    forward_room r = {.k_room = take_rows(f, at, s->S, s->D)};
     r.vt = take(at, f->element * (size_t)(moe__left_size(f, s->D, KEYS) * pieces(s->S, KEYS)));
     r.q = take_right(f, at, s->D, MOE_PANEL);
     r.p = take_right(f, at, KEYS, MOE_PANEL);
@@ -164,13 +179,13 @@ static void *step_of(const work *w, const forward_room *r, int64_t key) {
     return element(w->f, r->vt, key / KEYS * moe__left_size(w->f, w->s.D, KEYS));
 }
 
-static void prepare_keys(const work *w, const forward_room *r, int64_t b, int64_t kv,
+static void prepare_keys(const work *w, forward_room *r, int64_t b, int64_t kv,
                          int64_t keys) {
     const sizes *s = &w->s;
     const moe_format *f = w->f;
     int64_t at = key_at(s, b, kv), step = s->KV * s->D;
     const moe_real *k = moe__real(w->c->in[1]) + at, *v = moe__real(w->c->in[2]) + at;
-    f->left(keys, s->D, k, step, NULL, NULL, r->k, moe__depth(f, s->D));
+    r->k = as_rows(f, keys, s->D, k, step, r->k_room);
     for (int64_t key = 0; key < keys; key += KEYS)
         f->left_transposed(s->D, minimum(KEYS, keys - key), v + key * step, step, NULL, NULL,
                            step_of(w, r, key), KEYS);
@@ -186,9 +201,8 @@ static void forward_step(const work *w, const forward_room *r, columns *col, int
                          int64_t first, int64_t key, int64_t keys) {
     const sizes *s = &w->s;
     const moe_format *f = w->f;
-    int64_t depth = moe__depth(f, s->D);
-    f->multiply(&(moe_product){.m = keys, .n = wide, .k = s->D, .lda = depth,
-                               .a = element(f, r->k, key * depth), .b = r->q,
+    f->multiply(&(moe_product){.m = keys, .n = wide, .k = s->D, .b = r->q,
+                               .a = row_of(f, &r->k, key), .lda = r->k.ld,
                                .panel = moe__panel(f, s->D), .c = r->scores, .ldc = MOE_PANEL});
     w->kernels->attention_step(keys, wide, s->past + first - key, s->scale, r->scores, col->top,
                                col->sum, col->factor);
@@ -274,7 +288,7 @@ typedef struct backward_room {
 static backward_room backward_room_in(const work *w, room *at) {
     const sizes *s = &w->s;
     const moe_format *f = w->f;
-    backward_room r = {.q = take_left(f, at, s->T, s->D), .dy = take_left(f, at, s->T, s->D)};
+    backward_room r = {.q = take_rows(f, at, s->T, s->D), .dy = take_rows(f, at, s->T, s->D)};
     r.qt = take_left(f, at, s->D, s->T);
     r.dyt = take_left(f, at, s->D, s->T);
     r.kt = take_right(f, at, s->D, MOE_PANEL);
@@ -282,7 +296,7 @@ static backward_room backward_room_in(const work *w, room *at) {
     r.k = take_right(f, at, MOE_PANEL, s->D);
     r.p = take_right(f, at, QUERIES, MOE_PANEL);
     r.ds = take_right(f, at, QUERIES, MOE_PANEL);
-    r.ds_rows = take_left(f, at, QUERIES, MOE_PANEL);
+    r.ds_rows = take_rows(f, at, QUERIES, MOE_PANEL);
     r.scores = take_reals(at, QUERIES * MOE_PANEL);
     r.grads = take_reals(at, QUERIES * MOE_PANEL);
     r.dkt = take_reals(at, s->D * MOE_PANEL);
@@ -295,6 +309,7 @@ static backward_room backward_room_in(const work *w, room *at) {
 /* One query head in a task of backward. */
 typedef struct query_head {
     int64_t index;              /* among those that share a key head */
+    rows q, dy;
     const moe_real *lse;
     moe_real *dq;
 } query_head;
@@ -307,14 +322,13 @@ static query_head prepare_head(const work *w, const backward_room *r, int64_t b,
     int64_t at = query_at(s, b, h), step = s->H * s->D;
     const moe_real *q = moe__real(w->c->in[0]) + at, *o = moe__real(w->c->out[0]) + at;
     const moe_real *dy = moe__real(w->c->dout[0]) + at;
-    f->left(s->T, s->D, q, step, NULL, NULL, r->q, moe__depth(f, s->D));
-    f->left(s->T, s->D, dy, step, NULL, NULL, r->dy, moe__depth(f, s->D));
     if (w->dk) f->left_transposed(s->D, s->T, q, step, NULL, NULL, r->qt, moe__depth(f, s->T));
     if (w->dv) f->left_transposed(s->D, s->T, dy, step, NULL, NULL, r->dyt, moe__depth(f, s->T));
     for (int64_t t = 0; t < s->T; t++)
         r->delta[t] = w->kernels->dot(s->D, dy + t * step, o + t * step);
 
-    query_head head = {.index = h % s->group,
+    query_head head = {.index = h % s->group, .q = as_rows(f, s->T, s->D, q, step, r->q),
+                       .dy = as_rows(f, s->T, s->D, dy, step, r->dy),
                        .lse = moe__real(w->c->keep[0]) + (b * s->H + h) * s->T};
     if (!w->dq) return head;
     head.dq = at + (w->part_dq ? w->part_dq + part * s->B * s->T * step : w->dq);
@@ -332,37 +346,37 @@ static void prepare_panels(const work *w, const backward_room *r, int64_t keys, 
     if (w->dq) w->f->right(keys, s->D, k, step, NULL, r->k);
 }
 
-/* to [32 x m] += (left operand [m x T] from row `first` on) times a panel of `rows` */
-static void gather(const work *w, const void *left, int64_t first, int64_t rows, const void *panel,
+/* to [D x 32] (+)= the columns first .. first + count - 1 of a left operand [D x T], times a panel */
+static void gather(const work *w, const void *left, int64_t first, int64_t count, const void *panel,
                    moe_real *to, bool add) {
     const moe_format *f = w->f;
-    f->multiply(&(moe_product){.m = w->s.D, .n = MOE_PANEL, .k = rows, .b = panel,
+    f->multiply(&(moe_product){.m = w->s.D, .n = MOE_PANEL, .k = count, .b = panel,
                                .a = element(f, left, first), .lda = moe__depth(f, w->s.T),
-                               .panel = moe__panel(f, rows), .c = to, .ldc = MOE_PANEL,
+                               .panel = moe__panel(f, count), .c = to, .ldc = MOE_PANEL,
                                .add = add});
 }
 
-/* The queries first .. first + rows - 1 against the keys key .. key + keys - 1. */
+/* The queries first .. first + count - 1 against the keys key .. key + keys - 1. */
 static void backward_step(const work *w, const backward_room *r, const query_head *head,
-                          int64_t first, int64_t rows, int64_t key, int64_t keys, bool add) {
+                          int64_t first, int64_t count, int64_t key, int64_t keys, bool add) {
     const sizes *s = &w->s;
     const moe_format *f = w->f;
-    int64_t depth = moe__depth(f, s->D), step = s->H * s->D;
-    moe_product p = {.m = rows, .n = MOE_PANEL, .k = s->D, .lda = depth,
-                     .panel = moe__panel(f, s->D), .ldc = MOE_PANEL};
-    p.a = element(f, r->q, first * depth), p.b = r->kt, p.c = r->scores;
+    moe_product p = {.m = count, .n = MOE_PANEL, .k = s->D, .panel = moe__panel(f, s->D),
+                     .ldc = MOE_PANEL};
+    p.a = row_of(f, &head->q, first), p.lda = head->q.ld, p.b = r->kt, p.c = r->scores;
     f->multiply(&p);
-    p.a = element(f, r->dy, first * depth), p.b = r->vt, p.c = r->grads;
+    p.a = row_of(f, &head->dy, first), p.lda = head->dy.ld, p.b = r->vt, p.c = r->grads;
     f->multiply(&p);
-    w->kernels->attention_grad(rows, s->past + first + 1 - key, head->lse + first,
+    w->kernels->attention_grad(count, s->past + first + 1 - key, head->lse + first,
                                r->delta + first, s->scale, r->scores, r->grads);
-    if (w->dv) gather(w, r->dyt, first, rows, as_panel(f, rows, r->scores, r->p), r->dvt, add);
-    if (w->dk) gather(w, r->qt, first, rows, as_panel(f, rows, r->grads, r->ds), r->dkt, add);
-    if (w->dq)
-        f->multiply(&(moe_product){.m = rows, .n = s->D, .k = keys, .lda = MOE_PANEL, .b = r->k,
-                                   .a = as_rows(f, rows, r->grads, r->ds_rows),
-                                   .panel = moe__panel(f, keys), .c = head->dq + first * step,
-                                   .ldc = step, .add = w->add_dq || key >= w->parts * MOE_PANEL});
+    if (w->dv) gather(w, r->dyt, first, count, as_panel(f, count, r->scores, r->p), r->dvt, add);
+    if (w->dk) gather(w, r->qt, first, count, as_panel(f, count, r->grads, r->ds), r->dkt, add);
+    if (!w->dq) return;
+    rows ds = as_rows(f, count, MOE_PANEL, r->grads, MOE_PANEL, r->ds_rows);
+    f->multiply(&(moe_product){.m = count, .n = s->D, .k = keys, .a = ds.at, .lda = ds.ld,
+                               .b = r->k, .panel = moe__panel(f, keys),
+                               .c = head->dq + first * s->H * s->D, .ldc = s->H * s->D,
+                               .add = w->add_dq || key >= w->parts * MOE_PANEL});
 }
 
 /* to [keys x D] (+)= from [D x 32], transposed */
