@@ -7,7 +7,7 @@
 
 #define ALIGN ((size_t)64)
 #define HUGE_PAGE ((size_t)2 << 20)
-#define HUGE_FROM ((size_t)4 << 20)
+#define HUGE_FROM ((size_t)2 << 20)
 #define LARGEST ((size_t)1 << 49)       /* its class is still one of the MOE_BINS */
 #define SPARE ((size_t)64 << 20)        /* what may be held beside twice the peak */
 

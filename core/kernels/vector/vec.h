@@ -9,6 +9,9 @@
 #define MOE_KERNELS_VEC_H
 
 #include <string.h>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 #include "base/ctx.h"
 #include "kernels/kernels.h"
@@ -48,13 +51,31 @@ extern const moe_format KERNEL(f32), KERNEL(bf16);
 INLINE vec load(const moe_real *p) { return *(const vec_unaligned *)p; }
 INLINE void store(moe_real *p, vec v) { *(vec_unaligned *)p = v; }
 INLINE vec splat(moe_real x) { return x - (vec){0}; }
-/* The first n < VL elements; the others are `rest`. */
+
+/* The first n < VL elements; the others are `rest`. AVX-512 has masks for it; a copy through memory
+ * takes as long as several whole vectors. */
+#if defined(__AVX512F__) && MOE_REAL_IS_DOUBLE
+INLINE vec load_part(const moe_real *p, int64_t n, moe_real rest) {
+    return (vec)_mm512_mask_loadu_pd((__m512d)splat(rest), (__mmask8)((1u << n) - 1), p);
+}
+INLINE void store_part(moe_real *p, vec v, int64_t n) {
+    _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
+}
+#elif defined(__AVX512F__)
+INLINE vec load_part(const moe_real *p, int64_t n, moe_real rest) {
+    return (vec)_mm512_mask_loadu_ps((__m512)splat(rest), (__mmask16)((1u << n) - 1), p);
+}
+INLINE void store_part(moe_real *p, vec v, int64_t n) {
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+}
+#else
 INLINE vec load_part(const moe_real *p, int64_t n, moe_real rest) {
     vec v = splat(rest);
     memcpy(&v, p, (size_t)n * sizeof *p);
     return v;
 }
 INLINE void store_part(moe_real *p, vec v, int64_t n) { memcpy(p, &v, (size_t)n * sizeof *p); }
+#endif
 
 INLINE vec choose(veci mask, vec yes, vec no) {
     return (vec)(((veci)yes & mask) | ((veci)no & ~mask));
@@ -77,32 +98,27 @@ INLINE moe_real lanes_max(vec v) {
 #if MOE_REAL_IS_DOUBLE
 #define EXP_LOWEST (-708.39)
 #define EXP_HIGHEST 709.78
+#define EXP_ROUND 0x1.8p52      /* what is added to it keeps its whole part in the lowest bits */
 #define EXP_SHIFT 52            /* of the exponent within a number */
 #define EXP_BIAS ((moe_bits)1023)
 #else
 #define EXP_LOWEST (-87.33654f)
 #define EXP_HIGHEST 88.72283f
+#define EXP_ROUND 0x1.8p23f
 #define EXP_SHIFT 23
 #define EXP_BIAS ((moe_bits)127)
 #endif
 
-/* Returns n; r is left in *rest. */
-INLINE veci exp_split(vec x, vec *rest) {
+/* Returns exp(r), within 1 ulp in float, and n + EXP_ROUND. */
+INLINE vec exp_split(vec x, vec *shifted) {
 #if MOE_REAL_IS_DOUBLE
-    const moe_real round = 0x1.8p52;
     const moe_real ln2_high = 0x1.62e42fefa3800p-1, ln2_low = 0x1.ef35793c76730p-45;
 #else
-    const moe_real round = 0x1.8p23f;
     const moe_real ln2_high = 0x1.62ep-1f, ln2_low = 0x1.0bfbe8p-15f;
 #endif
-    vec shifted = x * (moe_real)1.44269504088896340736 + round;
-    vec n = shifted - round;
-    *rest = (x - n * ln2_high) - n * ln2_low;
-    return (veci)shifted - (veci)splat(round);      /* n sits in the low bits of `shifted` */
-}
-
-/* exp(r), within 1 ulp in float. */
-INLINE vec exp_rest(vec r) {
+    *shifted = x * (moe_real)1.44269504088896340736 + EXP_ROUND;
+    vec n = *shifted - EXP_ROUND;
+    vec r = (x - n * ln2_high) - n * ln2_low;
 #if MOE_REAL_IS_DOUBLE
     vec p = splat(1.0 / 6227020800.0);
     static const moe_real inverse_factorial[] = {
@@ -121,26 +137,20 @@ INLINE vec exp_rest(vec r) {
 #endif
 }
 
-/* 2^n for an n that a normal number can have. */
-INLINE vec power_of_two(veci n) { return (vec)((n + EXP_BIAS) << EXP_SHIFT); }
-
-/* Above the largest number the result is inf; NaN stays NaN. Half of n goes into each factor,
- * because 2^n itself may not be representable at the upper end. */
+/* Above the largest number the result is inf; NaN stays NaN. n goes straight into the exponent of
+ * exp(r): at both ends the sum is a normal number, though 2^n may be none. */
 INLINE vec vexp(vec x) {
-    vec clamped = choose(x > EXP_HIGHEST, splat(EXP_HIGHEST),
-                         choose(x < EXP_LOWEST, splat(EXP_LOWEST), x));
-    vec rest;
-    veci n = exp_split(clamped, &rest), half = n >> 1;
-    vec y = exp_rest(rest) * power_of_two(half) * power_of_two(n - half);
-    y = choose(x < EXP_LOWEST, splat(0), y);
-    return choose(x > EXP_HIGHEST, splat((moe_real)__builtin_inf()), y);
+    vec shifted, p = exp_split(x, &shifted);
+    vec y = (vec)((veci)p + ((veci)shifted << EXP_SHIFT));
+    y = choose(x <= EXP_HIGHEST, y, x + (moe_real)__builtin_inf());
+    return choose(x < EXP_LOWEST, splat(0), y);
 }
 
-/* The same at two thirds of the price, for x that is at most a little above 0. */
+/* The same, a little cheaper, for x that is at most a little above 0: there 2^n is a number. */
 INLINE vec vexp_below(vec x) {
-    vec rest;
-    veci n = exp_split(x, &rest);
-    return choose(x < EXP_LOWEST, splat(0), exp_rest(rest) * power_of_two(n));
+    vec shifted, p = exp_split(x, &shifted);
+    veci n = (veci)shifted - (veci)splat(EXP_ROUND);
+    return choose(x < EXP_LOWEST, splat(0), p * (vec)((n + EXP_BIAS) << EXP_SHIFT));
 }
 
 INLINE vec vsigmoid(vec x) { return 1 / (1 + vexp(-x)); }
