@@ -42,6 +42,29 @@ describe("rms_norm", function()
     assert.equal(before:bytes(), x:rms_norm(w):narrow(1, 1, 4):clone():bytes())
   end)
 
+  it("is right where the squares of the values have no place among the floats", function()
+    local x, w = moe.randn(2, 37, { seed = 1 }), moe.randn(37, { seed = 2 })
+    local dy = moe.randn(2, 37, { seed = 3 })
+    local function gradients(scale)
+      local a, b = (x * scale):requires_grad(), w:detach():requires_grad()
+      local y = a:rms_norm(b, 0);
+      (y * dy):sum():backward()
+      return y, a:grad() * scale, b:grad()
+    end
+    local y, dx, dw = gradients(1)
+    for _, scale in ipairs({ 1e19, 1e30, 1e37, 1e-19, 1e-25, 1e-30 }) do
+      local other, other_dx, other_dw = gradients(scale)
+      close(other, y, 1e-5)
+      close(other_dx, dx, 1e-5)
+      close(other_dw, dw, 1e-5)
+    end
+    close(moe.tensor({ 1e30, -1e30 }):rms_norm(moe.ones(2)), { 1, -1 }, 1e-6)
+    close(moe.tensor({ 1e-30, 0 }):rms_norm(moe.ones(2)), { 0, 0 }, 1e-6)
+    local inf, nan = math.huge, 0 / 0
+    close(moe.tensor({ inf, 1 }):rms_norm(moe.ones(2)), { nan, 0 }, 0)
+    close(moe.tensor({ nan, 1 }):rms_norm(moe.ones(2)), { nan, nan }, 0)
+  end)
+
   it("has the gradients of the formula, also in more rows than one task takes", function()
     local T, d, eps = 131, 19, 0.02
     local x, w = moe.randn(T, d, { seed = 1 }), moe.randn(d, { seed = 2 })

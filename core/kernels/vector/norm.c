@@ -3,47 +3,62 @@
 
 #include "kernels/vector/vec.h"
 
+/* Squares of floats are summed up as they are; where they leave the range of normal numbers, which
+ * the result does not show, they are summed up once more in double. */
+static double mean_of_squares(int64_t n, moe_real eps, const moe_real *x) {
+    const double least = 1e-30, most = 1e38;
+    double mean = (double)(KERNEL(dot)(n, x, x) / (moe_real)n + eps), sum = 0;
+    if (mean > least && mean < most) return mean;
+    for (int64_t i = 0; i < n; i++) sum += (double)x[i] * (double)x[i];
+    return sum / (double)n + (double)eps;
+}
+
 /* y = x r w with r = 1 / sqrt(mean(x^2) + eps) */
 moe_real KERNEL(rms_norm)(int64_t n, moe_real eps, const moe_real *x, const moe_real *w,
                           moe_real *y) {
-    vec sum = splat(0);
+    moe_real r = (moe_real)(1 / sqrt(mean_of_squares(n, eps, x)));
     int64_t i = 0;
-    for (; i + VL <= n; i += VL) sum += load(x + i) * load(x + i);
-    if (i < n) {
-        vec last = load_part(x + i, n - i, 0);
-        sum += last * last;
-    }
-    moe_real r = 1 / (moe_real)sqrt((double)(lanes_sum(sum) / (moe_real)n + eps));
-    for (i = 0; i + VL <= n; i += VL) store(y + i, load(x + i) * r * load(w + i));
-    for (; i < n; i++) y[i] = x[i] * r * w[i];
+    for (; i + VL <= n; i += VL) store(y + i, load(x + i) * r * load(w + i));
+    if (i == n) return r;
+    store_part(y + i, load_part(x + i, n - i, 0) * r * load_part(w + i, n - i, 0), n - i);
     return r;
 }
 
-/* dx = r (w dy - x r^2 mean(w dy x)), dw = dy x r */
+/* With h = x r: dw += dy h; returns mean(w dy h). */
+INLINE moe_real reduce(int64_t n, moe_real r, const moe_real *x, const moe_real *w,
+                       const moe_real *dy, moe_real *dw) {
+    vec sum = splat(0);
+    int64_t i = 0;
+    for (; i + VL <= n; i += VL) {
+        vec g = load(dy + i) * (load(x + i) * r);
+        sum += load(w + i) * g;
+        if (dw) store(dw + i, load(dw + i) + g);
+    }
+    if (i < n) {
+        vec g = load_part(dy + i, n - i, 0) * (load_part(x + i, n - i, 0) * r);
+        sum += load_part(w + i, n - i, 0) * g;
+        if (dw) store_part(dw + i, load_part(dw + i, n - i, 0) + g, n - i);
+    }
+    return lanes_sum(sum) / (moe_real)n;
+}
+
+/* dx = beta dx + r (w dy - h mean) */
+INLINE void spread(int64_t n, moe_real r, moe_real mean, const moe_real *x, const moe_real *w,
+                   const moe_real *dy, bool add, moe_real *dx) {
+    int64_t i = 0;
+    for (; i + VL <= n; i += VL) {
+        vec g = (load(w + i) * load(dy + i) - load(x + i) * r * mean) * r;
+        store(dx + i, add ? load(dx + i) + g : g);
+    }
+    if (i == n) return;
+    vec g = (load_part(w + i, n - i, 0) * load_part(dy + i, n - i, 0) -
+             load_part(x + i, n - i, 0) * r * mean) * r;
+    store_part(dx + i, add ? load_part(dx + i, n - i, 0) + g : g, n - i);
+}
+
 void KERNEL(rms_norm_grad)(int64_t n, moe_real r, const moe_real *x, const moe_real *w,
                            const moe_real *dy, moe_real beta, moe_real *dx, moe_real *dw) {
-    int64_t i = 0;
-    if (dw) {
-        for (; i + VL <= n; i += VL) store(dw + i, load(dw + i) + load(dy + i) * load(x + i) * r);
-        for (; i < n; i++) dw[i] += dy[i] * x[i] * r;
-    }
-    if (!dx) return;
-    vec sum = splat(0);
-    for (i = 0; i + VL <= n; i += VL) sum += load(w + i) * load(dy + i) * load(x + i);
-    if (i < n)
-        sum += load_part(w + i, n - i, 0) * load_part(dy + i, n - i, 0) *
-               load_part(x + i, n - i, 0);
-    moe_real mean = lanes_sum(sum) / (moe_real)n * r * r;
-    for (i = 0; i < n; i += VL) {
-        int64_t part = n - i < VL ? n - i : VL;
-        vec vx = part == VL ? load(x + i) : load_part(x + i, part, 0);
-        vec vw = part == VL ? load(w + i) : load_part(w + i, part, 0);
-        vec vdy = part == VL ? load(dy + i) : load_part(dy + i, part, 0);
-        vec g = (vw * vdy - vx * mean) * r;
-        if (beta != 0) g += part == VL ? load(dx + i) : load_part(dx + i, part, 0);
-        if (part == VL)
-            store(dx + i, g);
-        else
-            store_part(dx + i, g, part);
-    }
+    moe_real mean = dw ? reduce(n, r, x, w, dy, dw) : reduce(n, r, x, w, dy, NULL);
+    if (dx && beta == 0) spread(n, r, mean, x, w, dy, false, dx);
+    if (dx && beta != 0) spread(n, r, mean, x, w, dy, true, dx);
 }
