@@ -38,4 +38,19 @@ describe("flops", function()
       dense)
     assert.equal(dense + 6 * 4 * (3 * 128 * 352 + 4 * 128), mixed)
   end)
+
+  it("of one layer", function()
+    assert.equal(6 * 3 * 16 * 24, flops.ffn({ kind = "dense", hidden = 24 }, 16))
+    assert.equal(6 * (2 * 3 * 16 * 24 + 5 * 16),
+      flops.ffn({ kind = "moe", hidden = 24, experts = 5, router = { k = 2 } }, 16))
+    assert.equal(12 * 48 * 256 / 2, flops.attention(48, 256))
+  end)
+
+  it("refuse what is no layer", function()
+    assert.error_matches(function() flops.ffn({}, 16) end, "flops.ffn: ffn")
+    assert.error_matches(function() flops.ffn({ hidden = 24 }, 16) end, "flops.ffn: ffn")
+    assert.error_matches(function() flops.ffn({ kind = "dense", hidden = 24 }) end,
+      "flops.ffn: dim")
+    assert.error_matches(function() flops.attention(48) end, "flops.attention: context")
+  end)
 end)

@@ -8,10 +8,30 @@ local expect = require("moelua.expect")
 
 local flops = {}
 
-local function ffn_weights(ffn, dim)
+--- Training FLOPs of one token in a feed-forward layer: three matrices, those of k experts and the
+--- router in a mixture.
+---@param ffn table kind, hidden, experts and router of a layer, as in a model's config
+---@param dim integer
+---@return number
+function flops.ffn(ffn, dim)
+  local complete = type(ffn) == "table" and math.type(ffn.hidden) == "integer" and
+    (ffn.kind == "dense" or type(ffn.router) == "table")
+  expect(complete, "flops.ffn", "ffn", "one of model.config.ffn", ffn)
+  expect(math.type(dim) == "integer", "flops.ffn", "dim", "an integer", dim)
   local expert = 3 * dim * ffn.hidden
-  if ffn.kind == "dense" then return expert end
-  return ffn.router.k * expert + ffn.experts * dim
+  if ffn.kind == "dense" then return 6.0 * expert end
+  return 6.0 * (ffn.router.k * expert + ffn.experts * dim)
+end
+
+--- Training FLOPs of one token in causal attention without its projections: scores and mixing over
+--- half of the context.
+---@param width integer heads times head_dim
+---@param context integer
+---@return number
+function flops.attention(width, context)
+  expect(math.type(width) == "integer", "flops.attention", "width", "an integer", width)
+  expect(type(context) == "number", "flops.attention", "context", "a number", context)
+  return 12.0 * width * context / 2
 end
 
 --- Training FLOPs of one token at the given context length (default: the model's). Norms and
@@ -25,12 +45,12 @@ function flops.per_token(config, context)
   context = context or config.context
   expect(type(context) == "number", "flops.per_token", "context", "a number", context)
   local wide, narrow = config.heads * config.head_dim, config.kv_heads * config.head_dim
-  local weights = 0
+  local total = 6.0 * config.dim * config.vocab
   for _, ffn in ipairs(config.ffn) do
-    weights = weights + config.dim * (2 * wide + 2 * narrow) + ffn_weights(ffn, config.dim)
+    total = total + 6.0 * config.dim * (2 * wide + 2 * narrow) + flops.ffn(ffn, config.dim) +
+      flops.attention(wide, context)
   end
-  local attention = 12 * config.layers * wide * context / 2
-  return 6.0 * (weights + config.dim * config.vocab) + attention
+  return total
 end
 
 return flops

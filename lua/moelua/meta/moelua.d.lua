@@ -770,6 +770,20 @@ function moe.evaluate(model, texts, given) end
 local flops = {}
 moe.flops = flops
 
+--- Training FLOPs of one token in causal attention without its projections: scores and mixing over
+--- half of the context.
+---@param width integer heads times head_dim
+---@param context integer
+---@return number
+function flops.attention(width, context) end
+
+--- Training FLOPs of one token in a feed-forward layer: three matrices, those of k experts and the
+--- router in a mixture.
+---@param ffn table kind, hidden, experts and router of a layer, as in a model's config
+---@param dim integer
+---@return number
+function flops.ffn(ffn, dim) end
+
 --- Training FLOPs of one token at the given context length (default: the model's). Norms and
 --- lookups are not counted.
 ---@param config table of a model
