@@ -31,7 +31,8 @@ enum {
     PARTS = 1 << 22,            /* elements that all slices of a product may have */
     GROUPS = 1024,              /* tasks that small products are put together to */
     PACK_ROWS = 1024,           /* of B in a piece */
-    PACK_COLUMNS = 4 * MOE_PANEL
+    PACK_COLUMNS = 4 * MOE_PANEL,
+    PACK_SLICE = 256            /* rows of it that become f32 at a time */
 };
 
 static int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -56,8 +57,20 @@ int64_t moe__pack_pieces(int64_t k, int64_t n) {
     return pieces(k, PACK_ROWS) * pieces(n, PACK_COLUMNS);
 }
 
+/* One panel, or less, of S^T in 16 bits: f32 in slices that stay in the first-level cache. */
+static void right_widened(const moe_format *f, int64_t k, int64_t n, const uint16_t *from,
+                          moe_widen_fn *widen, int64_t ld, char *to) {
+    moe_real slice[MOE_PANEL * PACK_SLICE];
+    for (int64_t i = 0; i < k; i += PACK_SLICE) {
+        int64_t rows = minimum(k - i, PACK_SLICE);
+        for (int64_t j = 0; j < n; j++) widen(rows, from + j * ld + i, slice + j * PACK_SLICE);
+        f->right_transposed(rows, n, slice, PACK_SLICE, to + f->element * (size_t)(i * MOE_PANEL));
+    }
+}
+
 void moe__pack_piece(const moe_format *f, bool transposed, int64_t k, int64_t n,
-                     const moe_real *from, int64_t ld, void *panels, int64_t piece) {
+                     const void *from, moe_widen_fn *widen, int64_t ld, void *panels,
+                     int64_t piece) {
     int64_t down = pieces(k, PACK_ROWS);
     int64_t i = piece % down * PACK_ROWS, rows = minimum(k - i, PACK_ROWS);
     int64_t j = piece / down * PACK_COLUMNS, end = minimum(n, j + PACK_COLUMNS);
@@ -65,10 +78,12 @@ void moe__pack_piece(const moe_format *f, bool transposed, int64_t k, int64_t n,
         int64_t at = j / MOE_PANEL * moe__panel(f, k) + i * MOE_PANEL;
         int64_t columns = minimum(end - j, MOE_PANEL);
         void *to = (char *)panels + f->element * (size_t)at;
-        if (transposed)
-            f->right_transposed(rows, columns, from + j * ld + i, ld, to);
+        if (widen)
+            right_widened(f, rows, columns, (const uint16_t *)from + j * ld + i, widen, ld, to);
+        else if (transposed)
+            f->right_transposed(rows, columns, (const moe_real *)from + j * ld + i, ld, to);
         else
-            f->right(rows, columns, from + i * ld + j, ld, NULL, to);
+            f->right(rows, columns, (const moe_real *)from + i * ld + j, ld, NULL, to);
     }
 }
 
@@ -226,7 +241,7 @@ static void prepare_task(void *arg, int64_t task, int worker) {
     product x = product_of(g, &p, shared, task / each);
     (void)worker;
     if (piece < p.panel_tasks) {
-        moe__pack_piece(p.f, g->tb, g->k, g->n, x.b, g->ldb, x.panels, piece);
+        moe__pack_piece(p.f, g->tb, g->k, g->n, x.b, NULL, g->ldb, x.panels, piece);
         return;
     }
     int64_t i = (piece - p.panel_tasks) * STRIP;

@@ -42,7 +42,10 @@ typedef void moe_map2(int64_t n, const moe_real *a, int sa, const moe_real *b, i
     X(moe_attention_step_fn, attention_step) X(moe_scale_columns_fn, scale_columns)                \
     X(moe_attention_grad_fn, attention_grad)                                                       \
     X(moe_cross_entropy_fn, cross_entropy)                                                         \
-    X(moe_adamw_fn, adamw)
+    X(moe_adamw_fn, adamw)                                                                         \
+    X(moe_gemv_fn, gemv_f32) X(moe_gemv_fn, gemv_bf16) X(moe_gemv_fn, gemv_f16)                    \
+    X(moe_gemv_fn, mix_f32) X(moe_gemv_fn, mix_bf16) X(moe_gemv_fn, mix_f16)                       \
+    X(moe_widen_fn, widen_bf16) X(moe_widen_fn, widen_f16)
 
 /* y[i] += x[i] */
 typedef void moe_accumulate_fn(int64_t n, const moe_real *x, moe_real *y);
@@ -106,6 +109,22 @@ typedef struct moe_adamw_args {
 typedef void moe_adamw_fn(int64_t n, const moe_adamw_args *a, const moe_real *g, moe_real *w,
                           moe_real *m, moe_real *v);
 
+/* Few rows and a matrix W [n x k] as it is stored, in f32, bf16 or f16; ld count elements.
+ * gemv: y [m x n] = x W^T with x [m x k].   mix: y [m x k] = x W with x [m x n]. */
+typedef struct moe_gemv {
+    int64_t m, n, k;
+    const moe_real *x;
+    int64_t ldx;
+    const void *w;
+    int64_t ldw;
+    moe_real *y;
+    int64_t ldy;
+} moe_gemv;
+typedef void moe_gemv_fn(const moe_gemv *g);
+
+/* y[i] = x[i] */
+typedef void moe_widen_fn(int64_t n, const uint16_t *x, moe_real *y);
+
 typedef struct moe_kernels {
     const char *name;
 #define X(type, member) type *member;
@@ -113,6 +132,17 @@ typedef struct moe_kernels {
 #undef X
     const moe_format *f32, *bf16;   /* matrix products, see product.h; bf16 NULL in double */
 } moe_kernels;
+
+/* The kernels for one element type: gemv or mix; what makes real numbers of it, NULL for f32. */
+static inline moe_gemv_fn *moe__gemv(const moe_kernels *k, moe_dtype type) {
+    return type == MOE_F32 ? k->gemv_f32 : type == MOE_BF16 ? k->gemv_bf16 : k->gemv_f16;
+}
+static inline moe_gemv_fn *moe__mix(const moe_kernels *k, moe_dtype type) {
+    return type == MOE_F32 ? k->mix_f32 : type == MOE_BF16 ? k->mix_bf16 : k->mix_f16;
+}
+static inline moe_widen_fn *moe__widen(const moe_kernels *k, moe_dtype type) {
+    return type == MOE_F32 ? NULL : type == MOE_BF16 ? k->widen_bf16 : k->widen_f16;
+}
 
 /* The variant named "amx", "avx512bf16", "avx512", "avx2" or "plain", or the best one for NULL; NULL
  * when this processor cannot run it. Choosing AMX asks the system to let this process use it. */
@@ -140,10 +170,12 @@ typedef struct moe_gemm {
 } moe_gemm;
 
 /* The panels of B [k x n] are made in pieces, which tasks can take in any order: B = S^T from
- * S [n x k] if `transposed`, otherwise S, with ld elements between rows. */
+ * S [n x k] if `transposed`, otherwise S, with ld elements between rows. S^T may be in 16 bits,
+ * which `widen` makes real numbers of; NULL: it is in f32. */
 int64_t moe__pack_pieces(int64_t k, int64_t n);
 void moe__pack_piece(const moe_format *f, bool transposed, int64_t k, int64_t n,
-                     const moe_real *from, int64_t ld, void *panels, int64_t piece);
+                     const void *from, moe_widen_fn *widen, int64_t ld, void *panels,
+                     int64_t piece);
 
 /* On the calling thread, through OpenBLAS: for use inside tasks. */
 void moe__gemm(const moe_gemm *g);

@@ -7,6 +7,8 @@ static moe_status infer(moe_call *c) {
     const moe_tensor *weight = c->in[0], *ids = c->in[1];
     moe_status s = moe__rank(c, weight, "weight", 2);
     if (s) return s;
+    s = moe__stored_alike(c, 0, 1);
+    if (s) return s;
     if (ids->ndim == MOE_MAX_DIMS)
         return MOE_REJECT(c, MOE_ESHAPE, "ids %s leave no room for another dimension (the limit "
                           "is %d)", MOE_SHAPE(ids), MOE_MAX_DIMS);
@@ -19,7 +21,21 @@ static moe_status infer(moe_call *c) {
     return MOE_OK;
 }
 
+/* Rows that are stored in 16 bits: so few that one thread is enough. */
+static void widen_rows(moe_call *c, moe_widen_fn *widen) {
+    const moe_tensor *ids = c->in[1];
+    const uint16_t *from = moe_tensor_data(c->in[0]);
+    int64_t n = c->in[0]->shape[1];
+    for (int64_t i = 0; i < ids->count; i++)
+        widen(n, from + moe__int(ids)[i] * n, moe__real(c->out[0]) + i * n);
+}
+
 static moe_status forward(moe_call *c) {
+    moe_widen_fn *widen = moe__widen(c->ctx->kernels, c->in[0]->dtype);
+    if (widen) {
+        widen_rows(c, widen);
+        return MOE_OK;
+    }
     moe__rows_take(c->ctx, c->in[1], c->in[0]->shape[1], moe__real(c->in[0]),
                    moe__real(c->out[0]), false);
     return MOE_OK;
@@ -33,7 +49,7 @@ static moe_status backward(moe_call *c) {
 }
 
 MOE_OP(embedding,
-    .sig = "weight:tensor, ids:itensor -> tensor",
+    .sig = "weight:float, ids:itensor -> tensor",
     .doc = "Rows of `weight` by token id: weight [V x d], ids [..] -> [.. x d].",
     .sample = "randn(5, 3), ids({4, 0, 4, 1})",
     .saves = MOE_IN(1),

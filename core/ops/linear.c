@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "kernels/kernels.h"
+#include "ops/few.h"
 #include "tape/packed.h"
 
 static int64_t rows_of(const moe_tensor *x) {
@@ -19,13 +20,26 @@ static moe_status infer(moe_call *c) {
     if (bias && (bias->ndim != 1 || bias->shape[0] != w->shape[0]))
         return MOE_REJECT(c, MOE_ESHAPE, "bias must have one element per output: %s and weight %s",
                           MOE_SHAPE(bias), MOE_SHAPE(w));
+    moe_status s = moe__stored_alike(c, 1, 1);
+    if (s) return s;
     moe__out_like(c, 0, x);
     c->out_desc[0].shape[x->ndim - 1] = w->shape[0];
     return moe__product_sizes(c, 3, (int64_t[]){rows_of(x), w->shape[0], w->shape[1]});
 }
 
+static moe_status forward_few(moe_call *c, int64_t m, int64_t n, int64_t k) {
+    moe_real *y = moe__real(c->out[0]);
+    moe__few_products(c->ctx, 1, &(moe_few){.m = m, .n = n, .k = k, .x = moe__real(c->in[0]),
+                                            .type = c->in[1]->dtype, .y = y,
+                                            .w = moe_tensor_data(c->in[1])});
+    for (int64_t i = 0; c->in[2] && i < m; i++)
+        c->ctx->kernels->accumulate(n, moe__real(c->in[2]), y + i * n);
+    return MOE_OK;
+}
+
 static moe_status forward(moe_call *c) {
     int64_t n = c->in[1]->shape[0], k = c->in[1]->shape[1], m = rows_of(c->in[0]);
+    if (m <= MOE_FEW_ROWS) return forward_few(c, m, n, k);
     const void *panels;
     moe_status s = moe__packed(c, 1, true, &panels);
     if (s) return s;
@@ -67,7 +81,7 @@ static moe_status backward(moe_call *c) {
 }
 
 MOE_OP(linear,
-    .sig = "x:tensor, weight:tensor, bias:tensor? -> tensor",
+    .sig = "x:tensor, weight:float, bias:tensor? -> tensor",
     .doc = "x W^T + bias: x [.. x in], weight [out x in], bias [out] -> [.. x out].",
     .sample = "randn(2, 3, 5), randn(4, 5), randn(4) | randn(3, 5), randn(1, 5)",
     .saves = MOE_IN(0) | MOE_IN(1),

@@ -13,6 +13,7 @@
  * Signature: "x:tensor, dim:dim=-1 -> tensor". Parameter types:
  *   tensor    f32               itensor   i32                tensors   a list of tensors
  *   operand   f32 tensor or a number       any       a tensor of any type
+ *   float     f32, bf16 or f16, read as it is stored: weights and caches
  *   int num bool                dim       a dimension, 1-based in Lua, negative from the end
  *   index     a position, 1-based in Lua, negative from the end
  *   sizes     all remaining integers (only last)             {a|b|c}   one of these words
@@ -103,6 +104,10 @@ moe_status moe__reject(moe_call *c, moe_status status, const char *fmt, ...)
 /* Every element of the i32 tensor lies in 0 .. bound-1 (or equals `except`). */
 moe_status moe__ids_below(moe_call *c, const moe_tensor *ids, int64_t bound, int64_t except,
                           const char *name);
+
+/* Rejects gradients through inputs first .. first + n - 1 that are stored in 16 bits, and inputs of
+ * several types among them. */
+moe_status moe__stored_alike(moe_call *c, int first, int n);
 
 /* Rejects what OpenBLAS cannot count: rows, columns or row distances above 2^31 - 1. */
 moe_status moe__product_sizes(moe_call *c, int n, const int64_t *size);

@@ -19,7 +19,9 @@ static size_t matrix_bytes(const moe_pack *p) {
 
 typedef struct packing {
     const moe_pack *pack;
-    const moe_real *weight;
+    const char *weight;
+    size_t element;             /* bytes, of the weight as it is stored */
+    moe_widen_fn *widen;
     int64_t pieces;             /* of one matrix */
 } packing;
 
@@ -29,13 +31,16 @@ static void pack_task(void *arg, int64_t task, int worker) {
     int64_t matrix = task / w->pieces;
     (void)worker;
     moe__pack_piece(p->format, p->transposed, depth_of(p), width_of(p),
-                    w->weight + matrix * p->rows * p->columns, p->columns,
+                    w->weight + w->element * (size_t)(matrix * p->rows * p->columns), w->widen,
+                    p->columns,
                     panels_of(p) + (size_t)matrix * matrix_bytes(p), task % w->pieces);
 }
 
 /* Tasks are skipped after an interrupt: such a pack must not pass for a whole one. */
-static void refresh(moe_pack *p, const moe_tensor *w) {
-    packing work = {.pack = p, .weight = moe__real(w),
+static void refresh(moe_pack *p, moe_tensor *w) {
+    packing work = {.pack = p, .weight = moe_tensor_data(w),
+                    .element = moe__dtype_size(w->dtype),
+                    .widen = moe__widen(w->ctx->kernels, w->dtype),
                     .pieces = moe__pack_pieces(depth_of(p), width_of(p))};
     moe__parallel(w->ctx, p->matrices * work.pieces, pack_task, &work);
     p->version = w->storage->version;

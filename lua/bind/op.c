@@ -15,7 +15,7 @@
 #define MAX_WORDS 8
 
 typedef enum kind {
-    TENSOR, ITENSOR, ANY, OPERAND, TENSORS, INT, NUM, BOOL, DIM, INDEX, SIZES, WORD
+    TENSOR, ITENSOR, ANY, FLOAT, OPERAND, TENSORS, INT, NUM, BOOL, DIM, INDEX, SIZES, WORD
 } kind;
 
 typedef struct param {
@@ -46,8 +46,8 @@ static const char *copy_until(const char *from, const char *stops, char *to, siz
 }
 
 static kind kind_of(lua_State *L, const char *type) {
-    static const char *const name[] = {"tensor", "itensor", "any", "operand", "tensors", "int",
-                                       "num", "bool", "dim", "index", "sizes"};
+    static const char *const name[] = {"tensor", "itensor", "any", "float", "operand", "tensors",
+                                       "int", "num", "bool", "dim", "index", "sizes"};
     for (int i = 0; i < (int)(sizeof name / sizeof *name); i++)
         if (strcmp(type, name[i]) == 0) return (kind)i;
     luaL_error(L, "unknown parameter type '%s'", type);
@@ -121,6 +121,7 @@ static void wrong(lua_State *L, const signature *sig, const param *p, int arg, c
 static void check_dtype(lua_State *L, const signature *sig, const param *p, const moe_tensor *t) {
     moe_dtype wanted = p->kind == ITENSOR ? MOE_I32 : MOE_F32;
     if (p->kind == ANY || t->dtype == wanted) return;
+    if (p->kind == FLOAT && t->dtype != MOE_I32) return;
     lmoe_raise(L, "%s: %s is %s, but must be %s\nhint: %s:to(\"%s\")", sig->op->name, p->name,
                moe__dtype_name(t->dtype), moe__dtype_name(wanted), p->name,
                moe__dtype_name(wanted));

@@ -81,9 +81,19 @@ INLINE vec choose(veci mask, vec yes, vec no) {
     return (vec)(((veci)yes & mask) | ((veci)no & ~mask));
 }
 
+/* Halves are added to halves. */
 INLINE moe_real lanes_sum(vec v) {
+#if VBYTES > 16
+    static const moe_bits lane[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
+                                    0, 1, 2, 3, 4, 5, 6, 7};
+    typedef moe_bits some_lanes __attribute__((vector_size(VBYTES), aligned(sizeof(moe_bits))));
+#pragma GCC unroll 4
+    for (int width = VL / 2; width > 0; width /= 2)
+        v += __builtin_shuffle(v, *(const some_lanes *)(lane + width));
+#else
     for (int width = VL / 2; width > 0; width /= 2)
         for (int i = 0; i < width; i++) v[i] += v[i + width];
+#endif
     return v[0];
 }
 /* NaN if any lane is. */
