@@ -40,7 +40,7 @@ typedef void moe_map2(int64_t n, const moe_real *a, int sa, const moe_real *b, i
     X(moe_swiglu_fn, swiglu) X(moe_swiglu_grad_fn, swiglu_grad)                                    \
     X(moe_rope_fn, rope)                                                                           \
     X(moe_attention_step_fn, attention_step) X(moe_scale_columns_fn, scale_columns)                \
-    X(moe_attention_grad_fn, attention_grad)                                                       \
+    X(moe_attention_grad_fn, attention_grad) X(moe_exp_sum_fn, exp_sum)                            \
     X(moe_cross_entropy_fn, cross_entropy)                                                         \
     X(moe_adamw_fn, adamw)                                                                         \
     X(moe_gemv_fn, gemv_f32) X(moe_gemv_fn, gemv_bf16) X(moe_gemv_fn, gemv_f16)                    \
@@ -88,6 +88,8 @@ typedef void moe_rope_fn(int64_t half, const moe_real *cosine, const moe_real *s
  * sum = sum fade + the sum of these. NaN stays in its column. */
 typedef void moe_attention_step_fn(int64_t keys, int64_t columns, int64_t seen, moe_real scale,
                                    moe_real *scores, moe_real *top, moe_real *sum, moe_real *fade);
+/* x[i] = exp(x[i] - shift); returns the sum. */
+typedef moe_real moe_exp_sum_fn(int64_t n, moe_real shift, moe_real *x);
 /* x [rows x 32]: column c *= factor[c] */
 typedef void moe_scale_columns_fn(int64_t rows, int64_t columns, const moe_real *factor,
                                   moe_real *x);

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "kernels/kernels.h"
+#include "ops/attention_cached.h"
 #include "ops/axis.h"
 
 enum {
@@ -56,6 +57,7 @@ static moe_status infer(moe_call *c) {
                           MOE_SHAPE(k));
     int64_t across = q->shape[2] * q->shape[3], lse[3] = {q->shape[0], q->shape[2], q->shape[1]};
     moe_status s = moe__product_sizes(c, 2, (int64_t[]){k->shape[1], across});
+    if (!s) s = moe__attention_cached_infer(c);
     if (s) return s;
     moe__out_like(c, 0, q);
     moe__keep(c, 0, MOE_F32, 3, lse);
@@ -260,6 +262,7 @@ static void forward_task(void *arg, int64_t task, int worker) {
 }
 
 static moe_status forward(moe_call *c) {
+    if (moe__is_cached(c)) return moe__attention_cached(c);
     work w = work_of(c);
     int64_t parts = maximum(parts_of(&w.s, w.s.T), pieces(w.s.T, RANGE));
     w.part = moe__round_up(pieces(maximum(w.s.T, 1), parts), MOE_PANEL);
@@ -462,10 +465,10 @@ static moe_status backward(moe_call *c) {
 }
 
 MOE_OP(attention,
-    .sig = "q:tensor, k:tensor, v:tensor -> tensor",
+    .sig = "q:tensor, k:float, v:float, lengths:itensor? -> tensor",
     .doc = "Causal grouped-query attention: q [B x T x H x D], k and v [B x S x KV x D] with "
-           "T <= S and H a multiple of KV; the queries are the last T positions. "
-           "-> [B x T x H x D].",
+           "T <= S and H a multiple of KV; the queries are the last T positions, of `lengths` [B] "
+           "keys each if that is given: a cache has room for more. -> [B x T x H x D].",
     .sample = "randn(2, 5, 2, 3), randn(2, 5, 2, 3), randn(2, 5, 2, 3)"
               " | randn(1, 3, 4, 2), randn(1, 7, 2, 2), randn(1, 7, 2, 2)"
               " | randn(1, 70, 2, 2), randn(1, 70, 1, 2), randn(1, 70, 1, 2)",

@@ -5,6 +5,12 @@
 #include "kernels/kernels.h"
 #include "ops/axis.h"
 
+/* Rows of the table of angles: one per position, of each batch element if these begin apart. */
+static int64_t positions(const moe_call *c) {
+    const int64_t *shape = c->in[0]->shape;
+    return c->in[1] ? shape[0] * shape[1] : shape[1];
+}
+
 static moe_status infer(moe_call *c) {
     const moe_tensor *x = c->in[0];
     moe_status s = moe__rank(c, x, "x", 4);
@@ -16,7 +22,12 @@ static moe_status infer(moe_call *c) {
     if (c->arg[1].i < 0)
         return MOE_REJECT(c, MOE_EARG, "offset must not be negative: %lld",
                           (long long)c->arg[1].i);
-    int64_t table = x->shape[1] * x->shape[3];
+    const moe_tensor *starts = c->in[1];
+    if (starts && (starts->ndim != 1 || starts->shape[0] != x->shape[0]))
+        return MOE_REJECT(c, MOE_ESHAPE, "one start per batch element is needed: starts %s and x "
+                          "%s", MOE_SHAPE(starts), MOE_SHAPE(x));
+    if (starts && moe__ids_below(c, starts, INT32_MAX, INT64_MIN, "starts")) return MOE_EARG;
+    int64_t table = positions(c) * x->shape[3];
     moe__out_like(c, 0, x);
     moe__keep(c, 0, MOE_F32, 1, &table);
     return MOE_OK;
@@ -25,7 +36,7 @@ static moe_status infer(moe_call *c) {
 /* One row per position: D/2 cosines, then D/2 sines. */
 typedef struct rotation {
     const moe_call *c;
-    int64_t t, heads, half;
+    int64_t t, rows, heads, half;
     moe_real *table;
     moe_real sign;
     const moe_real *x;
@@ -35,7 +46,13 @@ typedef struct rotation {
 
 static rotation rotation_of(const moe_call *c) {
     const int64_t *shape = c->in[0]->shape;
-    return (rotation){.c = c, .t = shape[1], .heads = shape[2], .half = shape[3] / 2, .sign = 1};
+    return (rotation){.c = c, .t = shape[1], .rows = positions(c), .heads = shape[2],
+                      .half = shape[3] / 2, .sign = 1};
+}
+
+static int64_t position(const rotation *r, int64_t row) {
+    const moe_tensor *starts = r->c->in[1];
+    return row % r->t + r->c->arg[1].i + (starts ? moe__int(starts)[row / r->t] : 0);
 }
 
 /* In double: a float loses the angle of a distant position. */
@@ -43,10 +60,10 @@ static void fill_table(void *arg, int64_t begin, int64_t end) {
     const rotation *r = arg;
     for (int64_t i = begin; i < end; i++) {
         double frequency = pow(r->c->arg[0].f, -(double)i / (double)r->half);
-        for (int64_t t = 0; t < r->t; t++) {
-            double angle = ((double)t + (double)r->c->arg[1].i) * frequency;
-            r->table[t * 2 * r->half + i] = (moe_real)cos(angle);
-            r->table[t * 2 * r->half + r->half + i] = (moe_real)sin(angle);
+        for (int64_t row = 0; row < r->rows; row++) {
+            double angle = (double)position(r, row) * frequency;
+            r->table[row * 2 * r->half + i] = (moe_real)cos(angle);
+            r->table[row * 2 * r->half + r->half + i] = (moe_real)sin(angle);
         }
     }
 }
@@ -55,7 +72,7 @@ static void fill_table(void *arg, int64_t begin, int64_t end) {
 static void turn(void *arg, int64_t begin, int64_t end) {
     const rotation *r = arg;
     for (int64_t i = begin; i < end; i++) {
-        const moe_real *cosine = r->table + i % r->t * 2 * r->half;
+        const moe_real *cosine = r->table + i % r->rows * 2 * r->half;
         for (int64_t h = 0; h < r->heads; h++) {
             int64_t at = (i * r->heads + h) * 2 * r->half;
             r->c->ctx->kernels->rope(r->half, cosine, cosine + r->half, r->sign, r->x + at,
@@ -73,10 +90,10 @@ static moe_status forward(moe_call *c) {
     rotation r = rotation_of(c);
     r.x = moe__real(c->in[0]);
     r.y = moe__real(c->out[0]);
-    size_t bytes = sizeof *r.table * (size_t)(r.t * 2 * r.half);
+    size_t bytes = sizeof *r.table * (size_t)(r.rows * 2 * r.half);
     r.table = c->keep[0] ? moe__real(c->keep[0]) : moe__alloc(c->ctx, bytes);
     if (!r.table) return moe__no_memory(c->ctx, bytes, "the angles of rope");
-    moe__parallel_range(c->ctx, r.half, moe__grain(16 * r.t), fill_table, &r);
+    moe__parallel_range(c->ctx, r.half, moe__grain(16 * r.rows), fill_table, &r);
     turn_all(&r);
     if (!c->keep[0]) moe__free(c->ctx, r.table, bytes);
     return MOE_OK;
@@ -97,7 +114,9 @@ static moe_status backward(moe_call *c) {
 }
 
 MOE_OP(rope,
-    .sig = "x:tensor, theta:num=10000, offset:int=0 -> tensor",
-    .doc = "Rotary position embedding: x [B x T x H x D]; position t counts from `offset`.",
-    .sample = "randn(2, 3, 2, 4) | randn(1, 2, 1, 6), 100, 5",
+    .sig = "x:tensor, theta:num=10000, offset:int=0, starts:itensor? -> tensor",
+    .doc = "Rotary position embedding: x [B x T x H x D]; position t counts from `offset`, or from "
+           "there plus the batch element's number in `starts` [B].",
+    .sample = "randn(2, 3, 2, 4) | randn(1, 2, 1, 6), 100, 5"
+              " | randn(2, 3, 1, 4), 100, 2, ids({ 5, 0 })",
     .infer = infer, .forward = forward, .backward = backward);

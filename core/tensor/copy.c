@@ -66,9 +66,25 @@ static void store(moe_dtype dtype, void *data, int64_t i, double value) {
     }
 }
 
+/* The pairs that whole models pass through; the compiler makes vectors of these. */
+static void to_bfloat(int64_t n, const moe_real *restrict src, uint16_t *restrict dst) {
+    for (int64_t i = 0; i < n; i++) dst[i] = moe__to_bfloat((float)src[i]);
+}
+static void from_bfloat(int64_t n, const uint16_t *restrict src, moe_real *restrict dst) {
+    for (int64_t i = 0; i < n; i++) dst[i] = (moe_real)moe__from_bfloat(src[i]);
+}
+
 void moe__convert(moe_dtype from, const void *src, moe_dtype to, void *dst, int64_t n) {
     if (from == to) {
         memcpy(dst, src, (size_t)n * moe__dtype_size(from));
+        return;
+    }
+    if (from == MOE_F32 && to == MOE_BF16) {
+        to_bfloat(n, src, dst);
+        return;
+    }
+    if (from == MOE_BF16 && to == MOE_F32) {
+        from_bfloat(n, src, dst);
         return;
     }
     for (int64_t i = 0; i < n; i++) store(to, dst, i, load(from, src, i));
@@ -125,6 +141,29 @@ moe_status moe__copy_into(moe_tensor *dst, const moe_tensor *src) {
     }
     moe__copy_strided(src, dst);
     moe_tensor_release(apart);
+    dst->storage->version++;
+    return MOE_OK;
+}
+
+moe_status moe__put_rows(moe_tensor *dst, const moe_tensor *rows, const moe_tensor *src) {
+    moe_status s = moe__writable(dst, "put_rows_");
+    if (s) return s;
+    int64_t n = dst->ndim && dst->shape[0] ? dst->count / dst->shape[0] : 0;
+    if (rows->dtype != MOE_I32 || src->count != rows->count * n)
+        return moe__fail(dst->ctx, MOE_ESHAPE, "put_rows_: rows %s (i32) of %s do not take %s",
+                         MOE_SHAPE(rows), MOE_SHAPE(dst), MOE_SHAPE(src));
+    if (!moe_tensor_contiguous(dst) || !moe_tensor_contiguous(rows) || !moe_tensor_contiguous(src))
+        return moe__fail(dst->ctx, MOE_EARG, "put_rows_: the tensors must be contiguous\n"
+                         "hint: x:contiguous()");
+    for (int64_t i = 0; i < rows->count; i++)
+        if (moe__int(rows)[i] < 0 || moe__int(rows)[i] >= dst->shape[0])
+            return moe__fail(dst->ctx, MOE_EARG, "put_rows_: row %d is not one of the %lld",
+                             moe__int(rows)[i], (long long)dst->shape[0]);
+    size_t to = moe__dtype_size(dst->dtype), from = moe__dtype_size(src->dtype);
+    char *at = dst->storage->data + (size_t)dst->offset * to;
+    const char *row = src->storage->data + (size_t)src->offset * from;
+    for (int64_t i = 0; i < rows->count; i++, row += (size_t)n * from)
+        moe__convert(src->dtype, row, dst->dtype, at + (size_t)(moe__int(rows)[i] * n) * to, n);
     dst->storage->version++;
     return MOE_OK;
 }

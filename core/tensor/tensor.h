@@ -109,6 +109,9 @@ void moe__convert(moe_dtype from, const void *src, moe_dtype to, void *dst, int6
 moe_status moe__writable(moe_tensor *t, const char *what);
 moe_status moe__fill(moe_tensor *t, double value);
 moe_status moe__copy_into(moe_tensor *dst, const moe_tensor *src);
+/* dst[rows[i]] = the i-th of as many equal parts of src, converted to the type of dst; both are
+ * contiguous. */
+moe_status moe__put_rows(moe_tensor *dst, const moe_tensor *rows, const moe_tensor *src);
 
 /* Maps a whole file read-only. MOE_EMISSING, MOE_EIO. */
 moe_status moe__map_file(moe_ctx *ctx, const char *path, moe_mapping **out);

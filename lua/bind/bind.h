@@ -75,6 +75,8 @@ lmoe_box *lmoe_newbox(lua_State *L);
  * more; raises when that does not help. */
 moe_tensor *lmoe_fillbox(lua_State *L, lmoe_box *box, moe_dtype dtype, int ndim,
                          const int64_t *shape);
+/* The element type of that name; raises "what: ..." when there is none. */
+moe_dtype lmoe_dtype(lua_State *L, const char *name, const char *what);
 /* Pushes the XXH3-64 of the bytes as 16 hexadecimal digits. Returns 1. */
 int lmoe_pushhash(lua_State *L, const void *data, size_t size);
 /* Moves a box into the list of a scope; NULL: of none. */

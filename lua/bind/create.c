@@ -19,7 +19,19 @@ static int fill_with(lua_State *L, int arg, const char *what, double value) {
     return 1;
 }
 
-static int zeros(lua_State *L) { return fill_with(L, 1, "zeros", 0); }
+/* zeros(sizes[, { dtype = "bf16" }]) */
+static int zeros(lua_State *L) {
+    if (lua_gettop(L) < 2 || !lua_istable(L, -1)) return fill_with(L, 1, "zeros", 0);
+    lua_insert(L, 1);                   /* the options, below the sizes */
+    lmoe_checkfields(L, 1, "zeros", "dtype");
+    const char *name = lmoe_strfield(L, 1, "dtype", "f32");
+    moe_dtype dtype = lmoe_dtype(L, name, "zeros");
+    int64_t shape[MOE_MAX_DIMS];
+    int n = lmoe_checkshape(L, 2, "zeros", shape);
+    lmoe_check(L, moe__fill(lmoe_fillbox(L, lmoe_newbox(L), dtype, n, shape), 0));
+    return 1;
+}
+
 static int ones(lua_State *L) { return fill_with(L, 1, "ones", 1); }
 
 static int full(lua_State *L) { return fill_with(L, 2, "full", lmoe_checknumber(L, 1)); }

@@ -400,8 +400,7 @@ static int detach(lua_State *L) {
 
 /* ---- copying and writing -------------------------------------------------------------------- */
 
-static moe_dtype check_dtype_name(lua_State *L, int arg, const char *what) {
-    const char *name = lmoe_checkstring(L, arg);
+moe_dtype lmoe_dtype(lua_State *L, const char *name, const char *what) {
     for (int d = 0; d < MOE_DTYPE_COUNT; d++)
         if (strcmp(name, moe__dtype_name((moe_dtype)d)) == 0) return (moe_dtype)d;
     lmoe_raise(L, "%s: unknown element type \"%s\"\nhint: f32, i32, bf16 or f16", what, name);
@@ -420,7 +419,7 @@ static int clone(lua_State *L) {
 
 static int to(lua_State *L) {
     moe_tensor *t = lmoe_checktensor(L, 1);
-    moe_dtype wanted = check_dtype_name(L, 2, "to");
+    moe_dtype wanted = lmoe_dtype(L, lmoe_checkstring(L, 2), "to");
     if (t->dtype == wanted) {
         lua_settop(L, 1);
         return 1;
@@ -451,6 +450,14 @@ static int copy_from(lua_State *L) {
     do s = moe__copy_into(lmoe_checktensor(L, 1), lmoe_checktensor(L, 2));
     while (lmoe_again(L, s, &tried));
     lmoe_check(L, s);
+    lua_settop(L, 1);
+    return 1;
+}
+
+/* x:put_rows_(rows, from): x[rows[i]] = row i of from, in x's type. */
+static int put_rows(lua_State *L) {
+    lmoe_check(L, moe__put_rows(lmoe_checktensor(L, 1), lmoe_checktensor(L, 2),
+                                lmoe_checktensor(L, 3)));
     lua_settop(L, 1);
     return 1;
 }
@@ -490,7 +497,8 @@ void lmoe_open_tensor(lua_State *L) {
         {"hash", hash},
         {"requires_grad", requires_grad}, {"tracks_grad", tracks_grad}, {"grad", grad},
         {"zero_grad", zero_grad}, {"backward", backward}, {"detach", detach}, {"clone", clone},
-        {"to", to}, {"fill_", fill}, {"copy_", copy_from}, {"free", free_tensor}, {NULL, NULL}};
+        {"to", to}, {"fill_", fill}, {"copy_", copy_from},
+        {"put_rows_", put_rows}, {"free", free_tensor}, {NULL, NULL}};
     lmoe_newtype(L, LMOE_TENSOR, release, functions);
     luaL_getmetatable(L, LMOE_TENSOR);
     lmoe_getstate(L)->tensor_type = lua_topointer(L, -1);

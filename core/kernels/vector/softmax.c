@@ -37,6 +37,10 @@ INLINE moe_real sum_exp_shifted(int64_t n, moe_real shift, const moe_real *x) {
     return lanes_sum(sum);
 }
 
+moe_real KERNEL(exp_sum)(int64_t n, moe_real shift, moe_real *x) {
+    return exp_shifted(n, shift, x, x);
+}
+
 void KERNEL(softmax)(int64_t n, const moe_real *x, moe_real *y) {
     moe_real top = KERNEL(max)(n, x);
     if (top == -INFINITE)
