@@ -19,7 +19,7 @@ typedef struct batch {
     const moe_few *list;
 } batch;
 
-static void multiply(const moe_kernels *kernels, const moe_few *f, int64_t task) {
+void moe__few_multiply(const moe_kernels *kernels, const moe_few *f, int64_t task) {
     int64_t rows = moe__few_rows(f), first = task * rows;
     int64_t n = f->n - first < rows ? f->n - first : rows;
     const char *w = (const char *)f->w + (size_t)(first * f->k) * moe__dtype_size(f->type);
@@ -32,7 +32,7 @@ static void task(void *arg, int64_t task, int worker) {
     const moe_few *f = b->list;
     (void)worker;
     for (int64_t tasks; task >= (tasks = moe__few_tasks(f)); f++) task -= tasks;
-    multiply(b->kernels, f, task);
+    moe__few_multiply(b->kernels, f, task);
 }
 
 void moe__few_products(moe_ctx *ctx, int64_t count, const moe_few *list) {

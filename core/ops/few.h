@@ -24,6 +24,10 @@ typedef struct moe_few {
 int64_t moe__few_rows(const moe_few *f);
 int64_t moe__few_tasks(const moe_few *f);
 
+/* Task number `task` of a product, on this thread. */
+struct moe_kernels;
+void moe__few_multiply(const struct moe_kernels *kernels, const moe_few *f, int64_t task);
+
 /* Several products in one region. */
 void moe__few_products(moe_ctx *ctx, int64_t count, const moe_few *list);
 

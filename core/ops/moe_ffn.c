@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "kernels/kernels.h"
+#include "ops/moe_ffn_few.h"
 #include "tape/op.h"
 
 enum { X, GATES, EXPERTS, W1, W3, W2 };             /* inputs */
@@ -53,7 +54,8 @@ static moe_status infer(moe_call *c) {
         !shaped(w2, w1->shape[0], w1->shape[2], w1->shape[1]))
         return MOE_REJECT(c, MOE_ESHAPE, "w1 [E x I x d], w3 [E x I x d] and w2 [E x d x I] do not "
                           "fit: %s, %s and %s", MOE_SHAPE(w1), MOE_SHAPE(w3), MOE_SHAPE(w2));
-    moe_status s = moe__ids_below(c, experts, w1->shape[0], INT64_MIN, "experts");
+    moe_status s = moe__stored_alike(c, W1, 3);
+    if (!s) s = moe__ids_below(c, experts, w1->shape[0], INT64_MIN, "experts");
     if (s) return s;
     sizes z = measure(c);
     int64_t hidden[2] = {z.R, z.I}, wide[2] = {z.R, z.d}, bounds = z.E + 1;
@@ -205,6 +207,7 @@ static void combine_range(void *arg, int64_t begin, int64_t end) {
 }
 
 static moe_status forward(moe_call *c) {
+    if (moe__is_few(c)) return moe__ffn_few(c);
     work w = {.c = c, .z = measure(c)};
     const sizes *z = &w.z;
     moe_status s = allocate(&w, false);
@@ -287,7 +290,7 @@ static moe_status backward(moe_call *c) {
 }
 
 MOE_OP(moe_ffn,
-    .sig = "x:tensor, gates:tensor, experts:itensor, w1:tensor, w3:tensor, w2:tensor -> tensor",
+    .sig = "x:tensor, gates:tensor, experts:itensor, w1:float, w3:float, w2:float -> tensor",
     .doc = "SwiGLU experts over routed tokens, dropless: x [T x d], gates and 0-based experts "
            "[T x k], w1 and w3 [E x I x d], w2 [E x d x I] -> [T x d].",
     .sample = "randn(5, 3), rand(0.1, 1, 5, 2), ids{{0, 1}, {1, 3}, {3, 0}, {1, 0}, {0, 3}},"
