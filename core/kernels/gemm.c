@@ -133,6 +133,12 @@ static void cut(const moe_gemm *g, plan *p) {
     p->group = p->down * p->across * p->slices > 1 ? 1 : pieces(p->batch, GROUPS);
 }
 
+/* Elements from one row of a strip to the next: a cache line more than a row has, because rows a
+ * power of two apart would share a few sets of the cache. */
+static int64_t apart(const moe_format *f, int64_t k) {
+    return moe__depth(f, k) + (int64_t)(64 / f->element);
+}
+
 static plan plan_of(const moe_ctx *ctx, const moe_gemm *g) {
     plan p = {.f = g->format ? g->format : ctx->kernels->f32, .batch = g->batch ? g->batch : 1};
     if (g->m == 0 || g->n == 0 || g->k == 0) return p;
@@ -150,8 +156,8 @@ static plan plan_of(const moe_ctx *ctx, const moe_gemm *g) {
         p.panel_bytes = aligned(p.f->element * (size_t)moe__right_size(p.f, g->k, g->n));
     }
     if (p.own_rows)
-        p.panels = aligned(p.f->element *
-                           (size_t)moe__left_size(p.f, minimum(p.rows, STRIP), depth));
+        p.panels = aligned(p.f->element * (size_t)(moe__round_up(minimum(p.rows, STRIP), p.f->rows) *
+                                                   apart(p.f, depth)));
     p.scratch = p.panels;
     if (p.own_panels) p.scratch += p.f->element * (size_t)moe__right_size(p.f, depth, p.columns);
     p.part_bytes = sizeof(moe_real) * (size_t)((p.slices - 1) * g->m * g->n);
@@ -223,13 +229,13 @@ static int64_t prepare_count(const moe_gemm *g, const plan *p) {
     return p->batch * (p->row_tasks + p->panel_tasks);
 }
 
-/* `m` rows of op(A) from row i and element `first` on. */
+/* `m` rows of op(A) from row i and element `first` on, `ldto` apart. */
 static void prepare_rows(const product *x, int64_t i, int64_t m, int64_t first, int64_t k,
-                         char *to) {
+                         char *to, int64_t ldto) {
     const moe_gemm *g = x->g;
     const moe_format *f = x->p->f;
     const moe_real *from = g->ta ? x->a + first * g->lda + i : x->a + i * g->lda + first;
-    (g->ta ? f->left_transposed : f->left)(m, k, from, g->lda, NULL, NULL, to, moe__depth(f, k));
+    (g->ta ? f->left_transposed : f->left)(m, k, from, g->lda, NULL, NULL, to, ldto);
 }
 
 static void prepare_task(void *arg, int64_t task, int worker) {
@@ -246,7 +252,8 @@ static void prepare_task(void *arg, int64_t task, int worker) {
     }
     int64_t i = (piece - p.panel_tasks) * STRIP;
     prepare_rows(&x, i, minimum(g->m - i, STRIP), 0, g->k,
-                 x.rows + p.f->element * (size_t)(i * moe__depth(p.f, g->k)));
+                 x.rows + p.f->element * (size_t)(i * moe__depth(p.f, g->k)),
+                 moe__depth(p.f, g->k));
 }
 
 /* ---- multiplying ---------------------------------------------------------------------------- */
@@ -306,8 +313,8 @@ static void find_rows(const product *x, const block *b, int64_t i, int64_t first
     const moe_format *f = x->p->f;
     if (x->p->own_rows) {
         m->a = b->rows;
-        m->lda = moe__depth(f, m->k);
-        prepare_rows(x, i, m->m, first, m->k, b->rows);
+        m->lda = apart(f, m->k);
+        prepare_rows(x, i, m->m, first, m->k, b->rows, m->lda);
     } else if (x->p->rearranges) {
         m->lda = moe__depth(f, x->g->k);
         m->a = x->rows + f->element * (size_t)(i * m->lda + first);
