@@ -26,9 +26,9 @@ enum {
     STRIP = 96,                 /* rows that a task rearranges at a time: 8 or 6 register tiles */
     ROWS = 144,                 /* of a block when all of B fits the second-level cache ... */
     CACHED = 1 << 18,           /* ... which it does up to that many elements */
-    BLOCK = 1 << 17,            /* elements of A in a block when it does not */
-    SLICES = 8,                 /* of k */
-    PARTS = 1 << 22,            /* elements that all slices of a product may have */
+    BLOCK = 3 << 16,            /* elements of A in a block when it does not */
+    SLICES = 8,                 /* of k, at most */
+    PARTS = 1 << 21,            /* elements that all slices of a product may have */
     GROUPS = 1024,              /* tasks that small products are put together to */
     PACK_ROWS = 1024,           /* of B in a piece */
     PACK_COLUMNS = 4 * MOE_PANEL,
@@ -107,10 +107,11 @@ typedef struct plan {
 
 static size_t aligned(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
 
-/* Long sums into a small C: B would pass through the cache once for each block of rows. */
+/* Long sums into a small C: B would pass through the cache once for each block of rows. What the
+ * slices write beside C counts as well. */
 static int64_t slices_of(const moe_gemm *g, int64_t tasks) {
     if (g->k < 2 * DEPTH || g->k < 2 * maximum(g->m, g->n)) return 1;
-    return minimum(minimum(g->k / DEPTH, minimum(tasks, SLICES)), PARTS / (g->m * g->n));
+    return maximum(1, minimum(minimum(g->k / DEPTH, minimum(tasks, SLICES)), PARTS / (g->m * g->n)));
 }
 
 /* Blocks of few rows when B stays in the cache, of as many as stay there themselves when not. */
@@ -122,7 +123,7 @@ static int64_t rows_of(const moe_gemm *g) {
 
 static void cut(const moe_gemm *g, plan *p) {
     int64_t tasks = pieces(TASKS, p->batch), panels = pieces(g->n, MOE_PANEL);
-    p->slices = maximum(1, slices_of(g, tasks));
+    p->slices = slices_of(g, tasks);
     p->rows = p->slices > 1 || tasks == 1 ? g->m : rows_of(g);
     p->down = pieces(g->m, p->rows);
     int64_t across = p->slices > 1 ? 1 : minimum(panels, pieces(tasks, p->down));

@@ -46,9 +46,8 @@ static moe_status forward(moe_call *c) {
     moe_real *y = moe__real(c->out[0]);
     const moe_real *bias = c->in[2] ? moe__real(c->in[2]) : NULL;
     for (int64_t i = 0; bias && i < m; i++) memcpy(y + i * n, bias, sizeof *y * (size_t)n);
-    moe_gemm g = {.tb = true, .m = m, .n = n, .k = k, .alpha = 1, .a = moe__real(c->in[0]),
-                  .lda = k, .beta = bias ? 1 : 0, .c = y, .ldc = n, .format = c->format,
-                  .panels = panels};
+    moe_gemm g = {.m = m, .n = n, .k = k, .a = moe__real(c->in[0]), .lda = k,
+                  .beta = bias ? 1 : 0, .c = y, .ldc = n, .format = c->format, .panels = panels};
     return moe__gemm_parallel(c->ctx, &g);
 }
 
@@ -56,9 +55,9 @@ static moe_status forward(moe_call *c) {
 static moe_status backward(moe_call *c) {
     int64_t n = c->in[1]->shape[0], k = c->in[1]->shape[1], m = rows_of(c->in[0]);
     const moe_real *dy = moe__real(c->dout[0]);
-    moe_gemm to_x = {.m = m, .n = k, .k = n, .alpha = 1, .a = dy, .lda = n, .ldc = k,
+    moe_gemm to_x = {.m = m, .n = k, .k = n, .a = dy, .lda = n, .ldc = k,
                      .format = c->format};
-    moe_gemm to_w = {.ta = true, .m = n, .n = k, .k = m, .alpha = 1, .a = dy, .lda = n,
+    moe_gemm to_w = {.ta = true, .m = n, .n = k, .k = m, .a = dy, .lda = n,
                      .b = moe__real(c->in[0]), .ldb = k, .ldc = k, .format = c->format};
     moe_status s = moe__wants(c, 0) ? moe__packed(c, 1, false, &to_x.panels) : MOE_OK;
     moe_gemm list[2] = {to_x, to_w};

@@ -38,66 +38,33 @@ static moe_status infer(moe_call *c) {
     return moe__product_sizes(c, 3, (int64_t[]){s.m, s.n, s.k});
 }
 
-/* Without two sizes above 0 all matrices are empty, and the batch may have any size. */
-static size_t list_bytes(const sizes *s) {
-    bool empty = (s->m > 0) + (s->n > 0) + (s->k > 0) < 2;
-    return empty ? 0 : sizeof(moe_gemm) * (size_t)s->batch;
-}
-
-static moe_status new_list(moe_call *c, const sizes *s, moe_gemm **list) {
-    *list = moe__alloc(c->ctx, list_bytes(s));
-    return *list ? MOE_OK : moe__no_memory(c->ctx, list_bytes(s), "a batch of products");
-}
-
-/* c_i = a_i b_i for `count` products, whose operands lie step_a, step_b and step_c apart. */
-static void multiply(moe_call *c, int64_t count, moe_gemm *list, const moe_gemm *first,
-                     int64_t step_a, int64_t step_b, int64_t step_c) {
-    if (count * step_c == 0) return;
-    for (int64_t i = 0; i < count; i++) {
-        list[i] = *first;
-        list[i].a += i * step_a;
-        list[i].b += i * step_b;
-        list[i].c += i * step_c;
-    }
-    moe__gemm_batch(c->ctx, count, list);
-}
-
 static moe_status forward(moe_call *c) {
     sizes s = measure(c);
-    moe_gemm *list;
-    moe_status status = new_list(c, &s, &list);
-    if (status) return status;
-    moe_gemm g = {.m = s.m, .n = s.n, .k = s.k, .alpha = 1, .a = moe__real(c->in[0]),
-                  .lda = s.k, .b = moe__real(c->in[1]), .ldb = s.n,
-                  .c = moe__real(c->out[0]), .ldc = s.n};
-    multiply(c, s.batch, list, &g, s.m * s.k, s.k * s.n, s.m * s.n);
-    moe__free(c->ctx, list, list_bytes(&s));
-    return MOE_OK;
+    moe_gemm g = {.m = s.m, .n = s.n, .k = s.k, .a = moe__real(c->in[0]), .lda = s.k,
+                  .b = moe__real(c->in[1]), .ldb = s.n, .c = moe__real(c->out[0]), .ldc = s.n,
+                  .batch = s.batch, .step_a = s.m * s.k, .step_b = s.k * s.n,
+                  .step_c = s.m * s.n, .format = c->format};
+    return s.batch ? moe__gemm_batch(c->ctx, 1, &g) : MOE_OK;
 }
 
-/* da = dc b^T, db = a^T dc */
+/* da = dc b^T, db = a^T dc; one after the other, because a may be b. */
 static moe_status backward(moe_call *c) {
     sizes s = measure(c);
     const moe_real *dc = moe__real(c->dout[0]);
-    moe_gemm *list;
-    moe_status status = new_list(c, &s, &list);
-    if (status) return status;
-    moe_real beta, *da = moe__grad_beta(c, 0, &beta);
-    if (da) {
-        moe_gemm g = {.tb = true, .m = s.m, .n = s.k, .k = s.n, .alpha = 1, .a = dc,
-                      .lda = s.n, .b = moe__real(c->in[1]),
-                      .ldb = s.n, .beta = beta, .c = da, .ldc = s.k};
-        multiply(c, s.batch, list, &g, s.m * s.n, s.k * s.n, s.m * s.k);
+    moe_gemm list[2] = {
+        {.tb = true, .m = s.m, .n = s.k, .k = s.n, .a = dc, .lda = s.n,
+         .b = moe__real(c->in[1]), .ldb = s.n, .ldc = s.k, .batch = s.batch,
+         .step_a = s.m * s.n, .step_b = s.k * s.n, .step_c = s.m * s.k, .format = c->format},
+        {.ta = true, .m = s.k, .n = s.n, .k = s.m, .a = moe__real(c->in[0]), .lda = s.k,
+         .b = dc, .ldb = s.n, .ldc = s.n, .batch = s.batch, .step_a = s.m * s.k,
+         .step_b = s.m * s.n, .step_c = s.k * s.n, .format = c->format}};
+    moe_status status = moe__gemm_reserve(c->ctx, 1, &list[0]);
+    if (!status) status = moe__gemm_reserve(c->ctx, 1, &list[1]);
+    for (int i = 0; i < 2 && !status && s.batch; i++) {
+        list[i].c = moe__grad_beta(c, i, &list[i].beta);
+        if (list[i].c) status = moe__gemm_batch(c->ctx, 1, &list[i]);
     }
-    moe_real *db = moe__grad_beta(c, 1, &beta);
-    if (db) {
-        moe_gemm g = {.ta = true, .m = s.k, .n = s.n, .k = s.m, .alpha = 1,
-                      .a = moe__real(c->in[0]), .lda = s.k, .b = dc,
-                      .ldb = s.n, .beta = beta, .c = db, .ldc = s.n};
-        multiply(c, s.batch, list, &g, s.m * s.k, s.m * s.n, s.k * s.n);
-    }
-    moe__free(c->ctx, list, list_bytes(&s));
-    return MOE_OK;
+    return status;
 }
 
 MOE_OP(matmul,
