@@ -21,9 +21,9 @@
 #include "ops/axis.h"
 
 enum {
-    KEYS = 256,         /* of a step of forward: the scores of 32 queries stay in the first cache */
-    QUERIES = 128,      /* of a step of backward, which has two blocks */
-    RANGE = 256,        /* queries in a task of forward, at most */
+    STEP = 128,         /* keys or queries of a block: it stays in the first cache */
+    RANGE = 512,        /* queries in a task of forward, at most */
+    PANELS = 4,         /* of keys that backward takes along the queries together */
     TASKS = 16          /* heads are cut into parts until there are so many tasks */
 };
 
@@ -87,7 +87,7 @@ static work work_of(moe_call *c) {
 /* How many parts each head of each batch element is cut into, by shape alone. */
 static int64_t parts_of(const sizes *s, int64_t length) {
     int64_t heads = maximum(s->B * s->KV, 1);
-    return maximum(1, minimum(pieces(length, 2 * MOE_PANEL), pieces(TASKS, heads)));
+    return maximum(1, minimum(pieces(length, PANELS * MOE_PANEL), pieces(TASKS, heads)));
 }
 
 /* Where the query head (b, h) begins in q, o, dy and dq, and the key head in k, v, dk and dv. */
@@ -153,32 +153,44 @@ static const void *row_of(const moe_format *f, const rows *r, int64_t i) {
     return element(f, r->at, i * r->ld);
 }
 
+static size_t strips_bytes(const moe_format *f, int64_t m, int64_t k) {
+    return f->element * (size_t)(moe__left_size(f, m, STEP) * pieces(k, STEP));
+}
+
+/* The left operand [m x k] that x [k x m] becomes when it is transposed, in strips of STEP columns:
+ * rows as long as the sequence would compete for the same places of the cache. */
+static void transpose_strips(const moe_format *f, int64_t m, int64_t k, const moe_real *x,
+                             int64_t ld, void *to) {
+    for (int64_t i = 0; i < k; i += STEP)
+        f->left_transposed(m, minimum(STEP, k - i), x + i * ld, ld, NULL, NULL,
+                           element(f, to, i / STEP * moe__left_size(f, m, STEP)), STEP);
+}
+
+/* From column i on, as far as its strip goes. */
+static const void *strip_of(const moe_format *f, int64_t m, const void *strips, int64_t i) {
+    return element(f, strips, i / STEP * moe__left_size(f, m, STEP) + i % STEP);
+}
+
 /* ---- forward -------------------------------------------------------------------------------- */
 
-/* The memory of a task. Rows of V^T are as long as a step, so that they do not lie powers of two
- * apart. */
+/* The memory of a task. */
 typedef struct forward_room {
-    rows k;                     /* left operands: [keys x D] ... */
-    void *k_room, *vt;          /* ... and [D x KEYS] for each step */
-    void *q, *p;                /* panels: [D x 32], [KEYS x 32] */
-    moe_real *scores, *out;     /* [KEYS x 32], [D x 32] */
+    rows k;
+    void *k_room, *vt;          /* left operands: [keys x D], strips of [D x keys] */
+    void *q, *p;                /* panels: [D x 32], [STEP x 32] */
+    moe_real *scores, *out;     /* [STEP x 32], [D x 32] */
 } forward_room;
 
 static forward_room forward_room_in(const work *w, room *at) {
     const sizes *s = &w->s;
     const moe_format *f = w->f;
     forward_room r = {.k_room = take_rows(f, at, s->S, s->D)};
-    r.vt = take(at, f->element * (size_t)(moe__left_size(f, s->D, KEYS) * pieces(s->S, KEYS)));
+    r.vt = take(at, strips_bytes(f, s->D, s->S));
     r.q = take_right(f, at, s->D, MOE_PANEL);
-    r.p = take_right(f, at, KEYS, MOE_PANEL);
-    r.scores = take_reals(at, KEYS * MOE_PANEL);
+    r.p = take_right(f, at, STEP, MOE_PANEL);
+    r.scores = take_reals(at, STEP * MOE_PANEL);
     r.out = take_reals(at, s->D * MOE_PANEL);
     return r;
-}
-
-/* V^T of the step that begins with `key`. */
-static void *step_of(const work *w, const forward_room *r, int64_t key) {
-    return element(w->f, r->vt, key / KEYS * moe__left_size(w->f, w->s.D, KEYS));
 }
 
 static void prepare_keys(const work *w, forward_room *r, int64_t b, int64_t kv,
@@ -188,9 +200,7 @@ static void prepare_keys(const work *w, forward_room *r, int64_t b, int64_t kv,
     int64_t at = key_at(s, b, kv), step = s->KV * s->D;
     const moe_real *k = moe__real(w->c->in[1]) + at, *v = moe__real(w->c->in[2]) + at;
     r->k = as_rows(f, keys, s->D, k, step, r->k_room);
-    for (int64_t key = 0; key < keys; key += KEYS)
-        f->left_transposed(s->D, minimum(KEYS, keys - key), v + key * step, step, NULL, NULL,
-                           step_of(w, r, key), KEYS);
+    transpose_strips(f, s->D, keys, v, step, r->vt);
 }
 
 /* The softmax of up to 32 queries so far: see moe_attention_step_fn. */
@@ -209,8 +219,8 @@ static void forward_step(const work *w, const forward_room *r, columns *col, int
     w->kernels->attention_step(keys, wide, s->past + first - key, s->scale, r->scores, col->top,
                                col->sum, col->factor);
     if (key > 0) w->kernels->scale_columns(s->D, wide, col->factor, r->out);
-    f->multiply(&(moe_product){.m = s->D, .n = wide, .k = keys, .lda = KEYS,
-                               .a = step_of(w, r, key), .b = as_panel(f, keys, r->scores, r->p),
+    f->multiply(&(moe_product){.m = s->D, .n = wide, .k = keys, .lda = STEP,
+                               .a = strip_of(f, s->D, r->vt, key), .b = as_panel(f, keys, r->scores, r->p),
                                .panel = moe__panel(f, keys), .c = r->out, .ldc = MOE_PANEL,
                                .add = key > 0});
 }
@@ -239,8 +249,8 @@ static void forward_panel(const work *w, const forward_room *r, int64_t b, int64
     for (int64_t i = 0; i < wide; i++) col.top[i] = -(moe_real)INFINITY;
     memset(col.sum, 0, sizeof col.sum);
     w->f->right_transposed(s->D, queries, moe__real(w->c->in[0]) + at, s->H * s->D, r->q);
-    for (int64_t key = 0; key < keys; key += KEYS)
-        forward_step(w, r, &col, wide, first, key, minimum(KEYS, keys - key));
+    for (int64_t key = 0; key < keys; key += STEP)
+        forward_step(w, r, &col, wide, first, key, minimum(STEP, keys - key));
     moe_tensor *lse = w->c->keep[0];
     forward_end(w, r, &col, queries, wide, moe__real(w->c->out[0]) + at,
                 lse ? moe__real(lse) + (b * s->H + h) * s->T + first : NULL);
@@ -277,14 +287,23 @@ static moe_status forward(moe_call *c) {
 
 /* ---- backward ------------------------------------------------------------------------------- */
 
+/* 32 keys. */
+typedef struct panel {
+    int64_t key, keys;          /* the first, and how many there really are */
+    int64_t begin;              /* the first query, where the format can cut a sum */
+    int64_t at;                 /* in k, v, dk and dv */
+    void *kt, *vt, *k;          /* panels: [D x 32], [32 x D] */
+    moe_real *dkt, *dvt;        /* [D x 32] */
+} panel;
+
 /* With P = exp(scores - lse) and dP = dy v^T: dS = P (dP - <dy, o>) scale, dq = dS k, dk = dS^T q,
  * dv = P^T dy. */
 typedef struct backward_room {
-    void *q, *dy, *qt, *dyt;            /* left operands of one head: [T x D], [D x T] */
-    void *kt, *vt, *k;                  /* panels of 32 keys: [D x 32], [32 x D] */
+    void *q, *dy, *qt, *dyt;            /* left operands of one head: [T x D], strips */
+    panel panels[PANELS];
     void *p, *ds, *ds_rows;             /* P and dS as operands */
-    moe_real *scores, *grads;           /* S, then P; dP, then dS: [QUERIES x 32] */
-    moe_real *dkt, *dvt, *rows;         /* [D x 32], [32 x D] */
+    moe_real *scores, *grads;           /* S, then P; dP, then dS: [STEP x 32] */
+    moe_real *rows;                     /* [32 x D] */
     moe_real *delta;                    /* <dy, o> */
 } backward_room;
 
@@ -292,18 +311,20 @@ static backward_room backward_room_in(const work *w, room *at) {
     const sizes *s = &w->s;
     const moe_format *f = w->f;
     backward_room r = {.q = take_rows(f, at, s->T, s->D), .dy = take_rows(f, at, s->T, s->D)};
-    r.qt = take_left(f, at, s->D, s->T);
-    r.dyt = take_left(f, at, s->D, s->T);
-    r.kt = take_right(f, at, s->D, MOE_PANEL);
-    r.vt = take_right(f, at, s->D, MOE_PANEL);
-    r.k = take_right(f, at, MOE_PANEL, s->D);
-    r.p = take_right(f, at, QUERIES, MOE_PANEL);
-    r.ds = take_right(f, at, QUERIES, MOE_PANEL);
-    r.ds_rows = take_rows(f, at, QUERIES, MOE_PANEL);
-    r.scores = take_reals(at, QUERIES * MOE_PANEL);
-    r.grads = take_reals(at, QUERIES * MOE_PANEL);
-    r.dkt = take_reals(at, s->D * MOE_PANEL);
-    r.dvt = take_reals(at, s->D * MOE_PANEL);
+    r.qt = take(at, strips_bytes(f, s->D, s->T));
+    r.dyt = take(at, strips_bytes(f, s->D, s->T));
+    for (panel *p = r.panels; p < r.panels + PANELS; p++) {
+        p->kt = take_right(f, at, s->D, MOE_PANEL);
+        p->vt = take_right(f, at, s->D, MOE_PANEL);
+        p->k = take_right(f, at, MOE_PANEL, s->D);
+        p->dkt = take_reals(at, s->D * MOE_PANEL);
+        p->dvt = take_reals(at, s->D * MOE_PANEL);
+    }
+    r.p = take_right(f, at, STEP, MOE_PANEL);
+    r.ds = take_right(f, at, STEP, MOE_PANEL);
+    r.ds_rows = take_rows(f, at, STEP, MOE_PANEL);
+    r.scores = take_reals(at, STEP * MOE_PANEL);
+    r.grads = take_reals(at, STEP * MOE_PANEL);
     r.rows = take_reals(at, s->D * MOE_PANEL);
     r.delta = take_reals(at, s->T);
     return r;
@@ -315,9 +336,10 @@ typedef struct query_head {
     rows q, dy;
     const moe_real *lse;
     moe_real *dq;
+    int64_t first_key;          /* of the part: its panel stores dq, the others add */
 } query_head;
 
-/* The first panel of a part stores its dq; rows that do not see it are zeroed here. */
+/* Rows of dq that no key of the part sees become 0 here. */
 static query_head prepare_head(const work *w, const backward_room *r, int64_t b, int64_t h,
                                int64_t part) {
     const sizes *s = &w->s;
@@ -325,89 +347,103 @@ static query_head prepare_head(const work *w, const backward_room *r, int64_t b,
     int64_t at = query_at(s, b, h), step = s->H * s->D;
     const moe_real *q = moe__real(w->c->in[0]) + at, *o = moe__real(w->c->out[0]) + at;
     const moe_real *dy = moe__real(w->c->dout[0]) + at;
-    if (w->dk) f->left_transposed(s->D, s->T, q, step, NULL, NULL, r->qt, moe__depth(f, s->T));
-    if (w->dv) f->left_transposed(s->D, s->T, dy, step, NULL, NULL, r->dyt, moe__depth(f, s->T));
+    if (w->dk) transpose_strips(f, s->D, s->T, q, step, r->qt);
+    if (w->dv) transpose_strips(f, s->D, s->T, dy, step, r->dyt);
     for (int64_t t = 0; t < s->T; t++)
         r->delta[t] = w->kernels->dot(s->D, dy + t * step, o + t * step);
 
     query_head head = {.index = h % s->group, .q = as_rows(f, s->T, s->D, q, step, r->q),
                        .dy = as_rows(f, s->T, s->D, dy, step, r->dy),
-                       .lse = moe__real(w->c->keep[0]) + (b * s->H + h) * s->T};
+                       .lse = moe__real(w->c->keep[0]) + (b * s->H + h) * s->T,
+                       .first_key = part * PANELS * MOE_PANEL};
     if (!w->dq) return head;
     head.dq = at + (w->part_dq ? w->part_dq + part * s->B * s->T * step : w->dq);
-    for (int64_t t = 0; !w->add_dq && t < part * MOE_PANEL - s->past; t++)
+    for (int64_t t = 0; !w->add_dq && t < head.first_key - s->past; t++)
         memset(head.dq + t * step, 0, sizeof *head.dq * (size_t)s->D);
     return head;
 }
 
-static void prepare_panels(const work *w, const backward_room *r, int64_t keys, int64_t at) {
+static void prepare_panel(const work *w, panel *p, int64_t b, int64_t kv, int64_t key) {
     const sizes *s = &w->s;
     int64_t step = s->KV * s->D;
-    const moe_real *k = moe__real(w->c->in[1]) + at, *v = moe__real(w->c->in[2]) + at;
-    w->f->right_transposed(s->D, keys, k, step, r->kt);
-    w->f->right_transposed(s->D, keys, v, step, r->vt);
-    if (w->dq) w->f->right(keys, s->D, k, step, NULL, r->k);
+    p->key = key;
+    p->keys = minimum(MOE_PANEL, s->S - key);
+    p->begin = maximum(0, key - s->past) / w->f->depth * w->f->depth;
+    p->at = key_at(s, b, kv) + key * step;
+    const moe_real *k = moe__real(w->c->in[1]) + p->at, *v = moe__real(w->c->in[2]) + p->at;
+    w->f->right_transposed(s->D, p->keys, k, step, p->kt);
+    w->f->right_transposed(s->D, p->keys, v, step, p->vt);
+    if (w->dq) w->f->right(p->keys, s->D, k, step, NULL, p->k);
 }
 
-/* to [D x 32] (+)= the columns first .. first + count - 1 of a left operand [D x T], times a panel */
-static void gather(const work *w, const void *left, int64_t first, int64_t count, const void *panel,
-                   moe_real *to, bool add) {
+/* to [D x 32] (+)= the columns first .. first + count - 1 of strips [D x T], times a panel */
+static void gather(const work *w, const void *strips, int64_t first, int64_t count,
+                   const void *right, moe_real *to, bool add) {
     const moe_format *f = w->f;
-    f->multiply(&(moe_product){.m = w->s.D, .n = MOE_PANEL, .k = count, .b = panel,
-                               .a = element(f, left, first), .lda = moe__depth(f, w->s.T),
+    f->multiply(&(moe_product){.m = w->s.D, .n = MOE_PANEL, .k = count, .b = right,
+                               .a = strip_of(f, w->s.D, strips, first), .lda = STEP,
                                .panel = moe__panel(f, count), .c = to, .ldc = MOE_PANEL,
                                .add = add});
 }
 
-/* The queries first .. first + count - 1 against the keys key .. key + keys - 1. */
+/* The queries first .. first + count - 1 against a panel of keys. */
 static void backward_step(const work *w, const backward_room *r, const query_head *head,
-                          int64_t first, int64_t count, int64_t key, int64_t keys, bool add) {
+                          const panel *k, int64_t first, int64_t count) {
     const sizes *s = &w->s;
     const moe_format *f = w->f;
+    bool add = first > k->begin;
     moe_product p = {.m = count, .n = MOE_PANEL, .k = s->D, .panel = moe__panel(f, s->D),
                      .ldc = MOE_PANEL};
-    p.a = row_of(f, &head->q, first), p.lda = head->q.ld, p.b = r->kt, p.c = r->scores;
+    p.a = row_of(f, &head->q, first), p.lda = head->q.ld, p.b = k->kt, p.c = r->scores;
     f->multiply(&p);
-    p.a = row_of(f, &head->dy, first), p.lda = head->dy.ld, p.b = r->vt, p.c = r->grads;
+    p.a = row_of(f, &head->dy, first), p.lda = head->dy.ld, p.b = k->vt, p.c = r->grads;
     f->multiply(&p);
-    w->kernels->attention_grad(count, s->past + first + 1 - key, head->lse + first,
+    w->kernels->attention_grad(count, s->past + first + 1 - k->key, head->lse + first,
                                r->delta + first, s->scale, r->scores, r->grads);
-    if (w->dv) gather(w, r->dyt, first, count, as_panel(f, count, r->scores, r->p), r->dvt, add);
-    if (w->dk) gather(w, r->qt, first, count, as_panel(f, count, r->grads, r->ds), r->dkt, add);
+    if (w->dv) gather(w, r->dyt, first, count, as_panel(f, count, r->scores, r->p), k->dvt, add);
+    if (w->dk) gather(w, r->qt, first, count, as_panel(f, count, r->grads, r->ds), k->dkt, add);
     if (!w->dq) return;
     rows ds = as_rows(f, count, MOE_PANEL, r->grads, MOE_PANEL, r->ds_rows);
-    f->multiply(&(moe_product){.m = count, .n = s->D, .k = keys, .a = ds.at, .lda = ds.ld,
-                               .b = r->k, .panel = moe__panel(f, keys),
+    f->multiply(&(moe_product){.m = count, .n = s->D, .k = k->keys, .a = ds.at, .lda = ds.ld,
+                               .b = k->k, .panel = moe__panel(f, k->keys),
                                .c = head->dq + first * s->H * s->D, .ldc = s->H * s->D,
-                               .add = w->add_dq || key >= w->parts * MOE_PANEL});
+                               .add = w->add_dq || k->key > head->first_key});
 }
 
-/* to [keys x D] (+)= from [D x 32], transposed */
-static void put_transposed(const work *w, const backward_room *r, int64_t keys,
+/* The rows of a panel in dk or dv (+)= from [D x 32], transposed. */
+static void put_transposed(const work *w, const backward_room *r, const panel *p,
                            const moe_real *from, moe_real *to, bool add) {
     const sizes *s = &w->s;
     int64_t step = s->KV * s->D;
-    w->kernels->f32->left_transposed(keys, s->D, from, MOE_PANEL, NULL, NULL, add ? r->rows : to,
-                                     add ? s->D : step);
-    for (int64_t i = 0; add && i < keys; i++)
+    to += p->at;
+    w->kernels->f32->left_transposed(p->keys, s->D, from, MOE_PANEL, NULL, NULL,
+                                     add ? r->rows : to, add ? s->D : step);
+    for (int64_t i = 0; add && i < p->keys; i++)
         w->kernels->accumulate(s->D, r->rows + i * s->D, to + i * step);
 }
 
-/* All queries of a head against 32 keys. Steps begin where the format can cut a sum. */
-static void backward_panel(const work *w, const backward_room *r, const query_head *head,
-                           int64_t b, int64_t kv, int64_t key) {
+/* All queries of a head against a few panels of keys. */
+static void backward_panels(const work *w, backward_room *r, const query_head *head, int64_t b,
+                            int64_t kv, int64_t key) {
     const sizes *s = &w->s;
-    int64_t keys = minimum(MOE_PANEL, s->S - key), at = key_at(s, b, kv) + key * s->KV * s->D;
-    int64_t begin = maximum(0, key - s->past) / w->f->depth * w->f->depth;
-    prepare_panels(w, r, keys, at);
-    for (int64_t first = begin; first < s->T; first += QUERIES)
-        backward_step(w, r, head, first, minimum(QUERIES, s->T - first), key, keys, first > begin);
-    if (w->dk) put_transposed(w, r, keys, r->dkt, w->dk + at, w->add_dk || head->index > 0);
-    if (w->dv) put_transposed(w, r, keys, r->dvt, w->dv + at, w->add_dv || head->index > 0);
+    panel *end = r->panels;
+    for (; end < r->panels + PANELS && key < s->S; end++, key += MOE_PANEL)
+        prepare_panel(w, end, b, kv, key);
+    for (int64_t first = r->panels->begin, next; first < s->T; first = next) {
+        next = minimum(first / STEP * STEP + STEP, s->T);
+        for (const panel *p = r->panels; p < end && p->begin < next; p++) {
+            int64_t from = maximum(first, p->begin);
+            backward_step(w, r, head, p, from, next - from);
+        }
+    }
+    for (const panel *p = r->panels; p < end; p++) {
+        if (w->dk) put_transposed(w, r, p, p->dkt, w->dk, w->add_dk || head->index > 0);
+        if (w->dv) put_transposed(w, r, p, p->dvt, w->dv, w->add_dv || head->index > 0);
+    }
 }
 
-/* A task is a key head with all the query heads that share it, and of its panels of keys every
- * `parts`th, so that all have as much to do: nobody else writes their dk and dv. */
+/* A task is a key head with all the query heads that share it, and of its keys every `parts`th
+ * group of panels, so that all have as much to do: nobody else writes their dk and dv. */
 static void backward_task(void *arg, int64_t task, int worker) {
     const work *w = arg;
     const sizes *s = &w->s;
@@ -416,8 +452,8 @@ static void backward_task(void *arg, int64_t task, int worker) {
     int64_t part = task % w->parts, b = task / w->parts / s->KV, kv = task / w->parts % s->KV;
     for (int64_t h = kv * s->group; h < (kv + 1) * s->group; h++) {
         query_head head = prepare_head(w, &r, b, h, part);
-        for (int64_t key = part * MOE_PANEL; key < s->S; key += w->parts * MOE_PANEL)
-            backward_panel(w, &r, &head, b, kv, key);
+        for (int64_t key = head.first_key; key < s->S; key += w->parts * PANELS * MOE_PANEL)
+            backward_panels(w, &r, &head, b, kv, key);
     }
 }
 
