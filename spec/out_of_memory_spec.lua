@@ -183,7 +183,9 @@ describe("without memory", function()
       loss:backward()
       moe.clip_grad_norm(moe.nn.tensors(model), 1)
       step = step + 1
-      for _, p in ipairs(list) do core.adamw_step(p[1], p[2], p[3], { step = step, lr = 1e-3 }) end
+      for _, p in ipairs(list) do
+        core.adamw_step({ p[1] }, { p[2] }, { p[3] }, { step = step, lr = 1e-3 })
+      end
     end, function()
       for _, p in ipairs(list) do p[1]:zero_grad() end
     end)

@@ -34,7 +34,7 @@ describe("packed weights", function()
       function() w:detach():narrow(1, 2, 3):fill_(-1) end,
       function()
         x:linear(w):sum():backward()
-        core.adamw_step(w, moment[1], moment[2], { step = 1, lr = 0.1 })
+        core.adamw_step({ w }, { moment[1] }, { moment[2] }, { step = 1, lr = 0.1 })
       end,
     }
     for i, write in ipairs(writers) do

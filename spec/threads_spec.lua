@@ -29,7 +29,7 @@ for step = 1, 2 do
   end
   out.norm["all of step " .. step] = moe.clip_grad_norm(moe.nn.tensors(model), 0.5)
   for i, p in ipairs(params) do
-    core.adamw_step(p[2], m[i], v[i], { step = step, lr = 1e-2, weight_decay = 0.1 })
+    core.adamw_step({ p[2] }, { m[i] }, { v[i] }, { step = step, lr = 1e-2, weight_decay = 0.1 })
     p[2]:zero_grad()
     out.bits[("%s after step %d"):format(p[1], step)] = core.system.hash(p[2]:bytes())
   end

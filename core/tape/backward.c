@@ -236,7 +236,8 @@ static moe_status check_versions(moe_node *n) {
 }
 
 /* Lets the host compute the outputs again; they are kept. It gets the inputs as they were on the
- * tape: then whatever it computes is connected as it was the first time. */
+ * tape: then whatever it computes is connected as it was the first time. Products have the precision
+ * that they had. */
 static moe_status run_again(moe_pass *p, moe_node *n) {
     moe_tensor *in[MOE_MAX_IN];
     for (int i = 0; i < n->call.nin; i++) {
@@ -247,7 +248,11 @@ static moe_status run_again(moe_pass *p, moe_node *n) {
         in[i]->slot = e->slot;
         e->node->refs++;
     }
-    return n->replay->run(n->replay, p->ud, &n->call, in, n->call.keep);
+    const struct moe_format *now = p->ctx->format;
+    p->ctx->format = n->call.format;
+    moe_status s = n->replay->run(n->replay, p->ud, &n->call, in, n->call.keep);
+    p->ctx->format = now;
+    return s;
 }
 
 /* The outputs hand their gradients to what has computed them now, and that comes next: it is newer

@@ -25,9 +25,10 @@ function Optimizer:init(layer, given)
     "a layer or model", layer)
   self.opts = options.check("moe.optimizer", given, Optimizer.options)
   self.params, self.tensors = layer:parameters(), nn.tensors(layer)
-  self.m, self.v, self.steps = {}, {}, 0
+  self.m, self.v, self.decay, self.steps = {}, {}, {}, 0
   for i, p in ipairs(self.tensors) do
     self.m[i], self.v[i] = core.zeros(p:shape()), core.zeros(p:shape())
+    self.decay[i] = p:dim() > 1 and self.opts.weight_decay or 0
   end
 end
 
@@ -36,10 +37,7 @@ function Optimizer:norm() return core.grad_norm(self.tensors) end
 
 local function update(self, args)
   self.steps = args.step
-  for i, p in ipairs(self.tensors) do
-    args.weight_decay = p:dim() > 1 and self.opts.weight_decay or 0
-    if p:grad() then core.adamw_step(p, self.m[i], self.v[i], args) end
-  end
+  core.adamw_step(self.tensors, self.m, self.v, args)
   self:zero_grad()
 end
 
@@ -52,7 +50,7 @@ function Optimizer:step(lr, norm)
   expect(norm == nil or type(norm) == "number", "step", "norm", "a number", norm)
   norm = norm or self:norm()
   core.uninterrupted(update, self, { step = self.steps + 1, lr = lr or opts.lr,
-    beta1 = opts.beta1, beta2 = opts.beta2, eps = opts.eps,
+    beta1 = opts.beta1, beta2 = opts.beta2, eps = opts.eps, weight_decay = self.decay,
     clip = opts.clip > 0 and norm > opts.clip and opts.clip / norm or 1 })
   return norm
 end

@@ -110,7 +110,7 @@ describe("messages about tensors", function()
       "memory: unknown option 'limt'\n" ..
       "hint: did you mean 'limit'?" },
     { [[local y = moe.clip_grad_norm({ x, 3 }, 1)]],
-      "grad_norm: number 2 of the list must be a tensor, not 3" },
+      "clip_grad_norm: number 2 of the list must be a tensor, not 3" },
     { [[local y = x:attention(x, x)]],
       "attention: q must have 4 dimensions, not [2 x 3]" },
     { [[local y = x:rms_norm(moe.ones(4))]],
