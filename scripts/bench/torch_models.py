@@ -51,7 +51,7 @@ class Mixture(nn.Module):
         return F.grouped_mm(F.silu(gate) * up, down.mT, offs=ends)
 
     def single(self, x, gates, experts):
-        """One token: no sorting. A compiler turns the sums into one pass over the chosen weights."""
+        """One token needs no sorting. The compiler makes one pass over the chosen weights."""
         if torch.compiler.is_compiling():
             gate, up = (self.gate_up[experts] * x).sum(-1).chunk(2, -1)
             y = (self.down[experts] * (F.silu(gate) * up).unsqueeze(1)).sum(-1)

@@ -22,8 +22,8 @@ def eager_and_compiled(name, module, use):
         for block in getattr(made, "blocks", [made]):
             block.compile()
         return use(made)
-    yield "eager" + name, lambda: use(module())
-    yield "compiled" + name, compiled
+    yield "eager, " + name, lambda: use(module())
+    yield "compiled, " + name, compiled
 
 
 # ---- feed-forward layers ------------------------------------------------------------------------
@@ -50,37 +50,30 @@ def mixtral_block(job, experts):
     return block
 
 
-def mixtures(job):
-    """(name, module maker) of one mixture layer."""
+def mixtures(job, use, more=""):
+    """The ways of one mixture layer; use(module) makes the work."""
     def own(grouped):
         return lambda: models.Mixture(job["dim"], job["hidden"], job["experts"], job["k"], grouped)
-    yield ", slices", own(False)
-    yield ", grouped_mm", own(True)
+    yield from eager_and_compiled("slices" + more, own(False), use)
+    yield from eager_and_compiled("grouped_mm" + more, own(True), use)
     for experts in ("eager", "grouped_mm"):
-        yield f", transformers {experts}", lambda experts=experts: mixtral_block(job, experts)
+        yield (f"transformers' block, {experts} experts{more}",
+               lambda experts=experts: use(mixtral_block(job, experts)))
 
 
 def ffn_forward(job):
-    x = torch.randn(1, job["tokens"], job["dim"])
+    """Without mixed precision: pure bf16 weights are faster."""
+    dtype = torch.bfloat16 if job["precision"] == "bf16" else torch.float32
+    x = torch.randn(1, job["tokens"], job["dim"], dtype=dtype)
 
-    def use(dtype, cast):
-        def made(layer):
-            layer, rows = layer.to(dtype), x.to(dtype)
+    def use(layer):
+        layer.to(dtype)
 
-            @torch.inference_mode()
-            def run():
-                with cast():
-                    layer(rows)
-            return run
-        return made
-
-    for name, module in mixtures(job):
-        if job["precision"] == "f32":
-            yield from eager_and_compiled(name, module, use(torch.float32, lambda: autocast(job)))
-        else:
-            yield from eager_and_compiled(name + ", bf16 weights", module,
-                                          use(torch.bfloat16, lambda: torch.autocast(
-                                              "cpu", enabled=False)))
+        @torch.inference_mode()
+        def run():
+            layer(x)
+        return run
+    return mixtures(job, use, ", bf16 weights" if dtype == torch.bfloat16 else "")
 
 
 def ffn_training(job):
@@ -95,9 +88,7 @@ def ffn_training(job):
                 y = layer(x)
             y.backward(above.to(y.dtype))
         return run
-
-    for name, module in mixtures(job):
-        yield from eager_and_compiled(name, module, use)
+    return mixtures(job, use)
 
 
 # ---- training steps -----------------------------------------------------------------------------
@@ -125,10 +116,10 @@ def step(job):
         return training(job, model, lambda: model.loss(ids))
 
     if "experts" not in job:
-        yield from eager_and_compiled("", lambda: models.Decoder(job), use)
+        yield from eager_and_compiled("by block", lambda: models.Decoder(job), use)
         return
-    yield from eager_and_compiled(", slices", lambda: models.Decoder(job), use)
-    yield from eager_and_compiled(", grouped_mm", lambda: models.Decoder(job, True), use)
+    yield from eager_and_compiled("slices", lambda: models.Decoder(job), use)
+    yield from eager_and_compiled("grouped_mm", lambda: models.Decoder(job, True), use)
 
 
 def transformers_step(job):
@@ -146,7 +137,8 @@ def transformers_step(job):
         return made
 
     for experts in ("eager", "grouped_mm"):
-        yield from eager_and_compiled(f", transformers {experts}", module(experts), use)
+        yield from eager_and_compiled(f"transformers' model, {experts} experts", module(experts),
+                                      use)
 
 
 # ---- the rest -----------------------------------------------------------------------------------
@@ -200,7 +192,7 @@ def decode(job):
                 token = model.next_id(token, torch.tensor([position]), cache)
         return run
 
-    yield from eager_and_compiled(", static cache", module, use)
+    yield from eager_and_compiled("static cache", module, use)
 
 
 kinds = {f.__name__: f for f in (ffn_forward, ffn_training, step, transformers_step, attention,
