@@ -2,7 +2,7 @@
 #ifndef MOE_KERNELS_SAMPLE_H
 #define MOE_KERNELS_SAMPLE_H
 
-#include "moe.h"
+#include "kernels/kernels.h"
 
 typedef struct moe_sampling {
     double temperature;     /* 0 = the largest logit, the lowest id on ties                       */
@@ -11,13 +11,11 @@ typedef struct moe_sampling {
     double u;               /* the draw: uniform in [0, 1)                                        */
 } moe_sampling;
 
-typedef struct moe_candidate {
-    double logit;
-    int64_t id;
-} moe_candidate;
+/* Bytes that a draw from n logits works in. */
+size_t moe__sample_room(int64_t n);
 
-/* The id drawn from n logits; `room` holds n candidates. -1 when no logit is finite. */
-int64_t moe__sample(int64_t n, const moe_real *logits, const moe_sampling *how,
-                    moe_candidate *room);
+/* The id drawn from n logits; `room` is aligned for doubles. -1 when no logit is finite. */
+int64_t moe__sample(const moe_kernels *kernels, int64_t n, const moe_real *logits,
+                    const moe_sampling *how, void *room);
 
 #endif

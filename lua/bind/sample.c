@@ -18,9 +18,9 @@ static int sample(lua_State *L) {
     uint32_t word[4];
     moe__philox(seed, moe__stream("sample"), (uint64_t)lmoe_intfield(L, 2, "index", 0), word);
     how.u = (double)word[0] * 0x1p-32;
-    moe_candidate *room = lua_newuserdatauv(L, sizeof *room * (size_t)t->count, 0);
-    t = lmoe_checktensor(L, 1);         /* a finalizer may have released it meanwhile */
-    int64_t id = moe__sample(t->count, moe__real(t), &how, room);
+    char *room;
+    lmoe_check(L, moe__shared(t->ctx, moe__sample_room(t->count), &room));
+    int64_t id = moe__sample(t->ctx->kernels, t->count, moe__real(t), &how, room);
     if (id < 0) lmoe_raise(L, "sample: no logit is a finite number");
     lua_pushinteger(L, id);
     return 1;

@@ -53,14 +53,14 @@ return {
   copy_ = of("x:any, from:any -> any",
     "Overwrites x with the elements of a tensor of the same shape and type. Returns x."),
   put_rows_ = of("x:any, rows:itensor, from:any -> any",
-    "Overwrites the rows of x with these numbers (0-based) by the rows of `from`, in their order " ..
+    "Overwrites the rows of x with these numbers (from 0) by the rows of `from`, in their order " ..
     "and converted to the type of x. Returns x."),
   free = of("x:any", "Releases the tensor now instead of when it is collected."),
 
   -- making tensors
   zeros = of("shape:sizes -> tensor",
-    "Zeros; sizes as numbers or in one table. A last argument { dtype = \"bf16\" } names another " ..
-    "element type than f32."),
+    "Zeros; sizes as numbers or in one table. A last argument { dtype = \"bf16\" } asks for " ..
+    "another element type than f32."),
   ones = of("shape:sizes -> tensor", "Ones; sizes as numbers or in one table."),
   full = of("value:num, shape:sizes -> tensor", "The number everywhere."),
   arange = of("first:num, last:number?, step:num=1 -> tensor",

@@ -1,6 +1,11 @@
--- generate.lua: text from a model, one token at a time, with a key-value cache.
+-- generate.lua: text from models, one token at a time, with a cache of keys and values.
+--
+-- Several prompts share the steps: a weight is read once for all of them. Each prompt goes in by
+-- itself and each row of a step is computed by itself, so that a prompt gets the same tokens in a
+-- list as alone.
 
 local core = require("moelua.core")
+local Cache = require("moelua.kv_cache")
 local expect = require("moelua.expect")
 local options = require("moelua.options")
 local raise = core.raise
@@ -14,40 +19,40 @@ local declared = {
   top_p = { "number", 1.0 },
   seed = { "integer", 1 },
   stop = "string",                      -- ends with the token that completes this text
+  -- Element type of the cache. By default that of the weights: keys and values of a model in bf16
+  -- are no more precise than that, and a cache in f32 takes twice the memory and reading.
+  cache = { { "f32", "bf16" } },
 }
 
---- An empty cache for sequences of up to `room` tokens: per layer k, v [B x room x KV x D].
-function generate.new_cache(config, batch, room)
-  local cache = {}
-  for i = 1, config.layers do
-    cache[i] = { used = 0,
-      k = core.zeros(batch, room, config.kv_heads, config.head_dim),
-      v = core.zeros(batch, room, config.kv_heads, config.head_dim) }
-  end
-  return cache
-end
+-- Sequences in a step. More rows than this would go the way of prompts, which rounds differently.
+local MOST = 16
+-- Tokens that a cache has room for at first; it doubles when that is not enough.
+local FIRST_ROOM = 256
 
 -- A prompt that fits goes in whole, and the context bounds what comes out. A longer one loses its
--- beginning, so that the tokens asked for find room, in at most half of the context.
-local function prepare(model, ids, opts)
+-- beginning, so that the tokens asked for find room, in at most half of the context. Number i of a
+-- list draws as it would alone with seed + i - 1.
+local function new_sequence(model, ids, opts, i)
   expect(type(ids) == "table", "generate", "ids", "a list of token ids", ids)
   if #ids == 0 then raise("generate: the prompt is empty") end
-  local context = model.config.context
-  local wanted = opts.max_tokens
-  if wanted < 1 then raise("generate: max_tokens must be at least 1, not %d", wanted) end
-  local kept = #ids
+  local context, wanted, kept = model.config.context, opts.max_tokens, #ids
   if kept >= context then kept = math.max(1, context - math.min(wanted, context // 2)) end
-  return table.move(ids, #ids - kept + 1, #ids, 1, {}), math.min(wanted, context - kept)
+  return { prompt = table.move(ids, #ids - kept + 1, #ids, 1, {}), out = {},
+    count = math.min(wanted, context - kept), seed = opts.seed + i - 1 }
 end
 
-local function check(given)
+local function check(model, given)
   local opts = options.check("generate", given, declared)
+  if opts.max_tokens < 1 then
+    raise("generate: max_tokens must be at least 1, not %d", opts.max_tokens)
+  end
   if opts.temperature < 0 then
     raise("generate: temperature must not be negative: %g", opts.temperature)
   end
   if not (opts.top_p > 0 and opts.top_p <= 1) then
     raise("generate: top_p must be above 0 and at most 1, not %g", opts.top_p)
   end
+  opts.cache = opts.cache or (model.embedding:dtype() == "f32" and "f32" or "bf16")
   return opts
 end
 
@@ -63,49 +68,112 @@ local function completes(model, ids, stop)
   return tokenizer_of(model):decode(tail):find(stop, 1, true) ~= nil
 end
 
--- Runs the model over the ids that the cache lacks, and draws what follows them.
-local function next_id(model, feed, cache, opts, index)
+-- Draws the next token of a sequence from its row of logits; true when it was the last one.
+local function draw(model, sequence, row, opts)
+  local out = sequence.out
+  out[#out + 1] = core.sample(row, { temperature = opts.temperature, top_k = opts.top_k,
+    top_p = opts.top_p, seed = sequence.seed, index = #out + 1 })
+  return #out >= sequence.count or (opts.stop ~= nil and completes(model, out, opts.stop))
+end
+
+-- The logits [B x vocab] after ids [B x T], which the cache lacks.
+local function next_logits(model, ids, cache)
+  local hidden = model:forward(core.tensor(ids, "i32"), { stats = false }, cache)
+  return hidden:select(2, -1):linear(model.head or model.embedding)
+end
+
+local function read_prompt(model, sequence, cache, place, opts)
   local _ <close> = core.scope()
-  local logits = model:logits(feed, cache)
-  return (core.sample(logits:select(1, -1), { temperature = opts.temperature,
-    top_k = opts.top_k, top_p = opts.top_p, seed = opts.seed, index = index }))
+  local logits = next_logits(model, { sequence.prompt }, cache:only(place))
+  return draw(model, sequence, logits:select(1, 1), opts)
 end
 
---- Token ids after the given ones; those that `stop` is made of come last. Options: max_tokens,
---- temperature (0: always the most likely token), top_k, top_p (Holtzman et al. 2020), seed, stop.
---- Generation ends at the context length. A prompt that leaves no room loses its beginning.
----@param ids integer[]
----@param given table?
----@return integer[]
-function generate.ids(model, ids, given)
-  local opts = check(given)
-  local prompt, count = prepare(model, ids, opts)
-  local cache = generate.new_cache(model.config, 1, #prompt + count)
-  local out, feed = {}, prompt
-  core.no_grad(function()
-    for i = 1, count do
-      out[i] = next_id(model, feed, cache, opts, i)
-      if opts.stop and completes(model, out, opts.stop) then return end
-      feed = { out[i] }
+-- One token for every active sequence; those that end make room for the last one.
+local function step(model, active, cache, opts)
+  local _ <close> = core.scope()
+  local feed = {}
+  for b, sequence in ipairs(active) do feed[b] = { sequence.out[#sequence.out] } end
+  local logits = next_logits(model, feed, cache)
+  for b = #active, 1, -1 do
+    if draw(model, active[b], logits:select(1, b), opts) then
+      cache:move(#active, b)
+      active[b] = active[#active]
+      active[#active] = nil
     end
-  end)
-  return out
+  end
 end
 
---- Text after the prompt, up to the text `stop` if that is given. Options as for generate_ids.
----@param prompt string
+local function tokens_of(sequence) return #sequence.prompt + #sequence.out end
+
+-- Fills the `out` of all sequences.
+local function run(model, list, opts)
+  local most, longest = 0, 0
+  for _, s in ipairs(list) do
+    most, longest = math.max(most, #s.prompt + s.count), math.max(longest, #s.prompt)
+  end
+  local cache = Cache(model.config, { batch = math.min(#list, MOST), dtype = opts.cache,
+    room = math.min(most, math.max(FIRST_ROOM, longest + 1)) })
+  local active, read = {}, 0
+  repeat
+    while read < #list and #active < cache.batch do
+      read = read + 1
+      local sequence, place = list[read], #active + 1
+      if sequence.count > 0 and not read_prompt(model, sequence, cache, place, opts) then
+        active[place] = sequence
+      else
+        cache:move(place, place)
+      end
+    end
+    for _, sequence in ipairs(active) do cache:reserve(tokens_of(sequence), most) end
+    if #active > 0 then step(model, active, cache, opts) end
+  until read == #list and #active == 0
+end
+
+--- Token ids after the given ones; those that `stop` is made of come last. A list of lists gives a
+--- list of results. Options: max_tokens, temperature (0: always the most likely token), top_k,
+--- top_p (Holtzman et al. 2020), seed, stop, cache ("f32" or "bf16", by default as the weights).
+--- Generation ends at the context length. A prompt that leaves no room loses its beginning. Number i
+--- of a list draws as it would alone with seed + i - 1.
+---@param ids integer[]|integer[][]
 ---@param given table?
----@return string
-function generate.text(model, prompt, given)
+---@return integer[]|integer[][]
+function generate.ids(model, ids, given)
+  local opts = check(model, given)
+  local many = type(ids) == "table" and type(ids[1]) == "table"
+  local list, out = {}, {}
+  for i, prompt in ipairs(many and ids or { ids }) do
+    list[i] = new_sequence(model, prompt, opts, i)
+    out[i] = list[i].out
+  end
+  core.no_grad(run, model, list, opts)
+  return many and out or out[1]
+end
+
+local function check_prompt(prompt)
   if type(prompt) ~= "string" then
     raise("generate: prompt must be a string, not %s\nhint: model:generate_ids(ids)",
       core.describe(prompt))
   end
-  local tokenizer = tokenizer_of(model)
-  local text = tokenizer:decode(generate.ids(model, tokenizer:encode(prompt), given))
-  local stop = given and given.stop
-  local at = stop and text:find(stop, 1, true)
-  return at and text:sub(1, at - 1) or text
+end
+
+--- Text after the prompt, up to the text `stop` if that is given; a list of prompts gives a list of
+--- texts. Options as for generate_ids.
+---@param prompt string|string[]
+---@param given table?
+---@return string|string[]
+function generate.text(model, prompt, given)
+  local many = type(prompt) == "table" and (#prompt == 0 or type(prompt[1]) == "string")
+  local prompts, ids = many and prompt or { prompt }, {}
+  for _, text in ipairs(prompts) do check_prompt(text) end
+  local tokenizer, stop = tokenizer_of(model), given and given.stop
+  for i, text in ipairs(prompts) do ids[i] = tokenizer:encode(text) end
+  local out = #ids > 0 and generate.ids(model, ids, given) or {}
+  for i, list in ipairs(out) do
+    local text = tokenizer:decode(list)
+    local at = stop and text:find(stop, 1, true)
+    out[i] = at and text:sub(1, at - 1) or text
+  end
+  return many and out or out[1]
 end
 
 return generate

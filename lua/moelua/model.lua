@@ -145,17 +145,17 @@ function Block:init(config, number)
   self.attention_norm = nn.RmsNorm(config.dim, config.norm_eps)
   self.attention = nn.Attention({ dim = config.dim, heads = config.heads,
     kv_heads = config.kv_heads, head_dim = config.head_dim, rope_theta = config.rope_theta,
-    seed = config.seed, std = config.std, residual_std = residual_std,
+    seed = config.seed, std = config.std, residual_std = residual_std, dtype = config.dtype,
     name = name .. "attention." })
   self.ffn_norm = nn.RmsNorm(config.dim, config.norm_eps)
   local init = { dim = config.dim, hidden = ffn.hidden, seed = config.seed, std = config.std,
-    residual_std = residual_std, name = name .. "ffn." }
+    residual_std = residual_std, dtype = config.dtype, name = name .. "ffn." }
   if ffn.kind == "moe" then init.experts, init.router = ffn.experts, ffn.router end
   self.ffn = ffn.kind == "moe" and nn.MoE(init) or nn.FeedForward(init)
 end
 
-function Block:forward(x, how, cache)
-  local h = x + self.attention(self.attention_norm(x), cache)
+function Block:forward(x, how, step, layer)
+  local h = x + self.attention(self.attention_norm(x), step, layer)
   local y, info = self.ffn(self.ffn_norm(h), how)
   return h + y, info
 end
@@ -164,30 +164,35 @@ end
 local Model = nn.layer_class("Model")
 model.Model = Model
 
--- A blank model has zeros where random numbers would be overwritten anyway.
+-- A blank model has zeros where random numbers would be overwritten anyway: of the type `blank`
+-- unless that is true.
 function Model:init(config, blank)
   expect(type(config) == "table" and type(config.ffn) == "table" and config.head_dim,
     "model.Model", "config", "one that model.new has checked", config)
   self.config = config
-  local init = blank and options.merge(config, { std = 0 }) or config
-  local named = { std = init.std, seed = init.seed }
+  local dtype = type(blank) == "string" and blank or "f32"
+  local init = options.merge(config, { std = blank and 0 or config.std, dtype = dtype })
+  local named = { std = init.std, seed = init.seed, dtype = dtype }
   self.embedding = weight(named, "embedding", config.vocab, config.dim)
   self.layers = {}
   for i = 1, config.layers do self.layers[i] = Block(init, i - 1) end
   self.norm = nn.RmsNorm(config.dim, config.norm_eps)
   self.head = not config.tied and weight(named, "head", config.vocab, config.dim) or nil
+  if dtype ~= "f32" then self:to(dtype) end
 end
 
---- {name, tensor} of every parameter, in the order of checkpoints.
+--- {name, tensor, layer, field} of every parameter, in the order of checkpoints; layer[field] is
+--- the tensor.
 function Model:parameters()
-  local list = { { "embedding", self.embedding } }
+  local list = { { "embedding", self.embedding, self, "embedding" } }
   for i, layer in ipairs(self.layers) do
     for _, entry in ipairs(layer:parameters(("layers.%d."):format(i - 1))) do
-      list[#list + 1] = { (entry[1]:gsub("norm%.weight$", "norm")), entry[2] }
+      entry[1] = entry[1]:gsub("norm%.weight$", "norm")
+      list[#list + 1] = entry
     end
   end
-  list[#list + 1] = { "norm", self.norm.weight }
-  if self.head then list[#list + 1] = { "head", self.head } end
+  list[#list + 1] = { "norm", self.norm.weight, self.norm, "weight" }
+  if self.head then list[#list + 1] = { "head", self.head, self, "head" } end
   return list
 end
 
@@ -199,19 +204,29 @@ local function run_again(x, layer, how, turn)
   return y, info and info.loss or nil, info
 end
 
-local function run_block(self, i, x, how, cache)
+local function run_block(self, i, x, how)
   local layer = self.layers[i]
-  if not self.config.recompute or cache then return layer(x, how, cache and cache[i]) end
+  if not self.config.recompute then return layer(x, how) end
   local y, loss, info = core.recompute(run_again, x, layer, how, {})
   if info then info.loss = loss end
   return y, info
 end
 
---- ids i32 [B x T] -> hidden states after the last norm [B x T x dim], and the infos of the
---- mixture layers by layer number.
-function Model:forward(ids, how, cache)
+local function forward_cached(self, ids, how, cache)
   local x, infos = self.embedding:embedding(ids), {}
-  for i = 1, #self.layers do x, infos[i] = run_block(self, i, x, how, cache) end
+  local step = cache:step(core.size(x, 1), core.size(x, 2))
+  for i, layer in ipairs(self.layers) do x, infos[i] = layer(x, how, step, i) end
+  step:finish()
+  return self.norm(x), infos
+end
+
+--- ids i32 [B x T] -> hidden states after the last norm [B x T x dim], and the infos of the
+--- mixture layers by layer number. With a cache (kv_cache.lua) they follow what is in there, and
+--- have no gradients.
+function Model:forward(ids, how, cache)
+  if cache then return core.no_grad(forward_cached, self, ids, how, cache) end
+  local x, infos = self.embedding:embedding(ids), {}
+  for i = 1, #self.layers do x, infos[i] = run_block(self, i, x, how) end
   return self.norm(x), infos
 end
 
@@ -221,7 +236,7 @@ end
 function Model:loss(ids, targets, how)
   local hidden, infos = self:forward(ids, how)
   local nll = hidden:reshape(-1, self.config.dim)
-    :head_cross_entropy(self.head or self.embedding, targets:reshape(-1))
+    :head_cross_entropy((self.head or self.embedding):to("f32"), targets:reshape(-1))
   local loss, aux = nll, nil
   for i = 1, self.config.layers do
     local extra = infos[i] and infos[i].loss
@@ -259,10 +274,28 @@ Model.generate, Model.generate_ids = generate.text, generate.ids
 ---@return string? code
 function Model:save(folder, opts) return require("moelua.family").save(self, folder, opts) end
 
+--- Converts the weights in place and returns the model: to "bf16" or "f16" for inference (norms and
+--- routers stay f32, and nothing has gradients), to "f32" for training.
+---@param dtype string
+---@return moelua.Model
+function Model:to(dtype)
+  expect(dtype == "f32" or dtype == "bf16" or dtype == "f16", "to", "dtype",
+    "\"f32\", \"bf16\" or \"f16\"", dtype)
+  for _, entry in ipairs(self:parameters()) do
+    local tensor, layer, field = entry[2], entry[3], entry[4]
+    if tensor:dtype() == "f32" then tensor:requires_grad(dtype == "f32") end
+    if tensor:dim() > 1 and getmetatable(layer) ~= router.Router and tensor:dtype() ~= dtype then
+      layer[field] = tensor:to(dtype)
+      if dtype == "f32" then layer[field]:requires_grad() end
+    end
+  end
+  return self
+end
+
 --- A model with the same weights, in memory of its own.
 ---@return moelua.Model
 function Model:copy()
-  local twin = Model(self.config, true)
+  local twin = Model(self.config, self.embedding:dtype())
   local list = twin:parameters()
   core.no_grad(function()
     for i, entry in ipairs(self:parameters()) do list[i][2]:copy_(entry[2]) end

@@ -15,16 +15,18 @@ local need = { "integer", required = true }
 -- Options of a layer: its own, and how its parameters are initialised (see parameter.lua).
 local function check(where, given, declared)
   declared.seed, declared.std, declared.name = "integer", { "number", 0.02 }, { "string", "" }
+  declared.dtype = "string"
   declared.residual_std = "number"      -- of matrices that write to the residual; default: std
   local opts = options.check(where, given, declared)
-  opts.residual = { seed = opts.seed, name = opts.name, std = opts.residual_std or opts.std }
+  opts.residual = { seed = opts.seed, name = opts.name, std = opts.residual_std or opts.std,
+    dtype = opts.dtype }
   return opts
 end
 
 -- How the parameters of the part `name` begin; `more` are the options of that part.
 local function inside(init, name, more)
   return options.merge({ seed = init.seed, std = init.std, residual_std = init.residual_std,
-    name = init.name .. name .. "." }, more)
+    name = init.name .. name .. ".", dtype = init.dtype }, more)
 end
 
 local function check_size(where, name, size)
@@ -40,12 +42,13 @@ local function layer_class(name)
   local cls = class(name)
   cls.__call = function(self, ...) return self:forward(...) end
 
-  --- {name, tensor} of every parameter in registration order, `prefix` before each name.
+  --- {name, tensor, layer, field} of every parameter in registration order, `prefix` before each
+  --- name; layer[field] is the tensor.
   function cls:parameters(prefix)
     prefix = prefix or ""
     local list = {}
     for _, field in ipairs(self.own or {}) do
-      if self[field] then list[#list + 1] = { prefix .. field, self[field] } end
+      if self[field] then list[#list + 1] = { prefix .. field, self[field], self, field } end
     end
     for _, field in ipairs(self.parts or {}) do
       for _, entry in ipairs(self[field]:parameters(prefix .. field .. ".")) do
@@ -101,7 +104,7 @@ end
 function RmsNorm:forward(x) return core.rms_norm(x, self.weight, self.eps) end
 
 --- Causal grouped-query attention with rotary positions: x [B x T x dim] -> [B x T x dim].
---- `cache` (a table with k, v [B x context x KV x D] and `used`) makes T the newest positions.
+--- `step` (see kv_cache.lua) and the number of the layer in there make T the newest positions.
 local Attention = layer_class("Attention")
 nn.Attention = Attention
 Attention.own = { "q", "k", "v", "o" }
@@ -119,24 +122,14 @@ function Attention:init(opts)
   self.o = weight(opts.residual, "o", opts.dim, wide)
 end
 
--- Appends keys and values to the cache and returns all there are.
-local function remember(cache, k, v)
-  local first, T = cache.used + 1, k:size(2)
-  cache.k:narrow(2, first, T):copy_(k)
-  cache.v:narrow(2, first, T):copy_(v)
-  cache.used = cache.used + T
-  return cache.k:narrow(2, 1, cache.used), cache.v:narrow(2, 1, cache.used)
-end
-
-function Attention:forward(x, cache)
+function Attention:forward(x, step, layer)
   local B, T = core.size(x, 1), core.size(x, 2)
-  local past = cache and cache.used or 0
-  local q = x:linear(self.q):reshape(B, T, self.heads, self.head_dim):rope(self.rope_theta, past)
-  local k = x:linear(self.k):reshape(B, T, self.kv_heads, self.head_dim)
-    :rope(self.rope_theta, past)
+  local theta, starts, lengths = self.rope_theta, step and step.starts, nil
+  local q = x:linear(self.q):reshape(B, T, self.heads, self.head_dim):rope(theta, 0, starts)
+  local k = x:linear(self.k):reshape(B, T, self.kv_heads, self.head_dim):rope(theta, 0, starts)
   local v = x:linear(self.v):reshape(B, T, self.kv_heads, self.head_dim)
-  if cache then k, v = remember(cache, k, v) end
-  return q:attention(k, v):reshape(B, T, self.heads * self.head_dim):linear(self.o)
+  if step then k, v, lengths = step:remember(layer, k, v) end
+  return q:attention(k, v, lengths):reshape(B, T, self.heads * self.head_dim):linear(self.o)
 end
 
 --- Dense SwiGLU feed-forward (Shazeer 2020): W2 (silu(W1 x) * W3 x); w1, w3 [hidden x dim],

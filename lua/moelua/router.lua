@@ -45,11 +45,14 @@ function Router:init(given, where)
     "router.Router", "where", "{ dim = ..., experts = ... }", where)
   self.opts = router.options(given, where.experts)
   self.count = where.experts
-  self.weight = weight(where.init or { std = 0.02 }, "weight", where.experts, where.dim)
+  local init = options.merge(where.init or { std = 0.02 }, { dtype = "f32" })
+  self.weight = weight(init, "weight", where.experts, where.dim)
 end
 
 --- One parameter, by the name of the router itself: layers.0.ffn.router, as checkpoints have it.
-function Router:parameters(prefix) return { { (prefix or ""):sub(1, -2), self.weight } } end
+function Router:parameters(prefix)
+  return { { (prefix or ""):sub(1, -2), self.weight, self, "weight" } }
+end
 
 local function add(a, b) return a and a + b or b end
 

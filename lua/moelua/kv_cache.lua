@@ -1,0 +1,129 @@
+-- kv_cache.lua: the keys and values of the tokens that a model has read, so that each is computed
+-- once.
+--
+--   local cache = Cache(model.config, { batch = 1, room = 64 })
+--   model:logits(ids, cache);  model:logits({ next }, cache)
+--
+-- A cache holds several sequences of different lengths: per layer k, v [batch x room x KV x D].
+
+local core = require("moelua.core")
+local class = require("moelua.class")
+local options = require("moelua.options")
+
+local Cache = class("KvCache")
+
+local declared = {
+  batch = { "integer", 1 },             -- sequences
+  room = { "integer", required = true },            -- tokens that each has room for
+  dtype = { { "f32", "bf16", "f16" }, "f32" },
+}
+
+local function new_layers(self)
+  local layers, config = {}, self.config
+  for i = 1, config.layers do
+    layers[i] = {}
+    for _, name in ipairs({ "k", "v" }) do
+      layers[i][name] = core.zeros(self.batch, self.room, config.kv_heads, config.head_dim,
+        { dtype = self.dtype })
+    end
+  end
+  return layers
+end
+
+--- config: of the model. given: batch, room, dtype, see above.
+function Cache:init(config, given)
+  local opts = options.check("KvCache", given, declared)
+  self.config, self.batch, self.room, self.dtype = config, opts.batch, opts.room, opts.dtype
+  self.lengths = {}
+  for b = 1, self.batch do self.lengths[b] = 0 end
+  self.layers = new_layers(self)
+end
+
+--- Makes room for `tokens` tokens in each sequence, and some more up to `most`.
+function Cache:reserve(tokens, most)
+  local old = self.room
+  if tokens <= old then return end
+  self.room = math.max(tokens, math.min(2 * old, most))
+  local layers = new_layers(self)
+  for i, layer in ipairs(self.layers) do
+    for name, tensor in pairs(layer) do
+      local _ <close> = core.scope()
+      layers[i][name]:narrow(2, 1, old):copy_(tensor)
+      tensor:free()
+    end
+  end
+  self.layers = layers
+end
+
+--- Sequence `from` takes the place `to`, whose own is forgotten.
+function Cache:move(from, to)
+  local used = self.lengths[from]
+  self.lengths[to], self.lengths[from] = used, 0
+  if from == to then self.lengths[to] = 0 end
+  if from == to or used == 0 then return end
+  local _ <close> = core.scope()
+  for _, layer in ipairs(self.layers) do
+    for _, tensor in pairs(layer) do
+      tensor:select(1, to):narrow(1, 1, used):copy_(tensor:select(1, from):narrow(1, 1, used))
+    end
+  end
+end
+
+-- One step: T new tokens for `count` sequences from number `first` on.
+local Step = class("KvStep")
+
+local function numbers(list) return core.tensor(list, "i32") end
+
+function Step:init(cache, first, count, T)
+  local starts, lengths, rows = {}, {}, {}
+  self.fresh = true
+  for b = 1, count do
+    local used = cache.lengths[first + b - 1]
+    if used + T > cache.room then
+      core.raise("the cache has room for %d tokens, not for %d", cache.room, used + T)
+    end
+    self.fresh = self.fresh and used == 0
+    starts[b], lengths[b] = used, used + T
+    for t = 0, T - 1 do rows[#rows + 1] = (b - 1) * cache.room + used + t end
+  end
+  self.cache, self.first, self.count = cache, first, count
+  self.starts, self.lengths, self.rows = numbers(starts), numbers(lengths), numbers(rows)
+  self.T = T
+end
+
+--- Remembers the new keys and values of a layer, and returns what its attention reads: keys, values
+--- and how many of them each sequence has (nil: all).
+function Step:remember(layer, k, v)
+  local place, all = self.cache.layers[layer], {}
+  for i, new in ipairs({ k, v }) do
+    local whole = place[i == 1 and "k" or "v"]:narrow(1, self.first, self.count)
+    whole:reshape(self.count * self.cache.room, self.cache.config.kv_heads,
+      self.cache.config.head_dim):put_rows_(self.rows, new)
+    all[i] = whole
+  end
+  if self.fresh then return k, v end
+  return all[1], all[2], self.lengths
+end
+
+--- After the last layer: the tokens count as read.
+function Step:finish()
+  for b = self.first, self.first + self.count - 1 do
+    self.cache.lengths[b] = self.cache.lengths[b] + self.T
+  end
+end
+
+--- Begins a step of T tokens for `count` sequences, from number `first` (1) on.
+function Cache:step(count, T, first)
+  first = first or 1
+  if first + count - 1 > self.batch then
+    core.raise("the cache holds %d sequences, not %d", self.batch, first + count - 1)
+  end
+  return Step(self, first, count, T)
+end
+
+--- The same cache, of which steps see only sequence number `b`.
+function Cache:only(b)
+  return { step = function(_, count, T) return self:step(count, T, b) end }
+end
+
+return Cache
