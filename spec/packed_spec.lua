@@ -79,7 +79,7 @@ describe("packed weights", function()
 
   it("that do not fit are an error, after which all goes on", function()
     local w = moe.randn(600, 600, { seed = 1 }):requires_grad()
-    local x = moe.randn(5, 600, { seed = 2 }):requires_grad()
+    local x = moe.randn(20, 600, { seed = 2 }):requires_grad()
     local live = settled()
     moe.memory({ limit = live + 700000 })
     local ok, message = pcall(x.linear, x, w)

@@ -93,12 +93,14 @@ function Tensor.argmax(x, dim, keepdim) end
 moe.argmax = Tensor.argmax
 
 --- Causal grouped-query attention: q [B x T x H x D], k and v [B x S x KV x D] with T <= S and H a
---- multiple of KV; the queries are the last T positions. -> [B x T x H x D].
+--- multiple of KV; the queries are the last T positions, of `lengths` [B] keys each if that is
+--- given: a cache has room for more. -> [B x T x H x D].
 ---@param q moelua.Tensor
 ---@param k moelua.Tensor
 ---@param v moelua.Tensor
+---@param lengths? moelua.Tensor
 ---@return moelua.Tensor
-function Tensor.attention(q, k, v) end
+function Tensor.attention(q, k, v, lengths) end
 moe.attention = Tensor.attention
 
 --- Gradients of a single number with respect to all leaves it depends on, added to what they have.
@@ -397,6 +399,15 @@ function moe.ones(...) end
 function Tensor.pow(x, exponent) end
 moe.pow = Tensor.pow
 
+--- Overwrites the rows of x with these numbers (from 0) by the rows of `from`, in their order and
+--- converted to the type of x. Returns x.
+---@param x moelua.Tensor
+---@param rows moelua.Tensor
+---@param from moelua.Tensor
+---@return moelua.Tensor
+function Tensor.put_rows_(x, rows, from) end
+moe.put_rows_ = Tensor.put_rows_
+
 --- Uniform numbers in [0, 1). A last argument { std, mean, seed, stream } scales and shifts them,
 --- or names the stream they come from.
 ---@param ... integer|integer[]|table
@@ -448,12 +459,14 @@ moe.reshape = Tensor.reshape
 function Tensor.rms_norm(x, weight, eps) end
 moe.rms_norm = Tensor.rms_norm
 
---- Rotary position embedding: x [B x T x H x D]; position t counts from `offset`.
+--- Rotary position embedding: x [B x T x H x D]; position t counts from `offset`, or from there
+--- plus the batch element's number in `starts` [B].
 ---@param x moelua.Tensor
 ---@param theta? number default 10000
 ---@param offset? integer default 0
+---@param starts? moelua.Tensor
 ---@return moelua.Tensor
-function Tensor.rope(x, theta, offset) end
+function Tensor.rope(x, theta, offset, starts) end
 moe.rope = Tensor.rope
 
 --- Adds row i of x to row rows[i] (from 0) of a zero tensor with `count` rows.
@@ -599,7 +612,8 @@ function moe.uninterrupted(f, ...) end
 function Tensor.zero_grad(x) end
 moe.zero_grad = Tensor.zero_grad
 
---- Zeros; sizes as numbers or in one table.
+--- Zeros; sizes as numbers or in one table. A last argument { dtype = "bf16" } asks for another
+--- element type than f32.
 ---@param ... integer|integer[]|table
 ---@return moelua.Tensor
 function moe.zeros(...) end
@@ -837,21 +851,25 @@ function Model:copy() end
 function Model:count() end
 
 --- ids i32 [B x T] -> hidden states after the last norm [B x T x dim], and the infos of the
---- mixture layers by layer number.
+--- mixture layers by layer number. With a cache (kv_cache.lua) they follow what is in there, and
+--- have no gradients.
 function Model:forward(ids, how, cache) end
 
---- Text after the prompt, up to the text `stop` if that is given. Options as for generate_ids.
----@param prompt string
+--- Text after the prompt, up to the text `stop` if that is given; a list of prompts gives a list of
+--- texts. Options as for generate_ids.
+---@param prompt string|string[]
 ---@param given table?
----@return string
+---@return string|string[]
 function Model.generate(model, prompt, given) end
 
---- Token ids after the given ones; those that `stop` is made of come last. Options: max_tokens,
---- temperature (0: always the most likely token), top_k, top_p (Holtzman et al. 2020), seed, stop.
---- Generation ends at the context length. A prompt that leaves no room loses its beginning.
----@param ids integer[]
+--- Token ids after the given ones; those that `stop` is made of come last. A list of lists gives a
+--- list of results. Options: max_tokens, temperature (0: always the most likely token), top_k,
+--- top_p (Holtzman et al. 2020), seed, stop, cache ("f32" or "bf16", by default as the weights).
+--- Generation ends at the context length. A prompt that leaves no room loses its beginning. Number i
+--- of a list draws as it would alone with seed + i - 1.
+---@param ids integer[]|integer[][]
 ---@param given table?
----@return integer[]
+---@return integer[]|integer[][]
 function Model.generate_ids(model, ids, given) end
 
 --- Token ids (a list, or i32 [B x T]) -> logits f32 [T x vocab] ([B x T x vocab] for a batch).
@@ -862,7 +880,8 @@ function Model:logits(ids, cache) end
 --- Returns the loss, and { nll = tensor, aux = tensor or nil, layers = infos }.
 function Model:loss(ids, targets, how) end
 
---- {name, tensor} of every parameter, in the order of checkpoints.
+--- {name, tensor, layer, field} of every parameter, in the order of checkpoints; layer[field] is
+--- the tensor.
 function Model:parameters() end
 
 --- Writes the model as a Hugging Face directory: config.json, weights, the tokenizer's files. opts:
@@ -873,6 +892,12 @@ function Model:parameters() end
 ---@return string? message
 ---@return string? code
 function Model:save(folder, opts) end
+
+--- Converts the weights in place and returns the model: to "bf16" or "f16" for inference (norms and
+--- routers stay f32, and nothing has gradients), to "f32" for training.
+---@param dtype string
+---@return moelua.Model
+function Model:to(dtype) end
 end
 
 --- The options of a model, checked and with everything filled in: plain data, which a model keeps
@@ -903,15 +928,16 @@ moe.nn = nn
 do
 
 --- Causal grouped-query attention with rotary positions: x [B x T x dim] -> [B x T x dim].
---- `cache` (a table with k, v [B x context x KV x D] and `used`) makes T the newest positions.
+--- `step` (see kv_cache.lua) and the number of the layer in there make T the newest positions.
 ---@class moelua.Attention
 ---@overload fun(opts?: any): moelua.Attention
 local Attention = {}
 nn.Attention = Attention
 
-function Attention:forward(x, cache) end
+function Attention:forward(x, step, layer) end
 
---- {name, tensor} of every parameter in registration order, `prefix` before each name.
+--- {name, tensor, layer, field} of every parameter in registration order, `prefix` before each
+--- name; layer[field] is the tensor.
 function Attention:parameters(prefix) end
 end
 
@@ -925,7 +951,8 @@ nn.Embedding = Embedding
 
 function Embedding:forward(ids) end
 
---- {name, tensor} of every parameter in registration order, `prefix` before each name.
+--- {name, tensor, layer, field} of every parameter in registration order, `prefix` before each
+--- name; layer[field] is the tensor.
 function Embedding:parameters(prefix) end
 end
 
@@ -939,7 +966,8 @@ nn.Experts = Experts
 
 function Experts:forward(x, gates, experts) end
 
---- {name, tensor} of every parameter in registration order, `prefix` before each name.
+--- {name, tensor, layer, field} of every parameter in registration order, `prefix` before each
+--- name; layer[field] is the tensor.
 function Experts:parameters(prefix) end
 end
 
@@ -954,7 +982,8 @@ nn.FeedForward = FeedForward
 
 function FeedForward:forward(x) end
 
---- {name, tensor} of every parameter in registration order, `prefix` before each name.
+--- {name, tensor, layer, field} of every parameter in registration order, `prefix` before each
+--- name; layer[field] is the tensor.
 function FeedForward:parameters(prefix) end
 end
 
@@ -968,7 +997,8 @@ nn.Linear = Linear
 
 function Linear:forward(x) end
 
---- {name, tensor} of every parameter in registration order, `prefix` before each name.
+--- {name, tensor, layer, field} of every parameter in registration order, `prefix` before each
+--- name; layer[field] is the tensor.
 function Linear:parameters(prefix) end
 end
 
@@ -986,7 +1016,8 @@ nn.MoE = MoE
 
 function MoE:forward(x, how) end
 
---- {name, tensor} of every parameter in registration order, `prefix` before each name.
+--- {name, tensor, layer, field} of every parameter in registration order, `prefix` before each
+--- name; layer[field] is the tensor.
 function MoE:parameters(prefix) end
 end
 
@@ -1000,7 +1031,8 @@ nn.RmsNorm = RmsNorm
 
 function RmsNorm:forward(x) end
 
---- {name, tensor} of every parameter in registration order, `prefix` before each name.
+--- {name, tensor, layer, field} of every parameter in registration order, `prefix` before each
+--- name; layer[field] is the tensor.
 function RmsNorm:parameters(prefix) end
 end
 
