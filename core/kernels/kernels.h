@@ -38,6 +38,7 @@ typedef void moe_map2(int64_t n, const moe_real *a, int sa, const moe_real *b, i
     X(moe_softmax_fn, log_softmax) X(moe_softmax_grad_fn, log_softmax_grad)                        \
     X(moe_rms_norm_fn, rms_norm) X(moe_rms_norm_grad_fn, rms_norm_grad)                            \
     X(moe_swiglu_fn, swiglu) X(moe_swiglu_grad_fn, swiglu_grad)                                    \
+    X(moe_expert_fn, expert) X(moe_expert_grad_fn, expert_grad) X(moe_widen_fn, widen)             \
     X(moe_rope_fn, rope)                                                                           \
     X(moe_attention_step_fn, attention_step) X(moe_scale_columns_fn, scale_columns)                \
     X(moe_attention_grad_fn, attention_grad) X(moe_exp_sum_fn, exp_sum)                            \
@@ -76,6 +77,21 @@ typedef void moe_swiglu_fn(int64_t n, const moe_real *gate, const moe_real *up, 
  * silu(gate) * up again. dgate or dup may be the same pointer as gate or up. */
 typedef void moe_swiglu_grad_fn(int64_t n, const moe_real *gate, const moe_real *up,
                                 const moe_real *dy, moe_real *dgate, moe_real *dup, moe_real *y);
+
+/* A strip of an expert's hidden columns, rows of MOE_PANEL: y = silu(g) u. The rows of y lie ldy
+ * elements apart. */
+typedef void moe_expert_fn(int64_t rows, const moe_real *g, const moe_real *u, moe_real *y,
+                           int64_t ldy);
+/* Its gradient, where dy does not contain the gate of the row yet, scale: dg and du (ld elements
+ * between rows) do, dscale += <dy, y>, and y is made again. y may be g, u or dy. */
+typedef struct moe_expert_strip {
+    const moe_real *g, *u, *dy, *scale;
+    moe_real *dg, *du, *y, *dscale;
+    int64_t ld;
+} moe_expert_strip;
+typedef void moe_expert_grad_fn(int64_t rows, const moe_expert_strip *s);
+/* y[i] = x[i], from bf16 */
+typedef void moe_widen_fn(int64_t n, const uint16_t *x, moe_real *y);
 
 /* Rotates the pairs (i, i + half) of one head: y = x cos + rotate_half(x) sin; sign -1 turns back.
  * add: y += instead of y =. */

@@ -2,32 +2,47 @@
  *
  *     y_t = sum_s gate[t,s] W2_e (silu(W1_e x_t) * W3_e x_t)      with e = expert[t,s]
  *
- * The (token, slot) pairs are sorted by expert (counting sort, stable in the token), so that each
- * expert sees its rows side by side and all buffers have T k rows, whatever the routing. Saved for
- * backward are the two projections and the sorted order; the expert outputs are not: the gradient
- * of a gate is <W2^T dy, a> (Guo et al. 2025, SonicMoE). A token's contributions are added in the
- * order of its slots by one thread, so the bits do not depend on the number of threads.
+ * The (token, slot) pairs are sorted by expert (moe_rows.h). One task takes a block of an expert's
+ * rows from x to y: it gathers them while it prepares the left operand, makes the hidden columns in
+ * strips of one panel that stay in the first-level cache between the two projections, the
+ * activation and the second product's left operand, and leaves rows that are then combined by
+ * token. Backward goes the same way; its tasks also leave the operands of the weight gradients as
+ * the products want them.
+ *
+ * Saved for backward are the two projections; the expert outputs are not: the gradient of a gate is
+ * <W2^T dy, a> (Guo et al. 2025, SonicMoE). They are kept by strips, [rows of e][32] one after the
+ * other, as the format holds its panels: backward puts the right operands of the weight gradients
+ * in their place.
  */
 #include <string.h>
 
 #include "kernels/kernels.h"
 #include "ops/moe_ffn_few.h"
-#include "tape/op.h"
+#include "ops/moe_rows.h"
+#include "tape/packed.h"
 
 enum { X, GATES, EXPERTS, W1, W3, W2 };             /* inputs */
-enum { G, U, ORDER, START };                        /* kept: [R x I], [R x I], [R], [E + 1] */
+enum { G, U };                                      /* kept: [padded rows x width], by strips */
 
-#define ROWS 64
+enum {
+    STRIP = MOE_PANEL,
+    DEPTH = 768,            /* of k at a time: what is multiplied stays in the second-level cache */
+    WEIGHT_ROWS = 96        /* of a weight gradient in one task */
+};
 
 typedef struct sizes {
     int64_t T, k, R, E, I, d;       /* R = T k rows */
+    int64_t width;                  /* I filled up to whole strips */
 } sizes;
 
 static sizes measure(const moe_call *c) {
     const int64_t *gates = c->in[GATES]->shape, *w1 = c->in[W1]->shape;
     return (sizes){.T = gates[0], .k = gates[1], .R = gates[0] * gates[1], .E = w1[0], .I = w1[1],
-                   .d = w1[2]};
+                   .d = w1[2], .width = moe__round_up(w1[1], STRIP)};
 }
+
+/* Kept in the elements of the format: bf16 takes half of the memory. */
+static moe_dtype kept_type(const moe_format *f) { return f->direct ? MOE_F32 : MOE_BF16; }
 
 static bool shaped(const moe_tensor *t, int64_t a, int64_t b, int64_t c) {
     return t->ndim == 3 && t->shape[0] == a && t->shape[1] == b && t->shape[2] == c;
@@ -58,34 +73,61 @@ static moe_status infer(moe_call *c) {
     if (!s) s = moe__ids_below(c, experts, w1->shape[0], INT64_MIN, "experts");
     if (s) return s;
     sizes z = measure(c);
-    int64_t hidden[2] = {z.R, z.I}, wide[2] = {z.R, z.d}, bounds = z.E + 1;
+    int64_t hidden[2] = {moe__rows_bound(z.R, z.E, c->format->depth), z.width};
+    int64_t wide[2] = {z.R, z.d};
     s = moe__product_sizes(c, 4, (int64_t[]){z.R, z.E, z.I, z.d});
     if (s) return s;
     if (moe__count(2, hidden) < 0 || moe__count(2, wide) < 0)
         return MOE_REJECT(c, MOE_ESHAPE, "%lld routed rows of w1 %s are too many", (long long)z.R,
                           MOE_SHAPE(w1));
     moe__out_like(c, 0, x);
-    moe__keep(c, G, MOE_F32, 2, hidden);
-    moe__keep(c, U, MOE_F32, 2, hidden);
-    moe__keep(c, ORDER, MOE_I32, 1, &z.R);
-    moe__keep(c, START, MOE_I32, 1, &bounds);
+    moe__keep(c, G, kept_type(c->format), 2, hidden);
+    moe__keep(c, U, kept_type(c->format), 2, hidden);
     return MOE_OK;
 }
 
-/* ---- working memory: one block, cut into pieces --------------------------------------------- */
+/* ---- working memory ------------------------------------------------------------------------- */
+
+/* The panels of a weight of every expert. */
+typedef struct bank {
+    const void *panels;
+    int64_t k, n;
+} bank;
 
 typedef struct work {
     moe_call *c;
+    const moe_format *f;
+    const moe_kernels *kernels;
     sizes z;
+    moe_rows rows;
+    bank gate, up, down;            /* of forward, or of the gradient through w1, w3, w2 */
+    moe_scratch scratch;
     char *block;
     size_t bytes, used;
-    moe_real *rows_in, *g, *u, *rows_out;
-    moe_real *hidden;               /* a = silu(g) u; backward: W2^T dy, then a times the gate */
-    int32_t *order, *start;         /* order[r] = t * k + s of sorted row r; expert e: start[e].. */
-    int32_t *place;                 /* place[t * k + s] = r */
-    moe_gemm *list;
-    moe_real *dx, *dgates, beta;
+    moe_real *wide;                 /* [R x d]: rows of y or dx */
+    /* backward */
+    moe_real *scale;                /* [R]: the gates in the order of the rows */
+    void *dg, *du;                  /* left operands dg^T, du^T: per expert [width x its rows] */
+    void *x;                        /* right operands: per expert the panels of its rows of x */
+    int64_t x_width;                /* columns of x's memory */
+    bool wants_x;
+    moe_real *dgates, *dw[3], beta[3];  /* gradients of w1, w3, w2, NULL if not wanted */
 } work;
+
+/* Elements from one row of a left operand to the next: a cache line more than a row has, because
+ * rows a power of two apart would share a few sets of the cache. */
+static int64_t apart(const moe_format *f, int64_t k) {
+    return moe__depth(f, k) + (int64_t)(64 / f->element);
+}
+
+static int64_t hidden_apart(const work *w) {
+    return apart(w->f, w->z.width < DEPTH ? w->z.width : DEPTH);
+}
+
+/* `n` elements of the format further on. */
+static void *ahead(const moe_format *f, const void *p, int64_t n) {
+    return (char *)p + (int64_t)f->element * n;
+}
 
 static void *piece(work *w, size_t bytes) {
     void *p = w->block ? w->block + w->used : NULL;
@@ -93,200 +135,348 @@ static void *piece(work *w, size_t bytes) {
     return p;
 }
 
-static void cut(work *w, bool backward) {
-    const sizes *z = &w->z;
-    size_t wide = sizeof(moe_real) * (size_t)(z->R * z->d);
-    size_t hidden = sizeof(moe_real) * (size_t)(z->R * z->I);
-    w->used = 0;
-    w->rows_in = piece(w, wide);
-    w->rows_out = piece(w, wide);
-    w->g = w->c->keep[G] && !backward ? moe__real(w->c->keep[G]) : piece(w, hidden);
-    w->u = w->c->keep[U] && !backward ? moe__real(w->c->keep[U]) : piece(w, hidden);
-    w->order = w->c->keep[ORDER] ? moe__int(w->c->keep[ORDER])
-                                 : piece(w, sizeof(int32_t) * (size_t)z->R);
-    w->start = w->c->keep[START] ? moe__int(w->c->keep[START])
-                                 : piece(w, sizeof(int32_t) * (size_t)(z->E + 1));
-    w->place = piece(w, sizeof(int32_t) * (size_t)z->R);
-    w->list = piece(w, sizeof(moe_gemm) * (size_t)(3 * z->E));
-    w->hidden = piece(w, hidden);
-}
-
-static moe_status allocate(work *w, bool backward) {
-    cut(w, backward);
+static moe_status allocate(work *w, void (*lay_out)(work *)) {
+    moe_ctx *ctx = w->c->ctx;
+    lay_out(w);
     w->bytes = w->used;
-    w->block = moe__alloc(w->c->ctx, w->bytes);
-    if (!w->block) return moe__no_memory(w->c->ctx, w->bytes, "the rows of the experts");
-    cut(w, backward);
+    w->used = 0;
+    w->block = moe__alloc(ctx, w->bytes);
+    if (!w->block) return moe__no_memory(ctx, w->bytes, "the rows of the experts");
+    lay_out(w);
     return MOE_OK;
 }
 
-/* ---- sorting, gathering, multiplying -------------------------------------------------------- */
-
-static void sort_by_expert(work *w) {
-    const int32_t *expert = moe__int(w->c->in[EXPERTS]);
-    memset(w->start, 0, sizeof *w->start * (size_t)(w->z.E + 1));
-    for (int64_t i = 0; i < w->z.R; i++) w->start[expert[i] + 1]++;
-    for (int64_t e = 0; e < w->z.E; e++) w->start[e + 1] += w->start[e];
-    for (int64_t i = 0; i < w->z.R; i++) w->order[w->start[expert[i]]++] = (int32_t)i;
-    for (int64_t e = w->z.E; e > 0; e--) w->start[e] = w->start[e - 1];
-    w->start[0] = 0;
+static void finish(work *w) {
+    moe__free(w->c->ctx, w->block, w->bytes);
+    moe__rows_free(w->c->ctx, &w->rows);
 }
 
-static void invert_order(work *w) {
-    for (int64_t r = 0; r < w->z.R; r++) w->place[w->order[r]] = (int32_t)r;
+/* ---- products ------------------------------------------------------------------------------- */
+
+/* The whole of k, in steps that fit the cache. */
+static void multiply(const moe_format *f, moe_product p) {
+    int64_t left = p.k;
+    do {
+        p.k = left < DEPTH ? left : DEPTH;
+        f->multiply(&p);
+        p.a = ahead(f, p.a, DEPTH);
+        p.b = ahead(f, p.b, DEPTH * STRIP);
+        p.add = true;
+        left -= DEPTH;
+    } while (left > 0);
 }
 
-typedef struct gather {
-    const work *w;
-    const moe_real *from;           /* [T x d] */
-} gather;
-
-static void gather_range(void *arg, int64_t begin, int64_t end) {
-    const gather *g = arg;
-    int64_t d = g->w->z.d;
-    for (int64_t r = begin; r < end; r++)
-        memcpy(g->w->rows_in + r * d, g->from + g->w->order[r] / g->w->z.k * d,
-               sizeof *g->from * (size_t)d);
+/* The panels of expert e from row `row` and column `column` (a multiple of STRIP) on. */
+static const void *panels_at(const work *w, const bank *b, int64_t e, int64_t row, int64_t column) {
+    int64_t each = moe__right_size(w->f, b->k, b->n);
+    return ahead(w->f, b->panels, e * each + column * moe__depth(w->f, b->k) + row * STRIP);
 }
 
-static void gather_rows(work *w, const moe_real *from) {
-    gather g = {.w = w, .from = from};
-    moe__parallel_range(w->c->ctx, w->z.R, ROWS, gather_range, &g);
+/* strip [rows x STRIP] = a [rows x d] times columns j.. of the bank, filled up with zeros. */
+static void project(const work *w, const moe_block *b, const void *a, const bank *weight, int64_t j,
+                    moe_real *strip) {
+    int64_t n = weight->n - j < STRIP ? weight->n - j : STRIP;
+    if (n < STRIP) memset(strip, 0, sizeof *strip * (size_t)(b->rows * STRIP));
+    multiply(w->f, (moe_product){.m = b->rows, .n = n, .k = weight->k, .a = a,
+                                 .lda = apart(w->f, weight->k),
+                                 .b = panels_at(w, weight, b->expert, 0, j),
+                                 .panel = moe__panel(w->f, weight->k), .c = strip, .ldc = STRIP});
 }
 
-/* out[rows of e, n] = in[rows of e, k] op(weight_e), appended to the batch for every expert. */
-static int64_t add_products(work *w, int64_t at, const moe_real *in, int64_t k, int input,
-                            bool transposed, moe_real beta, moe_real *out, int64_t n) {
-    const moe_real *weight = moe__real(w->c->in[input]);
-    for (int64_t e = 0; e < w->z.E; e++) {
-        int64_t first = w->start[e];
-        w->list[at++] = (moe_gemm){
-            .tb = transposed, .m = w->start[e + 1] - first, .n = n, .k = k, .alpha = 1,
-            .a = in + first * k, .lda = k, .b = weight + e * n * k, .ldb = transposed ? k : n,
-            .beta = beta, .c = out + first * n, .ldc = n};
-    }
-    return at;
+/* to [rows x d] (+)= a [rows x n] times rows j .. j + n of the bank. */
+static void spread(const work *w, const moe_block *b, const void *a, int64_t n, const bank *weight,
+                   int64_t j, moe_real *to, bool add) {
+    multiply(w->f, (moe_product){.m = b->rows, .n = weight->n, .k = n, .a = a, .lda = hidden_apart(w),
+                                 .b = panels_at(w, weight, b->expert, j, 0),
+                                 .panel = moe__panel(w->f, weight->k), .c = to, .ldc = weight->n,
+                                 .add = add});
 }
 
-/* dweight_e [n x k] += left[rows of e, n]^T right[rows of e, k]; an expert without rows gets zeros,
- * because a product over nothing stores them. */
-static void add_weight_gradient(work *w, int input, const moe_real *left, int64_t n,
-                                const moe_real *right, int64_t k) {
-    moe_real beta, *dw = moe__grad_beta(w->c, input, &beta);
-    if (!dw) return;
-    for (int64_t e = 0; e < w->z.E; e++) {
-        int64_t first = w->start[e];
-        w->list[e] = (moe_gemm){.ta = true, .m = n, .n = k, .k = w->start[e + 1] - first,
-                                .alpha = 1, .a = left + first * n, .lda = n,
-                                .b = right + first * k, .ldb = k, .beta = beta,
-                                .c = dw + e * n * k, .ldc = k};
-    }
-    moe__gemm_batch(w->c->ctx, w->z.E, w->list);
+/* Where strip j of a block lies in memory that holds [its rows x STRIP] per expert and strip. */
+static void *strip_at(const work *w, const moe_block *b, const void *memory, int64_t width,
+                      int64_t j) {
+    const int64_t *padded = w->rows.padded, e = b->expert;
+    int64_t rows = padded[e + 1] - padded[e], before = b->first - w->rows.start[e];
+    return ahead(w->f, memory, padded[e] * width + rows * j + before * STRIP);
+}
+
+static void *kept_at(const work *w, const moe_block *b, int which, int64_t j) {
+    const moe_tensor *t = w->c->keep[which];
+    return t ? strip_at(w, b, t->storage->data, w->z.width, j) : NULL;
 }
 
 /* ---- forward -------------------------------------------------------------------------------- */
 
-static void activate_range(void *arg, int64_t begin, int64_t end) {
-    const work *w = arg;
-    int64_t n = w->z.I;
-    w->c->ctx->kernels->swiglu((end - begin) * n, w->g + begin * n, w->u + begin * n,
-                               w->hidden + begin * n);
+/* What a task works on; operands in the format, strips in f32. */
+typedef struct desk {
+    void *in;                       /* rows of x or dy */
+    void *hidden[2];                /* activation, or dg and du: [rows x DEPTH] */
+    moe_real *g, *u, *a, *dgate;
+} desk;
+
+static size_t lay_desk(const work *w, char *at, desk *out) {
+    const moe_format *f = w->f;
+    int64_t rows = moe__block_rows(w->z.R, f->depth), strip = rows * STRIP;
+    size_t lines = (size_t)moe__round_up(rows, f->rows), hidden = lines * (size_t)hidden_apart(w);
+    size_t operand[] = {lines * (size_t)apart(f, w->z.d), hidden, hidden};
+    size_t real[] = {(size_t)strip, (size_t)strip, (size_t)strip, (size_t)rows};
+    void *p[7];
+    size_t used = 0;
+    for (int i = 0; i < 7; i++) {
+        p[i] = at ? at + used : NULL;
+        size_t bytes = i < 3 ? f->element * operand[i] : sizeof(moe_real) * real[i - 3];
+        used += (bytes + 63) & ~(size_t)63;
+    }
+    *out = (desk){.in = p[0], .hidden = {p[1], p[2]}, .g = p[3], .u = p[4], .a = p[5],
+                  .dgate = p[6]};
+    return used;
 }
 
-static void combine_range(void *arg, int64_t begin, int64_t end) {
-    const work *w = arg;
-    int64_t d = w->z.d, k = w->z.k;
-    const moe_real *gate = moe__real(w->c->in[GATES]);
-    moe_real *y = moe__real(w->c->out[0]);
-    for (int64_t t = begin; t < end; t++) {
-        const moe_kernels *kernels = w->c->ctx->kernels;
-        kernels->scale(d, gate[t * k], w->rows_out + w->place[t * k] * d, y + t * d);
-        for (int64_t s = 1; s < k; s++)
-            kernels->axpy(d, gate[t * k + s], w->rows_out + w->place[t * k + s] * d, y + t * d);
+/* Column j.. of the hidden rows, into `to`. A format that takes f32 as it is needs no copies. */
+static void forward_strip(const work *w, const moe_block *b, const desk *s, int64_t j, void *to) {
+    const moe_format *f = w->f;
+    void *kept[2] = {kept_at(w, b, G, j), kept_at(w, b, U, j)};
+    bool direct = f->direct && kept[G];
+    moe_real *g = direct ? kept[G] : s->g, *u = direct ? kept[U] : s->u;
+    project(w, b, s->in, &w->gate, j, g);
+    project(w, b, s->in, &w->up, j, u);
+    if (!f->direct && kept[G]) {
+        f->left(b->rows, STRIP, g, STRIP, NULL, NULL, kept[G], STRIP);
+        f->left(b->rows, STRIP, u, STRIP, NULL, NULL, kept[U], STRIP);
     }
+    w->kernels->expert(b->rows, g, u, f->direct ? to : g, f->direct ? hidden_apart(w) : STRIP);
+    if (!f->direct) f->left(b->rows, STRIP, g, STRIP, NULL, NULL, to, hidden_apart(w));
+}
+
+static void forward_task(void *arg, int64_t task, int worker) {
+    const work *w = arg;
+    const moe_format *f = w->f;
+    const moe_block *b = &w->rows.block[task];
+    int64_t d = w->z.d, I = w->z.I, at = 0;
+    desk s;
+    lay_desk(w, (char *)moe__scratch_of(&w->scratch, worker), &s);
+    f->left(b->rows, d, moe__real(w->c->in[X]), d, w->rows.token + b->first, NULL, s.in,
+            apart(f, d));
+    do {
+        int64_t n = I - at < DEPTH ? I - at : DEPTH;
+        for (int64_t j = 0; j < n; j += STRIP)
+            forward_strip(w, b, &s, at + j, ahead(f, s.hidden[0], j));
+        spread(w, b, s.hidden[0], n, &w->down, at, w->wide + b->first * d, at > 0);
+        at += DEPTH;
+    } while (at < I);
+}
+
+static size_t scratch_bytes(const work *w) {
+    desk unused;
+    size_t rows = lay_desk(w, NULL, &unused);
+    int64_t depth = w->z.R < DEPTH ? w->z.R : DEPTH;
+    size_t weights = w->f->element * (size_t)(WEIGHT_ROWS * apart(w->f, depth));
+    return rows > weights ? rows : weights;
+}
+
+static void lay_forward(work *w) {
+    w->wide = piece(w, sizeof(moe_real) * (size_t)(w->z.R * w->z.d));
+}
+
+/* What both directions ask for, before anything else is done. */
+static moe_status prepare(work *w, bool transposed, void (*lay_out)(work *)) {
+    bank *banks[] = {&w->gate, &w->up, &w->down};
+    for (int i = 0; i < 3; i++) {
+        const moe_tensor *t = w->c->in[W1 + i];
+        *banks[i] = (bank){.k = t->shape[transposed ? 2 : 1], .n = t->shape[transposed ? 1 : 2]};
+        moe_status s = moe__packed(w->c, W1 + i, transposed, &banks[i]->panels);
+        if (s) return s;
+    }
+    moe_status s = moe__rows_sort(w->c->ctx, w->c->in[EXPERTS], w->z.E, w->f->depth, &w->rows);
+    if (!s) s = allocate(w, lay_out);
+    return s ? s : moe__scratch(w->c->ctx, scratch_bytes(w), &w->scratch);
+}
+
+static work work_of(moe_call *c) {
+    return (work){.c = c, .f = c->format, .kernels = c->ctx->kernels, .z = measure(c)};
 }
 
 static moe_status forward(moe_call *c) {
     if (moe__is_few(c)) return moe__ffn_few(c);
-    work w = {.c = c, .z = measure(c)};
-    const sizes *z = &w.z;
-    moe_status s = allocate(&w, false);
-    if (s) return s;
-    sort_by_expert(&w);
-    invert_order(&w);
-    gather_rows(&w, moe__real(c->in[X]));
-    int64_t n = add_products(&w, 0, w.rows_in, z->d, W1, true, 0, w.g, z->I);
-    n = add_products(&w, n, w.rows_in, z->d, W3, true, 0, w.u, z->I);
-    moe__gemm_batch(c->ctx, n, w.list);
-    moe__parallel_range(c->ctx, z->R, ROWS, activate_range, &w);
-    n = add_products(&w, 0, w.hidden, z->I, W2, true, 0, w.rows_out, z->d);
-    moe__gemm_batch(c->ctx, n, w.list);
-    moe__parallel_range(c->ctx, z->T, ROWS, combine_range, &w);
-    moe__free(c->ctx, w.block, w.bytes);
-    return MOE_OK;
+    work w = work_of(c);
+    moe_status s = prepare(&w, true, lay_forward);
+    if (!s) {
+        moe__parallel(c->ctx, w.rows.blocks, forward_task, &w);
+        moe__rows_combine(c->ctx, &w.rows, moe__real(c->in[GATES]), w.wide, w.z.d, 0,
+                          moe__real(c->out[0]));
+    }
+    finish(&w);
+    return s;
+}
+
+/* ---- backward: a block of rows -------------------------------------------------------------- */
+
+/* What was kept of a strip, in f32: in place or converted. */
+static const moe_real *recall(const work *w, const void *kept, int64_t rows, moe_real *to) {
+    if (w->f->direct) return kept;
+    w->kernels->widen(rows * STRIP, kept, to);
+    return to;
+}
+
+/* dg^T or du^T of a strip where the weight gradient will look for it. */
+static void leave_transposed(const work *w, const moe_block *b, const moe_real *strip, int64_t ld,
+                             int64_t j, void *memory) {
+    const int64_t *padded = w->rows.padded, e = b->expert;
+    int64_t rows = padded[e + 1] - padded[e], before = b->first - w->rows.start[e];
+    if (!memory) return;
+    w->f->left_transposed(STRIP, b->rows, strip, ld, NULL, NULL,
+                          ahead(w->f, memory, padded[e] * w->z.width + j * rows + before), rows);
+}
+
+/* With u' = W2^T dy and a = silu(g) u: dg, du, and the gate's gradient <u', a>. */
+static void backward_strip(const work *w, const moe_block *b, const desk *s, int64_t j,
+                           int64_t column) {
+    const moe_format *f = w->f;
+    void *kept = kept_at(w, b, G, j);
+    void *dg = ahead(f, s->hidden[0], column), *du = ahead(f, s->hidden[1], column);
+    moe_expert_strip strip = {
+        .g = recall(w, kept, b->rows, s->g), .u = recall(w, kept_at(w, b, U, j), b->rows, s->u),
+        .dy = s->a, .scale = w->scale + b->first, .dscale = s->dgate, .dg = f->direct ? dg : s->g,
+        .du = f->direct ? du : s->u, .ld = f->direct ? hidden_apart(w) : STRIP,
+        .y = f->direct ? kept : s->a};
+    project(w, b, s->in, &w->down, j, s->a);
+    w->kernels->expert_grad(b->rows, &strip);
+    leave_transposed(w, b, strip.dg, strip.ld, j, w->dg);
+    leave_transposed(w, b, strip.du, strip.ld, j, w->du);
+    if (f->direct) return;
+    f->left(b->rows, STRIP, strip.dg, STRIP, NULL, NULL, dg, hidden_apart(w));
+    f->left(b->rows, STRIP, strip.du, STRIP, NULL, NULL, du, hidden_apart(w));
+    f->right(b->rows, STRIP, strip.y, STRIP, NULL, kept);
+}
+
+static void leave_x(const work *w, const moe_block *b) {
+    const int32_t *token = w->rows.token + b->first;
+    int64_t d = w->z.d;
+    for (int64_t j = 0; w->x && j < d; j += STRIP)
+        w->f->right(b->rows, d - j < STRIP ? d - j : STRIP, moe__real(w->c->in[X]) + j, d, token,
+                    strip_at(w, b, w->x, w->x_width, j));
+}
+
+static void backward_task(void *arg, int64_t task, int worker) {
+    const work *w = arg;
+    const moe_format *f = w->f;
+    const moe_block *b = &w->rows.block[task];
+    const int32_t *order = w->rows.order + b->first;
+    int64_t d = w->z.d, I = w->z.I, at = 0;
+    desk s;
+    lay_desk(w, (char *)moe__scratch_of(&w->scratch, worker), &s);
+    f->left(b->rows, d, moe__real(w->c->dout[0]), d, w->rows.token + b->first, NULL, s.in,
+            apart(f, d));
+    memset(s.dgate, 0, sizeof *s.dgate * (size_t)b->rows);
+    do {
+        int64_t n = I - at < DEPTH ? I - at : DEPTH;
+        moe_real *to = w->wide + b->first * d;
+        for (int64_t j = 0; j < n; j += STRIP) backward_strip(w, b, &s, at + j, j);
+        if (w->wants_x) spread(w, b, s.hidden[0], n, &w->gate, at, to, at > 0);
+        if (w->wants_x) spread(w, b, s.hidden[1], n, &w->up, at, to, true);
+        at += DEPTH;
+    } while (at < I);
+    leave_x(w, b);
+    for (int64_t i = 0; w->dgates && i < b->rows; i++) w->dgates[order[i]] += s.dgate[i];
+}
+
+/* ---- backward: the weights ------------------------------------------------------------------ */
+
+static int64_t weight_rows(const work *w, int which) { return which == 2 ? w->z.d : w->z.I; }
+
+static int64_t weight_tasks(const work *w, int which) {
+    return w->dw[which] ? (weight_rows(w, which) + WEIGHT_ROWS - 1) / WEIGHT_ROWS : 0;
+}
+
+/* dw1 = dg^T x or dw3 = du^T x: both operands are there. */
+static void project_gradient(const work *w, moe_product p, int64_t e, int64_t i, const void *left) {
+    int64_t before = w->rows.padded[e], rows = w->rows.padded[e + 1] - before;
+    p.a = ahead(w->f, left, before * w->z.width + i * rows);
+    p.lda = rows;
+    p.b = ahead(w->f, w->x, before * w->x_width);
+    multiply(w->f, p);
+}
+
+/* dw2 = (s dy)^T a: the rows of the left operand are made here. */
+static void spread_gradient(const work *w, moe_product p, int64_t e, int64_t i, void *left) {
+    const moe_format *f = w->f;
+    int64_t first = w->rows.start[e], end = first + p.k, d = w->z.d;
+    p.b = ahead(f, w->c->keep[G]->storage->data, w->rows.padded[e] * w->z.width);
+    do {
+        p.k = end - first < DEPTH ? end - first : DEPTH;
+        p.a = left;
+        p.lda = apart(f, p.k);
+        f->left_transposed(p.m, p.k, moe__real(w->c->dout[0]) + i, d, w->rows.token + first,
+                           w->scale + first, left, p.lda);
+        f->multiply(&p);
+        p.b = ahead(f, p.b, DEPTH * STRIP);
+        p.add = true;
+        first += DEPTH;
+    } while (first < end);
+}
+
+static void weight_task(void *arg, int64_t task, int worker) {
+    const work *w = arg;
+    int64_t each = weight_tasks(w, 0) + weight_tasks(w, 1) + weight_tasks(w, 2);
+    int64_t e = task / each, which = 0;
+    for (task %= each; task >= weight_tasks(w, (int)which); which++)
+        task -= weight_tasks(w, (int)which);
+    int64_t i = task * WEIGHT_ROWS, m = weight_rows(w, (int)which);
+    int64_t n = which == 2 ? w->z.I : w->z.d;
+    int64_t rows = w->rows.padded[e + 1] - w->rows.padded[e];
+    moe_product p = {.m = m - i < WEIGHT_ROWS ? m - i : WEIGHT_ROWS, .n = n,
+                     .k = w->rows.start[e + 1] - w->rows.start[e], .panel = rows * STRIP,
+                     .c = w->dw[which] + (e * m + i) * n, .ldc = n, .add = w->beta[which] != 0};
+    if (which == 2)
+        spread_gradient(w, p, e, i, moe__scratch_of(&w->scratch, worker));
+    else
+        project_gradient(w, p, e, i, which == 0 ? w->dg : w->du);
 }
 
 /* ---- backward ------------------------------------------------------------------------------- */
 
-/* On entry w->hidden holds u' = W2^T dy per row. Per row with gate s: a = silu(g) u, the gate's
- * gradient is <u', a>, and da = s u' gives dg and du. Leaves s a in w->hidden. */
-static void activation_grad_range(void *arg, int64_t begin, int64_t end) {
-    const work *w = arg;
-    const moe_kernels *kernels = w->c->ctx->kernels;
-    const moe_real *gate = moe__real(w->c->in[GATES]);
-    const moe_real *g = moe__real(w->c->keep[G]), *u = moe__real(w->c->keep[U]);
-    int64_t n = w->z.I;
-    for (int64_t r = begin; r < end; r++) {
-        moe_real *da = w->hidden + r * n, *dg = w->g + r * n, *du = w->u + r * n;
-        kernels->swiglu(n, g + r * n, u + r * n, dg);
-        if (w->dgates) w->dgates[w->order[r]] += kernels->dot(n, da, dg);
-        kernels->scale(n, gate[w->order[r]], da, da);
-        kernels->swiglu_grad(n, g + r * n, u + r * n, da, dg, du, da);
-        kernels->scale(n, gate[w->order[r]], da, da);
+/* The panels of x take the place of u when they fit. */
+static void lay_backward(work *w) {
+    const sizes *z = &w->z;
+    int64_t padded = moe__rows_bound(z->R, z->E, w->f->depth);
+    size_t hidden = w->f->element * (size_t)((padded + w->f->depth) * (z->width + w->f->rows));
+    bool wants[2] = {moe__wants(w->c, W1), moe__wants(w->c, W3)};
+    w->wants_x = moe__wants(w->c, X);
+    w->scale = piece(w, sizeof(moe_real) * (size_t)z->R);
+    w->wide = w->wants_x ? piece(w, sizeof(moe_real) * (size_t)(z->R * z->d)) : NULL;
+    w->dg = wants[0] ? piece(w, hidden) : NULL;
+    w->du = wants[1] ? piece(w, hidden) : NULL;
+    w->x_width = moe__round_up(z->d, STRIP);
+    if (!wants[0] && !wants[1]) return;
+    if (w->x_width <= z->width) {
+        w->x_width = z->width;
+        w->x = w->c->keep[U]->storage->data;
+    } else {
+        w->x = piece(w, w->f->element * (size_t)(padded * w->x_width));
     }
 }
 
-static void scatter_range(void *arg, int64_t begin, int64_t end) {
-    const work *w = arg;
-    int64_t d = w->z.d, k = w->z.k;
-    const moe_kernels *kernels = w->c->ctx->kernels;
-    for (int64_t t = begin; t < end; t++) {
-        moe_real *dx = w->dx + t * d;
-        const moe_real *first = w->rows_out + w->place[t * k] * d;
-        if (w->beta == 0)
-            memcpy(dx, first, sizeof *dx * (size_t)d);
-        else
-            kernels->accumulate(d, first, dx);
-        for (int64_t s = 1; s < k; s++)
-            kernels->accumulate(d, w->rows_out + w->place[t * k + s] * d, dx);
-    }
+static void sort_gates(work *w) {
+    const moe_real *gate = moe__real(w->c->in[GATES]);
+    for (int64_t r = 0; r < w->z.R; r++) w->scale[r] = gate[w->rows.order[r]];
 }
 
 static moe_status backward(moe_call *c) {
-    work w = {.c = c, .z = measure(c)};
-    const sizes *z = &w.z;
-    moe_status s = allocate(&w, true);
-    if (s) return s;
-    w.dgates = moe__grad(c, GATES);
-    invert_order(&w);
-    gather_rows(&w, moe__real(c->dout[0]));
-    int64_t n = add_products(&w, 0, w.rows_in, z->d, W2, false, 0, w.hidden, z->I);
-    moe__gemm_batch(c->ctx, n, w.list);
-    moe__parallel_range(c->ctx, z->R, ROWS, activation_grad_range, &w);
-    add_weight_gradient(&w, W2, w.rows_in, z->d, w.hidden, z->I);
-    w.dx = moe__grad_beta(c, X, &w.beta);
-    if (w.dx) {
-        n = add_products(&w, 0, w.g, z->I, W1, false, 0, w.rows_out, z->d);
-        moe__gemm_batch(c->ctx, n, w.list);
-        n = add_products(&w, 0, w.u, z->I, W3, false, 1, w.rows_out, z->d);
-        moe__gemm_batch(c->ctx, n, w.list);
-        moe__parallel_range(c->ctx, z->T, ROWS, scatter_range, &w);
+    work w = work_of(c);
+    moe_real beta = 0, *dx;
+    moe_status s = prepare(&w, false, lay_backward);
+    if (!s) {
+        sort_gates(&w);
+        w.dgates = moe__grad(c, GATES);
+        for (int i = 0; i < 3; i++) w.dw[i] = moe__grad_beta(c, W1 + i, &w.beta[i]);
+        moe__parallel(c->ctx, w.rows.blocks, backward_task, &w);
+        dx = moe__grad_beta(c, X, &beta);
+        if (dx) moe__rows_combine(c->ctx, &w.rows, NULL, w.wide, w.z.d, beta, dx);
+        int64_t each = weight_tasks(&w, 0) + weight_tasks(&w, 1) + weight_tasks(&w, 2);
+        moe__parallel(c->ctx, w.z.E * each, weight_task, &w);
     }
-    gather_rows(&w, moe__real(c->in[X]));
-    add_weight_gradient(&w, W1, w.g, z->I, w.rows_in, z->d);
-    add_weight_gradient(&w, W3, w.u, z->I, w.rows_in, z->d);
-    moe__free(c->ctx, w.block, w.bytes);
-    return MOE_OK;
+    finish(&w);
+    return s;
 }
 
 MOE_OP(moe_ffn,
