@@ -27,9 +27,10 @@ static void left(int64_t m, int64_t k, const moe_real *from, int64_t ld, const i
     const source s = {m, k, from, ld, index, scale};
     for (int64_t i = 0; i < m; i++) {
         uint32_t *at = (uint32_t *)to + i * (ldto / 2);
+        const moe_real *x = row(&s, i);
         int64_t p = 0;
         for (; !scale && 2 * (p + VL) <= k; p += VL)
-            store_pairs(at + p, pairs_along(load(row(&s, i) + 2 * p), load(row(&s, i) + 2 * p + VL)));
+            store_pairs(at + p, pairs_along(load(x + 2 * p), load(x + 2 * p + VL)));
         for (; p < pairs_of(k); p += VL)
             store_pairs(at + p, pairs_along(take(&s, i, 2 * p), take(&s, i, 2 * p + VL)));
     }

@@ -106,8 +106,8 @@ static void strip(const moe_product *p, int64_t step) {
     }
 }
 
-/* One panel, a multiple of `step` rows. A part of the panel stays in the first-level cache while the
- * rows pass by; sums wait in C meanwhile, which changes no bit of them. */
+/* One panel, a multiple of `step` rows. A part of the panel stays in the first-level cache while
+ * the rows pass by; sums wait in C meanwhile, which changes no bit of them. */
 static void by_parts(const moe_product *p, int64_t step) {
     int64_t parts = p->k > PART ? (p->k + PART - 1) / PART : 1, first = 0;
     int64_t depth = moe__round_up((p->k + parts - 1) / parts, DEPTH);

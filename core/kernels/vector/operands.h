@@ -62,8 +62,8 @@ INLINE void put(const vec r[VL], int64_t rows, int64_t columns, moe_real *to, in
     for (int64_t i = 0; i < VL && i < rows; i++) memcpy(to + i * ld, copy + i * VL, bytes);
 }
 
-/* Patterns for __builtin_shufflevector(a, b, ...): the lower or the upper halves of a and b, element
- * by element in turn; the even or the odd elements of a, then of b. */
+/* Patterns for __builtin_shufflevector(a, b, ...): the lower or the upper halves of a and b,
+ * element by element in turn; the even or the odd elements of a, then of b. */
 #if VBYTES == 64 && !MOE_REAL_IS_DOUBLE
 #define LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
 #define HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31

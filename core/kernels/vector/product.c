@@ -37,7 +37,8 @@ static void left(int64_t m, int64_t k, const moe_real *from, int64_t ld, const i
     }
 }
 
-/* to[j][i] = element i, j of s for j < s->n; a row of `to` has `width` elements, the last ones 0. */
+/* to[j][i] = element i, j of s for j < s->n; a row of `to` has `width` elements, of which those
+ * from s->m on become 0. */
 static void transpose_all(const source *s, int64_t width, moe_real *to, int64_t ldto) {
     block_copy copy;
     for (int64_t i = 0; i < width; i += VL)

@@ -3,7 +3,8 @@
  * A register tile is ROWS x 2 vectors of C: as many sums as leave registers for two vectors of B
  * and one broadcast element of A. The rows of C are cut evenly, 13 into 7 and 6, because a tile of
  * one row waits for each sum. Panels outside, rows inside: the part of a panel that a tile needs
- * stays in the first-level cache while the rows pass by.
+ * stays in the first-level cache while the rows pass by. Meanwhile the next panel is fetched, line
+ * by line: otherwise the first rows of every panel wait for it.
  *
  * Whoever includes this has said before
  *
@@ -22,6 +23,7 @@
 #endif
 #define WIDTH (2 * VL)          /* columns of a tile; a panel holds one to four of them */
 #define UNROLL 4                /* steps, because counters and products compete for ports */
+#define AHEAD 8                 /* row tiles that fetch the next panel together */
 
 /* Adds one step to the sums of a tile. Row i begins at group[i / 3] + i % 3 * lda: fewer pointers
  * than rows, the same addresses. */
@@ -34,9 +36,11 @@ INLINE void advance(const row_element *group[ROWS / 3], const panel_element **b)
     *b += MOE_PANEL;
 }
 
-/* C[rows x 2 vectors] at c (+)= A B for constant sizes, so that the sums are registers. */
+/* C[rows x 2 vectors] at c (+)= A B for constant sizes, so that the sums are registers. The
+ * second-level cache gets an eighth of a panel from `ahead` on. */
 INLINE void tile(const int rows, const int vectors, int64_t steps, const row_element *a,
-                 int64_t lda, const panel_element *b, moe_real *c, int64_t ldc, bool add) {
+                 int64_t lda, const panel_element *b, moe_real *c, int64_t ldc, bool add,
+                 const panel_element *ahead) {
     vec sum[ROWS][2];
     const row_element *group[ROWS / 3];
 #pragma GCC unroll 12
@@ -49,12 +53,14 @@ INLINE void tile(const int rows, const int vectors, int64_t steps, const row_ele
         step(rows, vectors, group, lda, b, sum);
         advance(group, &b);
     }
-    for (; steps > 0; steps -= UNROLL)
+    for (; steps > 0; steps -= UNROLL, ahead += UNROLL * MOE_PANEL / AHEAD) {
+        __builtin_prefetch(ahead, 0, 2);
 #pragma GCC unroll 4
         for (int u = 0; u < UNROLL; u++) {
             step(rows, vectors, group, lda, b, sum);
             advance(group, &b);
         }
+    }
 #pragma GCC unroll 12
     for (int i = 0; i < rows; i++, c += ldc)
 #pragma GCC unroll 2
@@ -63,13 +69,13 @@ INLINE void tile(const int rows, const int vectors, int64_t steps, const row_ele
 }
 
 typedef void tile_fn(int64_t steps, const row_element *a, int64_t lda, const panel_element *b,
-                     moe_real *c, int64_t ldc, bool add);
+                     moe_real *c, int64_t ldc, bool add, const panel_element *ahead);
 
 #define TILE(rows, vectors)                                                                        \
     static void tile_##rows##_##vectors(int64_t steps, const row_element *a, int64_t lda,          \
                                         const panel_element *b, moe_real *c, int64_t ldc,          \
-                                        bool add) {                                                \
-        tile(rows, vectors, steps, a, lda, b, c, ldc, add);                                        \
+                                        bool add, const panel_element *ahead) {                    \
+        tile(rows, vectors, steps, a, lda, b, c, ldc, add, ahead);                                 \
     }
 #define TILES(rows) TILE(rows, 1) TILE(rows, 2)
 TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
@@ -97,7 +103,7 @@ typedef struct tiling {
 static void partial_tile(const tiling *t, int64_t rows, int64_t columns, const row_element *a,
                          const panel_element *b, moe_real *c) {
     moe_real buffer[ROWS * WIDTH];
-    tiles[rows - 1][columns > VL](t->steps, a, t->lda, b, buffer, WIDTH, false);
+    tiles[rows - 1][columns > VL](t->steps, a, t->lda, b, buffer, WIDTH, false, b);
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < columns; j++) {
             moe_real *to = c + i * t->p->ldc + j;
@@ -108,6 +114,7 @@ static void partial_tile(const tiling *t, int64_t rows, int64_t columns, const r
 /* All rows of C over one tile's columns. */
 static void strip(const tiling *t, int64_t first, const panel_element *b) {
     const moe_product *p = t->p;
+    const panel_element *ahead = t->panels + (first / MOE_PANEL + 1) * t->panel;
     int64_t columns = p->n - first < WIDTH ? p->n - first : WIDTH;
     int64_t groups = (p->m + ROWS - 1) / ROWS, begin = 0;
     for (int64_t g = 0; g < groups; g++) {
@@ -115,7 +122,8 @@ static void strip(const tiling *t, int64_t first, const panel_element *b) {
         const row_element *a = t->rows + begin * t->lda;
         moe_real *c = p->c + begin * p->ldc + first;
         if (columns == WIDTH)
-            tiles[rows - 1][1](t->steps, a, t->lda, b, c, p->ldc, p->add);
+            tiles[rows - 1][1](t->steps, a, t->lda, b, c, p->ldc, p->add,
+                               ahead + g % AHEAD * t->steps * MOE_PANEL / AHEAD);
         else
             partial_tile(t, rows, columns, a, b, c);
         begin = end;
