@@ -153,7 +153,7 @@ describe("the command line of a recipe", function()
     assert.same({
       steps = 400, lr = 0.5, top_k = 2, dense = true, schedule = "cosine", domain = {},
       seed = 1, out = "runs/demo", fresh = false, save_every = 100, dry_run = false, json = false,
-      quiet = false,
+      quiet = false, precision = "f32",
     }, opt)
     assert.same({}, given)
   end)
@@ -274,6 +274,7 @@ options:
   --out DIR           run folder (default: runs/demo)
   --preset NAME       settings to start from
   --fresh             start over instead of continuing
+  --precision TEXT    of the matrix products in training: f32, bf16 (default: f32)
   --save-every N      steps between saved states (default: 100)
   --dry-run           print the plan (data, compute, memory, disk, time), write nothing
   --json              results, or the plan, as one JSON object

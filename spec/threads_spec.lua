@@ -15,6 +15,7 @@ local model = moe.model.new({ dim = 60, layers = 2, heads = 6, kv_heads = 2, voc
   { kind = "moe", experts = 5, hidden = 67, router = { k = 2, z_loss = 1e-3, balance = {} } } } })
 local ids = (moe.rand(5, 71, { seed = 4, stream = "ids" }) * 131):to("i32")
 local x, y = ids:narrow(2, 1, 70):contiguous(), ids:narrow(2, 2, 70):contiguous()
+core.precision(os.getenv("PRECISION"))
 local out = { threads = core.threads, kernels = core.kernels, bits = {}, loss = {}, norm = {} }
 local params, m, v = model:parameters(), {}, {}
 for i, p in ipairs(params) do m[i], v[i] = moe.zeros(p[2]:shape()), moe.zeros(p[2]:shape()) end
@@ -49,12 +50,13 @@ describe("results", function()
   assert(system.write(script, SCRIPT))
 
   -- nil when this processor cannot run the variant.
-  local function run(threads, kernels)
+  local function run(threads, kernels, precision)
     local out, err = folder .. "/out", folder .. "/err"     -- spawn appends to what is there
     os.remove(out)
     os.remove(err)
     local process = assert(system.spawn({ host.program, script, stdout = out, stderr = err,
-      env = { MOELUA_THREADS = tostring(threads), MOELUA_KERNELS = kernels or "" } }))
+      env = { MOELUA_THREADS = tostring(threads), MOELUA_KERNELS = kernels or "",
+        PRECISION = precision or "f32" } }))
     local status = assert(process:wait(60), "the child hangs")
     local message = assert(system.read(err))
     if message:find("cannot run here", 1, true) then return nil end
@@ -98,4 +100,20 @@ describe("results", function()
         end
       end
     end)
+
+  it("of bf16 have the same bits for 1 and 2 threads too, in each kernel variant", function()
+    local plain = assert(run(1))
+    for _, kernels in ipairs({ "plain", "avx2", "avx512", "avx512bf16", "amx" }) do
+      local one = run(1, kernels, "bf16")
+      if one then
+        assert.same(one.bits, run(2, kernels, "bf16").bits)
+        assert.not_same(plain.loss, one.loss)
+        helper.close(one.loss, plain.loss, 2e-3)
+        for name, norm in pairs(plain.norm) do
+          assert(math.abs(one.norm[name] / norm - 1) < 0.05,
+            ("%s: %s gives %g, f32 %g"):format(name, kernels, one.norm[name], norm))
+        end
+      end
+    end
+  end)
 end)

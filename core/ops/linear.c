@@ -22,6 +22,7 @@ static moe_status infer(moe_call *c) {
                           MOE_SHAPE(bias), MOE_SHAPE(w));
     moe_status s = moe__stored_alike(c, 1, 1);
     if (s) return s;
+    if (c->arg[0].i) c->format = c->ctx->kernels->f32;
     moe__out_like(c, 0, x);
     c->out_desc[0].shape[x->ndim - 1] = w->shape[0];
     return moe__product_sizes(c, 3, (int64_t[]){rows_of(x), w->shape[0], w->shape[1]});
@@ -80,8 +81,9 @@ static moe_status backward(moe_call *c) {
 }
 
 MOE_OP(linear,
-    .sig = "x:tensor, weight:float, bias:tensor? -> tensor",
-    .doc = "x W^T + bias: x [.. x in], weight [out x in], bias [out] -> [.. x out].",
+    .sig = "x:tensor, weight:float, bias:tensor?, precision:{current|f32}=current -> tensor",
+    .doc = "x W^T + bias: x [.. x in], weight [out x in], bias [out] -> [.. x out]; "
+           "in f32 if asked to, whatever moe.precision says.",
     .sample = "randn(2, 3, 5), randn(4, 5), randn(4) | randn(3, 5), randn(1, 5)",
     .saves = MOE_IN(0) | MOE_IN(1),
     .infer = infer, .forward = forward, .backward = backward);

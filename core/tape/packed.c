@@ -59,15 +59,14 @@ static moe_pack describe(const moe_call *c, const moe_tensor *w, bool transposed
 }
 
 static bool alike(const moe_pack *a, const moe_pack *b) {
-    return a->transposed == b->transposed && a->matrices == b->matrices && a->rows == b->rows &&
-           a->columns == b->columns;
+    return a->format == b->format && a->transposed == b->transposed &&
+           a->matrices == b->matrices && a->rows == b->rows && a->columns == b->columns;
 }
 
-/* Where such a pack of the whole storage hangs, or would hang. */
-static moe_pack **place(moe_storage *s, const moe_pack *wanted) {
-    moe_pack **at = &s->packs;
-    while (*at && !alike(*at, wanted)) at = &(*at)->next;
-    return at;
+static moe_pack *find(const moe_storage *s, const moe_pack *wanted) {
+    moe_pack *p = s->packs;
+    while (p && !alike(p, wanted)) p = p->next;
+    return p;
 }
 
 static void drop(moe_ctx *ctx, moe_pack **at) {
@@ -84,20 +83,35 @@ static bool stays(const moe_call *c, int input) {
            (size_t)w->count * moe__dtype_size(w->dtype) == w->storage->bytes;
 }
 
+/* A weight that is trained in another precision from now on. */
+static void drop_others(moe_storage *s, const moe_format *format) {
+    for (moe_pack **at = &s->packs; *at;)
+        if ((*at)->format == format)
+            at = &(*at)->next;
+        else
+            drop(s->ctx, at);
+}
+
+/* A new pack, at the storage or at the call. */
+static moe_status add(moe_call *c, int input, const moe_pack *wanted, moe_pack **out) {
+    moe_storage *s = c->in[input]->storage;
+    bool kept = stays(c, input);
+    if (kept) drop_others(s, c->format);
+    moe_pack **list = kept ? &s->packs : &c->packs;
+    moe_pack *p = *out = moe__alloc(c->ctx, wanted->bytes);
+    if (!p) return moe__no_memory(c->ctx, wanted->bytes, "a packed weight");
+    *p = *wanted;
+    p->next = *list;
+    *list = p;
+    return MOE_OK;
+}
+
 moe_status moe__packed(moe_call *c, int input, bool transposed, const void **panels) {
     moe_tensor *w = c->in[input];
     moe_pack wanted = describe(c, w, transposed);
-    moe_pack **at = place(w->storage, &wanted), *p;
-    if (*at && (*at)->format != c->format) drop(c->ctx, at);    /* the precision has changed */
-    if (!*at) {
-        p = moe__alloc(c->ctx, wanted.bytes);
-        if (!p) return moe__no_memory(c->ctx, wanted.bytes, "a packed weight");
-        if (!stays(c, input)) at = &c->packs;
-        wanted.next = *at;
-        *p = wanted;
-        *at = p;
-    }
-    p = *at;
+    moe_pack *p = find(w->storage, &wanted);
+    moe_status s = p ? MOE_OK : add(c, input, &wanted, &p);
+    if (s) return s;
     if (!p->whole || p->version != w->storage->version) refresh(p, w);
     *panels = panels_of(p);
     return MOE_OK;

@@ -1,7 +1,10 @@
-/* memory.c -- scopes, the collector's settings, gradient mode, the seed of scripts. */
+/* memory.c -- scopes, the collector's settings, gradient mode, precision, the seed of scripts. */
 #include "bind.h"
 
+#include <string.h>
+
 #include "base/ctx.h"
+#include "kernels/kernels.h"
 
 #define SCOPE "moelua.Scope"
 
@@ -150,6 +153,25 @@ static int manual_seed(lua_State *L) {
     return 0;
 }
 
+/* precision(name) -> the one before: how products of matrices hold their operands. */
+static int precision(lua_State *L) {
+    moe_ctx *ctx = lmoe_ctx(L);
+    const char *const names[] = {"f32", "bf16"};
+    const moe_format *const formats[] = {ctx->kernels->f32, ctx->bf16};
+    lua_pushstring(L, names[ctx->format == ctx->bf16]);
+    if (lua_isnoneornil(L, 1)) return 1;
+    const char *name = lmoe_checkstring(L, 1);
+    for (int i = 0; i < 2; i++) {
+        if (strcmp(name, names[i]) != 0) continue;
+        if (!formats[i])
+            lmoe_raise(L, "precision: this build computes in double alone\nhint: use the one with "
+                       "MOELUA_REAL=float");
+        ctx->format = formats[i];
+        return 1;
+    }
+    return lmoe_raise(L, "precision: '%s' is unknown\nhint: known are f32, bf16", name);
+}
+
 #ifdef MOELUA_TESTING
 /* fail_allocation(n, count): the n-th request from now on fails, and the count-1 after it.
  * fail_allocation() switches it off and returns how many requests there were in all. */
@@ -166,7 +188,7 @@ static int fail_allocation(lua_State *L) {
 void lmoe_add_memory(lua_State *L) {
     static const luaL_Reg functions[] = {
         {"scope", scope_new}, {"memory", memory}, {"no_grad", no_grad},
-        {"manual_seed", manual_seed},
+        {"manual_seed", manual_seed}, {"precision", precision},
 #ifdef MOELUA_TESTING
         {"fail_allocation", fail_allocation},
 #endif

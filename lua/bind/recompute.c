@@ -16,7 +16,8 @@ typedef struct lmoe_again {
     struct lmoe_again *next, **link;
     moe_ctx *ctx;
     int ref;                    /* { f, ... } with `its_tensor` for each tensor */
-    uint64_t seed, draws;       /* of the random numbers that f saw */
+    const struct moe_format *format;    /* the precision, ...                           */
+    uint64_t seed, draws;               /* ... and the random numbers, that f worked with */
 } again;
 
 static const char its_tensor = 0;
@@ -86,18 +87,21 @@ static int run_protected(lua_State *L) {
     return 0;
 }
 
-/* With the tape on, and the random numbers of the first time. */
+/* With the tape on, and the precision and the random numbers of the first time. */
 static int run_as_before(lua_State *L, job *j) {
     moe_ctx *ctx = j->a->ctx;
     int no_grad = ctx->no_grad;
     uint64_t seed = ctx->seed, draws = ctx->draws;
+    const struct moe_format *format = ctx->format;
     ctx->no_grad = 0;
+    ctx->format = j->a->format;
     ctx->seed = j->a->seed;
     ctx->draws = j->a->draws;
     lua_pushcfunction(L, run_protected);
     lua_pushlightuserdata(L, j);
     int status = lua_pcall(L, 1, 0, 0);
     ctx->no_grad = no_grad;
+    ctx->format = format;
     ctx->seed = seed;
     ctx->draws = draws;
     return status;
@@ -250,7 +254,7 @@ static int recompute(lua_State *L) {
     lmoe_scope *scope = lmoe_pushscope(L);
     lua_toclose(L, -1);
     again seen = {.replay = {.run = run, .release = release}, .state = s, .ctx = ctx,
-                  .seed = ctx->seed, .draws = ctx->draws};
+                  .format = ctx->format, .seed = ctx->seed, .draws = ctx->draws};
     for (int i = 1; i <= n; i++) lua_pushvalue(L, i);
     bool met_grad = ctx->met_grad;
     ctx->met_grad = false;

@@ -14,9 +14,9 @@
 --     presets = { smoke = { steps = 20 } },
 --   }
 --
--- Every recipe has --seed, --out, --preset, --fresh, --save-every, --dry-run, --json, --quiet and
--- --help as well. What stands on the command line wins over the preset, the preset over the
--- defaults.
+-- Every recipe has --seed, --out, --preset, --fresh, --precision, --save-every, --dry-run, --json,
+-- --quiet and --help as well. What stands on the command line wins over the preset, the preset
+-- over the defaults.
 
 local options = require("moelua.options")
 local run = require("moelua.run")
@@ -74,6 +74,8 @@ local function all_options(declaration)
   add { "out", "runs/" .. declaration.name, "run folder", value = "DIR" }
   add { "preset", nil, "settings to start from", value = "NAME" }
   add { "fresh", false, "start over instead of continuing" }
+  add { "precision", "f32", "of the matrix products in training",
+    choices = { "f32", "bf16" } }
   add { "save_every", 100, "steps between saved states", min = 1 }
   add { "dry_run", false, "print the plan (data, compute, memory, disk, time), write nothing" }
   add { "json", false, "results, or the plan, as one JSON object" }

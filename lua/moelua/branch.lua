@@ -55,6 +55,7 @@ local function split_options(given)
     end
   end
   check_training(training)
+  training.precision = training.precision or core.precision()     -- another process asks its own
   if own.workers and own.workers < 1 then
     raise("branch: workers must be at least 1, not %d", own.workers)
   end

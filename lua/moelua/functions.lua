@@ -75,6 +75,12 @@ return {
     "A tensor with the elements of nested tables of equal lengths."),
   manual_seed = of("seed:int", "Starts the random numbers of rand and randn over, from this seed."),
 
+  -- arithmetic
+  precision = of("name:{f32|bf16}? -> string",
+    "How products of matrices hold their operands from now on: \"f32\", or \"bf16\" with sums " ..
+    "in f32. Routers, softmax, norms and losses are f32 in any case, and so are all tensors. " ..
+    "Returns what it was before; without a name, what it is."),
+
   -- checkpoints
   ["Checkpoint.names"] = of("file:moelua.Checkpoint -> string[]",
     "The names of the tensors, sorted."),

@@ -64,7 +64,7 @@ end
 -- Adds a stage as far as it is left to do; returns it, and what all of it costs.
 local function add_stage(self, name, model, opts, text)
   local context = opts.context or model.config.context
-  local step = trial.step(model, opts.batch, context)
+  local step = trial.step(model, opts.batch, context, opts.precision)
   local tokens = opts.batch * context
   local per_step = tokens * flops.per_token(model.config, context)
   local left = opts.steps - steps_done(self, name, opts.steps)
@@ -82,7 +82,8 @@ end
 -- The options as the stage would get them, checked.
 local function complete(self, where, name, given)
   return train_options.check(where, options.merge(given, { name = name,
-    out = self.opt.out .. "/" .. name, save_every = given.save_every or self.opt.save_every }))
+    out = self.opt.out .. "/" .. name, save_every = given.save_every or self.opt.save_every,
+    precision = given.precision or self.opt.precision }))
 end
 
 --- Records a stage; the model stays as it is. Returns its estimated cost.
@@ -133,7 +134,7 @@ function Plan:arm(_, model)
     tokens = tokens + context * corpus.handle:windows(self.split, context, self.opt.eval_windows)
   end
   local batch = self.opt.batch or 32
-  local step = trial.step(model, batch, context)
+  local step = trial.step(model, batch, context, core.precision())
   local all = self.evaluations
   all.models = all.models + 1
   all.seconds = all.seconds + FORWARD * tokens * step.seconds / (batch * context)

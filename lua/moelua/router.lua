@@ -83,7 +83,7 @@ end
 --- or nil), and unless how.stats is false load, entropy and dropped, see nn.MoE.
 function Router:route(x, how)
   expect(how == nil or type(how) == "table", "forward", "how", "a table", how)
-  local logits = core.linear(x, self.weight)
+  local logits = core.linear(x, self.weight, nil, "f32")
   local gates, experts = logits:topk_route(self.opts.k, self.opts.gate)
   local info = { loss = auxiliary_loss(self.opts, logits, gates, experts) }
   if not how or how.stats ~= false then statistics(info, logits, experts, self.count) end

@@ -119,7 +119,8 @@ end
 -- Options of moe.train and moe.branch that follow from those of the recipe.
 local function complete(self, given, folder)
   return options.merge(given, { out = self.opt.out .. "/" .. folder, quiet = self.opt.quiet,
-    seed = given.seed or self.opt.seed, save_every = given.save_every or self.opt.save_every })
+    seed = given.seed or self.opt.seed, save_every = given.save_every or self.opt.save_every,
+    precision = given.precision or self.opt.precision })
 end
 
 --- Trains a stage in its own run folder; finished stages are not trained again. Its curve begins

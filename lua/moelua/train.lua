@@ -15,6 +15,7 @@ local family = require("moelua.family")
 local flops = require("moelua.flops")
 local nn = require("moelua.nn")
 local Optimizer = require("moelua.optimizer")
+local precision = require("moelua.precision")
 local progress = require("moelua.progress")
 local run = require("moelua.run")
 local schedule = require("moelua.schedule")
@@ -298,8 +299,9 @@ end
 
 --- Trains the model in place to predict the next token. Options: data (a corpus, or
 --- { name = corpus, ... } with even shares), steps, batch (sequences), context (tokens), lr (peak),
---- schedule, warmup, floor, decay, beta1, beta2, eps, weight_decay, clip, seed, out, fresh,
---- log_every, save_every, eval_every, eval_windows, name, quiet, save_model; see train_options.lua.
+--- schedule, warmup, floor, decay, beta1, beta2, eps, weight_decay, clip, precision (of products:
+--- weights and moments stay f32), seed, out, fresh, log_every, save_every, eval_every,
+--- eval_windows, name, quiet, save_model; see train_options.lua.
 --- With `out`, a run folder, the same call again goes on where the last one stopped, bit for bit,
 --- and the model is saved in out/model; an interrupt saves the state of the last complete step.
 --- Raises { message, code = "diverged" } when loss, gradient or weights are no longer finite.
@@ -313,7 +315,7 @@ return function(model, given)
   local job = new_job(model, given)
   model.path = nil                      -- what was saved is not this model any more
   local work = job.opts.out and train_in_folder or train_in_memory
-  local ok, result = pcall(work, job)
+  local ok, result = pcall(precision, job.opts.precision, work, job)
   job.optimizer:zero_grad()             -- half a step's gradients are nobody's
   if not ok then error(result, 0) end
   return result

@@ -19,6 +19,7 @@ local declared = options.merge(Optimizer.options, {
   floor = { "number", 0.1 },                  -- share of lr that is left at the end
   decay = { "number", 0.2 },                  -- wsd: share of the steps that decay
 
+  precision = { { "f32", "bf16" } },          -- of products; default: what moe.precision() is
   seed = { "integer", 1 },
   out = "string",                             -- run folder: log, states, model
   fresh = { "boolean", false },
@@ -42,6 +43,7 @@ function train_options.check(where, given)
   if opts.lr <= 0 or opts.lr ~= opts.lr then
     raise("%s: lr must be above 0, not %s", where, describe(opts.lr))
   end
+  opts.precision = opts.precision or core.precision()
   opts.warmup = opts.warmup or opts.steps // 20
   return opts
 end

@@ -4,6 +4,7 @@
 local core = require("moelua.core")
 local flops = require("moelua.flops")
 local Optimizer = require("moelua.optimizer")
+local precision = require("moelua.precision")
 local system = core.system
 
 local trial = {}
@@ -66,17 +67,18 @@ end
 ---@param model moelua.Model
 ---@param batch integer
 ---@param context integer
+---@param name string the precision
 ---@return { seconds: number, memory: number }
-function trial.step(model, batch, context)
+function trial.step(model, batch, context, name)
   local count = batch * context * flops.per_token(model.config, context)
-  local key = ("%.0f %d %d"):format(count, model:count(), batch)
+  local key = ("%.0f %d %d %s"):format(count, model:count(), batch, name)
   if known[key] then return known[key] end
   local began = system.clock()
   local result
   if speed and spent > ALL then
     result = { seconds = count / speed, memory = core.memory().peak }
   else
-    local seconds, memory = measure(model, batch, context)
+    local seconds, memory = precision(name, measure, model, batch, context)
     result, speed = { seconds = seconds, memory = memory }, speed or count / seconds
   end
   spent, known[key] = spent + system.clock() - began, result

@@ -277,12 +277,14 @@ moe.is_contiguous = Tensor.is_contiguous
 function Tensor.item(x) end
 moe.item = Tensor.item
 
---- x W^T + bias: x [.. x in], weight [out x in], bias [out] -> [.. x out].
+--- x W^T + bias: x [.. x in], weight [out x in], bias [out] -> [.. x out]; in f32 if asked to,
+--- whatever moe.precision says.
 ---@param x moelua.Tensor
 ---@param weight moelua.Tensor
 ---@param bias? moelua.Tensor
+---@param precision? "current"|"f32" default current
 ---@return moelua.Tensor
-function Tensor.linear(x, weight, bias) end
+function Tensor.linear(x, weight, bias, precision) end
 moe.linear = Tensor.linear
 
 --- Load-balancing loss N sum(u p) without its coefficient: logits [T x N], gates and 0-based
@@ -398,6 +400,13 @@ function moe.ones(...) end
 ---@return moelua.Tensor
 function Tensor.pow(x, exponent) end
 moe.pow = Tensor.pow
+
+--- How products of matrices hold their operands from now on: "f32", or "bf16" with sums in f32.
+--- Routers, softmax, norms and losses are f32 in any case, and so are all tensors. Returns what it
+--- was before; without a name, what it is.
+---@param name? "f32"|"bf16"
+---@return string
+function moe.precision(name) end
 
 --- Overwrites the rows of x with these numbers (from 0) by the rows of `from`, in their order and
 --- converted to the type of x. Returns x.
@@ -1178,8 +1187,9 @@ function tokenizer.resolve(where, value) end
 
 --- Trains the model in place to predict the next token. Options: data (a corpus, or
 --- { name = corpus, ... } with even shares), steps, batch (sequences), context (tokens), lr (peak),
---- schedule, warmup, floor, decay, beta1, beta2, eps, weight_decay, clip, seed, out, fresh,
---- log_every, save_every, eval_every, eval_windows, name, quiet, save_model; see train_options.lua.
+--- schedule, warmup, floor, decay, beta1, beta2, eps, weight_decay, clip, precision (of products:
+--- weights and moments stay f32), seed, out, fresh, log_every, save_every, eval_every,
+--- eval_windows, name, quiet, save_model; see train_options.lua.
 --- With `out`, a run folder, the same call again goes on where the last one stopped, bit for bit,
 --- and the model is saved in out/model; an interrupt saves the state of the last complete step.
 --- Raises { message, code = "diverged" } when loss, gradient or weights are no longer finite.
