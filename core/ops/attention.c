@@ -220,7 +220,8 @@ static void forward_step(const work *w, const forward_room *r, columns *col, int
                                col->sum, col->factor);
     if (key > 0) w->kernels->scale_columns(s->D, wide, col->factor, r->out);
     f->multiply(&(moe_product){.m = s->D, .n = wide, .k = keys, .lda = STEP,
-                               .a = strip_of(f, s->D, r->vt, key), .b = as_panel(f, keys, r->scores, r->p),
+                               .a = strip_of(f, s->D, r->vt, key),
+                               .b = as_panel(f, keys, r->scores, r->p),
                                .panel = moe__panel(f, keys), .c = r->out, .ldc = MOE_PANEL,
                                .add = key > 0});
 }
@@ -507,6 +508,7 @@ MOE_OP(attention,
            "keys each if that is given: a cache has room for more. -> [B x T x H x D].",
     .sample = "randn(2, 5, 2, 3), randn(2, 5, 2, 3), randn(2, 5, 2, 3)"
               " | randn(1, 3, 4, 2), randn(1, 7, 2, 2), randn(1, 7, 2, 2)"
-              " | randn(1, 70, 2, 2), randn(1, 70, 1, 2), randn(1, 70, 1, 2)",
+              " | randn(1, 70, 2, 2), randn(1, 70, 1, 2), randn(1, 70, 1, 2)"
+              " | randn(1, 5, 3, 3), randn(1, 131, 1, 3), randn(1, 131, 1, 3)",
     .saves = MOE_IN(0) | MOE_IN(1) | MOE_IN(2) | MOE_OUT(0),
     .infer = infer, .forward = forward, .backward = backward);
