@@ -5,13 +5,16 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/ctx.h"
 
 #define MAX_THREADS 256
-/* A waiting worker spins for some tens of microseconds, then sleeps: a region that follows at once
- * finds it awake, and a machine with other work to do is not held up. */
+/* A waiting worker spins for some tens of microseconds. Then it offers its core to others again and
+ * again, and goes on when nobody wants it: waking it up would cost the caller as much time as it
+ * takes to do a small op. Between two training steps or words, it sleeps. */
 #define SPINS 4000
+#define AWAKE 1000000           /* nanoseconds */
 
 /* `state` is the whole protocol: the low 16 bits count the workers inside the region, bit 16 says
  * that it is open, the rest is the region's number. A worker enters an open region that it has not
@@ -103,19 +106,31 @@ static void sleep_until_work(moe_pool *p, unsigned seen) {
     pthread_mutex_unlock(&p->lock);
 }
 
+static int64_t now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
 /* Enters the next region; returns its number, or `seen` when the pool closes. */
 static unsigned enter_region(moe_pool *p, unsigned seen) {
+    int64_t tired = 0;                  /* when it will have waited long enough; 0 = not long yet */
     for (int spins = 0; !atomic_load_explicit(&p->closing, memory_order_relaxed); spins++) {
         unsigned state = atomic_load_explicit(&p->state, memory_order_relaxed);
         if (enterable(state, seen)) {
             if (atomic_compare_exchange_weak_explicit(&p->state, &state, state + 1,
                                                       memory_order_acquire, memory_order_relaxed))
                 return state & REGION;
-        } else if (spins >= SPINS) {
+        } else if (spins < SPINS) {
+            relax();
+        } else if (!tired) {
+            tired = now() + AWAKE;
+        } else if (now() < tired) {
+            sched_yield();
+        } else {
             sleep_until_work(p, seen);
             spins = 0;
-        } else {
-            relax();
+            tired = 0;
         }
     }
     return seen;
