@@ -162,11 +162,11 @@ local function narrate(rows, torch, load)
   end
 end
 
--- What this build cannot do yet is no failure; a target missed on a busy machine is none either.
-local function is_bad(row, busy)
-  if row.error then return not row.error:find("not available", 1, true) end
-  return row.holds == false and not busy and not row.busy
-end
+-- What this build cannot do is no failure.
+local function has_failed(row) return row.error and not row.error:find("not available", 1, true) end
+
+-- A target that is missed on a busy machine tells nothing.
+local function has_missed(row, busy) return row.holds == false and not busy and not row.busy end
 
 local load = not opt.smoke and tonumber(first_match("/proc/loadavg", "^%S+"))
 local busy = load and load > BUSY_LOAD * system.cpus() and load
@@ -176,7 +176,10 @@ local rows = measure_all(workers)
 show(rows, workers.torch)
 if not opt.quiet then narrate(rows, workers.torch, busy) end
 stop_workers(workers)
-local bad = false
-for _, row in ipairs(rows) do bad = bad or is_bad(row, busy) end
-if bad then os.exit(1, true) end
-os.remove(log)
+local failed, missed = false, false
+for _, row in ipairs(rows) do
+  failed = failed or has_failed(row) or row.torch_error
+  missed = missed or has_missed(row, busy)
+end
+if not failed then os.remove(log) end
+if failed or missed then os.exit(1, true) end

@@ -43,7 +43,8 @@ function server:start()
   self.process = assert(system.spawn({ "sh", "-c", ("exec %s < %s > %s"):format(
     table.concat(words, " "), quoted(requests), quoted(answers)), stderr = self.log,
     env = self.env }))
-  self.requests = assert(io.open(requests, "w"))
+  -- Also open for reading, so that a request to a process that has just ended hurts nobody.
+  self.requests = assert(io.open(requests, "r+"))
   self.answers = assert(io.open(answers, "r"))
   os.remove(requests)
   os.remove(answers)
