@@ -115,13 +115,23 @@ local function first_match(path, pattern)
   return (system.read(path) or ""):match(pattern) or "unknown"
 end
 
+-- The first line of what a program says.
+local function said_by(...)
+  local path = os.tmpname()
+  local process = system.spawn({ stdout = path, ... })
+  if process then process:wait() end
+  local text = first_match(path, "[^\n]+")
+  os.remove(path)
+  return text
+end
+
 -- What was measured, a line each.
 local function facts(torch)
   local lines = {
     ("%s, %d threads, Linux %s"):format(
       first_match("/proc/cpuinfo", "model name%s*:%s*([^\n]+)"), core.threads,
       first_match("/proc/sys/kernel/osrelease", "[^\n]+")),
-    ("moelua %s, kernels %s"):format(core.version, core.kernels),
+    ("moelua %s, kernels %s, %s"):format(core.version, core.kernels, said_by("cc", "--version")),
   }
   local versions = torch and torch:ask({})
   lines[3] = versions and ("PyTorch %s, transformers %s"):format(versions.pytorch,
@@ -143,8 +153,7 @@ local function show(rows, torch)
   if opt.json then
     for _, row in ipairs(rows) do print(json.encode(row)) end
   elseif opt.markdown then
-    print(table.concat(facts(torch), "  \n") .. "\n")
-    print(report.markdown(rows, opt.before and earlier(opt.before)))
+    print(report.markdown(rows, facts(torch), opt.before and earlier(opt.before)))
   else
     print(table.concat(facts(torch), "\n") .. "\n")
     print(report.text(rows))

@@ -46,7 +46,8 @@ local function enter(contestants, name, worker, job, as)
   return answer
 end
 
--- Enters whatever the row asks for; tells in `result` what could not be.
+-- Enters whatever the row asks for; tells in `result` what could not be. Returns the contestants
+-- and the FLOPs or bytes of the job.
 function Measure:enter_all(row, result)
   local workers, list = self.workers, {}
   local function need(name, worker, job, as)
@@ -55,7 +56,6 @@ function Measure:enter_all(row, result)
     return answer
   end
   local ours = need("ours", workers.ours, row.job, "job")
-  result.work = ours and ours.work
   if ours and row.against then need("against", workers.ours, row.against, "against") end
   if ours and row.compute and workers.single then
     need("single", workers.single, row.job, "job")
@@ -69,7 +69,7 @@ function Measure:enter_all(row, result)
     result.yardstick = row.yardstick == "peak" and self:peak_of(row.precision) or row.yardstick
     list[#list + 1] = self:limit("limit", result.yardstick, workers.threads)
   end
-  return list
+  return list, ours and ours.work
 end
 
 function Measure:drop()
@@ -94,7 +94,7 @@ local function medians(samples)
   return found
 end
 
-local function figures(result, row, samples)
+local function figures(result, row, samples, work)
   local found = medians(samples)
   local ours, torch = found.ours, found.torch
   result.torch = torch and torch * 1e3 / row.per
@@ -103,7 +103,7 @@ local function figures(result, row, samples)
   result.ratio = torch and torch / ours
   result.speedup = found.single and found.single / ours
   if not found.limit then return end
-  result.percent_of_peak = result.work and result.work / ours / found.limit * 100
+  result.percent_of_peak = work and work / ours / found.limit * 100
   local moved = rounds.spread(samples.limit) * 100
   result.busy = moved > BUSY and moved or nil
 end
@@ -131,12 +131,12 @@ end
 function Measure:row(row)
   local result = { workload = row.workload, precision = row.precision, unit = row.unit,
     aim = row.aim }
-  local contestants = self:enter_all(row, result)
+  local contestants, work = self:enter_all(row, result)
   local samples, failed = rounds.run(contestants, self.workers.limits)
   self:drop()
   result.error = result.error or failed.ours or failed.against or failed.single or failed.limit
   result.torch_error = result.torch_error or failed.torch
-  figures(result, row, samples)
+  figures(result, row, samples, work)
   judge(result, row)
   return result
 end

@@ -5,7 +5,9 @@ local text_table = require("moelua.text_table")
 local report = {}
 
 local function number(value) return value and ("%.4g"):format(value) or "" end
-local function percent(value) return value and ("%.1f %%"):format(value) or "" end
+local function share(row)
+  return row.percent_of_peak and ("%.1f %% %s"):format(row.percent_of_peak, row.yardstick) or ""
+end
 local function times(value) return value and ("%.2f x"):format(value) or "" end
 
 local function verdict(row)
@@ -19,7 +21,7 @@ local columns = {
   { "type", function(row) return row.precision or "" end },
   { "median", function(row) return number(row.value) end, right = true },
   { "unit", function(row) return row.unit or "" end },
-  { "of peak", function(row) return percent(row.percent_of_peak) end, right = true },
+  { "of the limit", share },
   { "1 to all threads", function(row) return times(row.speedup) end, right = true },
   { "PyTorch", function(row) return number(row.torch) end, right = true },
   { "ratio", function(row) return times(row.ratio) end, right = true },
@@ -62,9 +64,21 @@ local function with_before(list, before)
   return more
 end
 
---- A table in Markdown. before: values by workload and precision, or nil.
-function report.markdown(rows, before)
-  local shown, lines = filled(rows, with_before(columns, before)), {}
+local ABOUT = [[
+# Results
+
+As `scripts/dev bench --markdown` printed them: medians of interleaved repeats, shares of limits
+that were measured in the same minutes (f32, bf16, amx: arithmetic that never leaves the registers;
+read, adamw: memory), PyTorch at its best beside it (the fastest of eager and compiled, of slices,
+grouped products and transformers' own block), with as many threads.
+]]
+
+--- The rows in Markdown. facts: lines about the machine. before: values by workload and precision,
+--- or nil.
+function report.markdown(rows, facts, before)
+  local shown, lines = filled(rows, with_before(columns, before)), { ABOUT }
+  for _, fact in ipairs(facts) do lines[#lines + 1] = "- " .. fact end
+  lines[#lines + 1] = ""
   local function line(cell)
     local cells = {}
     for c, column in ipairs(shown) do cells[c] = cell(column) end
