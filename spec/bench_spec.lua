@@ -44,6 +44,12 @@ describe("scripts/dev bench", function()
     assert.matches("unknown option '%-%-smok'\nhint: did you mean '%-%-smoke'", said)
   end)
 
+  it("refuses a pattern that no row matches", function()
+    local code, _, said = bench("--only", "nothing of the kind")
+    assert.equal(2, code)
+    assert.matches("no row matches 'nothing of the kind'", said)
+  end)
+
   it("prints an object per row", function()
     local code, text, said = bench("--smoke", "--json", "--yardstick", the_yardstick(),
       "--only", "^MoE FFN.*, f32")

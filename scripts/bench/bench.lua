@@ -22,6 +22,7 @@ local progress = require("moelua.progress")
 local new_measure = require("measure")
 local report = require("report")
 local rows_of = require("rows")
+local run = require("moelua.run")
 local server = require("server")
 local json, system = core.json, core.system
 
@@ -92,8 +93,8 @@ local function least_gain(rows, threads)
 end
 
 -- Every row, also when one fails.
-local function measure_all(workers)
-  local measure, rows, wanted = new_measure(workers), {}, rows_of(opt.only, opt.smoke)
+local function measure_all(workers, wanted)
+  local measure, rows = new_measure(workers), {}
   local line = progress.new({ name = "bench", total = #wanted, quiet = opt.quiet or opt.smoke })
   for _, y in ipairs(opt.only and {} or YARDSTICKS) do
     for _, row in ipairs(measure:yardstick(table.unpack(y))) do rows[#rows + 1] = row end
@@ -177,11 +178,13 @@ local function has_failed(row) return row.error and not row.error:find("not avai
 -- A target that is missed on a busy machine tells nothing.
 local function has_missed(row, busy) return row.holds == false and not busy and not row.busy end
 
+local wanted = rows_of(opt.only, opt.smoke)
+if #wanted == 0 then run.refuse("bench: no row matches '%s'", opt.only) end
 local load = not opt.smoke and tonumber(first_match("/proc/loadavg", "^%S+"))
 local busy = load and load > BUSY_LOAD * system.cpus() and load
 local log = os.tmpname()
 local workers = start_workers(log)
-local rows = measure_all(workers)
+local rows = measure_all(workers, wanted)
 show(rows, workers.torch)
 if not opt.quiet then narrate(rows, workers.torch, busy) end
 stop_workers(workers)

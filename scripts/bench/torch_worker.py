@@ -17,7 +17,7 @@ import os
 import sys
 import time
 
-PATIENCE = 300        # seconds after which a request has failed
+PATIENCE = 900        # seconds after which a request has failed
 SAMPLE = 0.1          # seconds that a measurement lasts at least
 TRIALS = 3            # measurements that decide which way is the fastest
 HOPELESS = 2          # times the fastest: no second measurement
