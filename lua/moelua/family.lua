@@ -8,6 +8,7 @@ local expect = require("moelua.expect")
 local folders = require("moelua.folder")
 local hf_config = require("moelua.hf_config")
 local model = require("moelua.model")
+local options = require("moelua.options")
 local tokenizer = require("moelua.tokenizer")
 local writer = require("moelua.checkpoint_writer")
 local json, system = core.json, core.system
@@ -60,6 +61,8 @@ end
 -- Where a model is written before it replaces what is in its folder.
 local STAGING = "/.moelua-model"
 
+local torch_types = { bf16 = "bfloat16", f16 = "float16" }
+
 -- Writes all files of a model; the folder is made.
 local function write_files(m, folder, opts)
   local tensors = {}
@@ -68,8 +71,7 @@ local function write_files(m, folder, opts)
   if ok and m.tokenizer then ok, message, code = m.tokenizer:save(folder) end
   if not ok then return nil, message, code end
   local out = hf_config.to_json(m.config)
-  if opts.dtype then out.torch_dtype = ({ bf16 = "bfloat16", f16 = "float16" })[opts.dtype] or
-    "float32" end
+  out.torch_dtype = torch_types[opts.dtype or m.embedding:dtype()] or "float32"
   return system.write(folder .. "/config.json", json.encode(out, { indent = 2 }) .. "\n")
 end
 
@@ -164,17 +166,35 @@ local function complain(m, file)
   return message
 end
 
--- Nothing, or a message and its code.
-local function fill(m, file)
-  local message, code
-  each_tensor(m, function(name, tensor)
-    if message then return end
-    local _ <close> = core.scope()
-    local stored
-    stored, message, code = file:tensor(name)
-    if stored then tensor:copy_(stored) end
-  end)
+local function copy_stored(file, name, tensor)
+  local _ <close> = core.scope()
+  local stored, message, code = file:tensor(name, tensor:dtype())
+  if stored then tensor:copy_(stored) end
   return message, code
+end
+
+local function copy_stack(file, name, stack)
+  for e = 1, stack:size(1) do
+    local message, code = copy_stored(file, family.file_name(name, e - 1), stack:select(1, e))
+    if message then return message, code end
+  end
+end
+
+-- Nothing, or a message and its code. A matrix in 16 bits is the file's own, where it is mapped and
+-- of that type: nothing is read before it is needed. The experts of a stack lie apart in a file.
+local function fill(m, file)
+  for _, entry in ipairs(m:parameters()) do
+    local name, tensor, layer, field = table.unpack(entry)
+    local message, code
+    if is_stack(name) then
+      message, code = copy_stack(file, name, tensor:detach())
+    elseif tensor:dtype() ~= "f32" then
+      layer[field], message, code = file:tensor(family.file_name(name), tensor:dtype())
+    else
+      message, code = copy_stored(file, family.file_name(name), tensor:detach())
+    end
+    if message then return message, code end
+  end
 end
 
 local function read_config(folder)
@@ -206,13 +226,16 @@ local function too_large(config, file)
 end
 
 --- A model from a Hugging Face directory; nil, message, code when there is none or it does not fit.
---- Weights are converted to f32. model.tokenizer is set when the directory has one that we read.
+--- Weights become f32, or opts.dtype: "bf16" or "f16" give a model for inference, see Model:to.
+--- model.tokenizer is set when the directory has one that we read.
 ---@param folder string
+---@param opts table?
 ---@return moelua.Model? model
 ---@return string? message
 ---@return string? code
-function family.load(folder)
+function family.load(folder, opts)
   expect(type(folder) == "string", "load", "folder", "the path of a model", folder)
+  opts = options.check("load", opts, { dtype = { { "f32", "bf16", "f16" }, "f32" } })
   local config, message, code = read_config(folder)
   if not config then return nil, message, code end
   local file
@@ -220,7 +243,7 @@ function family.load(folder)
   if not file then return nil, message, code end
   local ok, m
   message = too_large(config, file)
-  if not message then ok, m, code = core.attempt(model.Model, config, true) end
+  if not message then ok, m, code = core.attempt(model.Model, config, opts.dtype) end
   if not ok then file:close() end
   if message then return nil, ("%s: %s"):format(folder, message), "format" end
   if not ok then return nil, ("%s: %s"):format(folder, m), code end

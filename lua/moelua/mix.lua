@@ -4,6 +4,7 @@ local core = require("moelua.core")
 local options = require("moelua.options")
 local family = require("moelua.family")
 local model = require("moelua.model")
+local nn = require("moelua.nn")
 local parameter = require("moelua.parameter")
 local router = require("moelua.router")
 local run = require("moelua.run")
@@ -25,6 +26,7 @@ local function resolve(what, models)
     if getmetatable(m) ~= model.Model then
       raise("%s: number %d of the list must be a model, not %s", what, i, core.describe(m))
     end
+    nn.check_f32(what, m)
   end
   return list
 end

@@ -24,6 +24,7 @@ function Optimizer:init(layer, given)
   expect(type(layer) == "table" and type(layer.parameters) == "function", "moe.optimizer", "layer",
     "a layer or model", layer)
   self.opts = options.check("moe.optimizer", given, Optimizer.options)
+  nn.check_f32("moe.optimizer", layer)
   self.params, self.tensors = layer:parameters(), nn.tensors(layer)
   self.m, self.v, self.decay, self.steps = {}, {}, {}, 0
   for i, p in ipairs(self.tensors) do

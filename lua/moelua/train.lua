@@ -312,6 +312,7 @@ end
 return function(model, given)
   expect(type(model) == "table" and type(model.config) == "table", "moe.train", "model", "a model",
     model)
+  nn.check_f32("moe.train", model)
   local job = new_job(model, given)
   model.path = nil                      -- what was saved is not this model any more
   local work = job.opts.out and train_in_folder or train_in_memory

@@ -13,7 +13,7 @@
 #include <immintrin.h>
 #endif
 
-#define AHEAD 1024              /* bytes between what is read and what is asked for */
+#define AHEAD 2048              /* bytes between what is read and what is asked for */
 
 typedef uint16_t narrow __attribute__((vector_size(2 * VL)));
 typedef uint16_t narrow_unaligned __attribute__((vector_size(2 * VL), aligned(2), may_alias));

@@ -822,12 +822,14 @@ function moe.help(topic) end
 moe.kernels = nil
 
 --- A model from a Hugging Face directory; nil, message, code when there is none or it does not fit.
---- Weights are converted to f32. model.tokenizer is set when the directory has one that we read.
+--- Weights become f32, or opts.dtype: "bf16" or "f16" give a model for inference, see Model:to.
+--- model.tokenizer is set when the directory has one that we read.
 ---@param folder string
+---@param opts table?
 ---@return moelua.Model? model
 ---@return string? message
 ---@return string? code
-function moe.load(folder) end
+function moe.load(folder, opts) end
 
 --- Branch-Train-MiX (Sukhbaatar et al. 2024): every feed-forward layer of every model
 --- becomes an expert, everything else is the plain mean over all models, in f32. Routers are the
@@ -1044,6 +1046,9 @@ function RmsNorm:forward(x) end
 --- name; layer[field] is the tensor.
 function RmsNorm:parameters(prefix) end
 end
+
+--- Refuses weights that are stored in 16 bits, which is for inference; `where` is the function.
+function nn.check_f32(where, layer) end
 
 --- 16 hex digits that change when a parameter does.
 function nn.fingerprint(layer) end
