@@ -162,10 +162,11 @@ end
 ---@param given table?
 ---@return string|string[]
 function generate.text(model, prompt, given)
+  local stop = check(model, given).stop
   local many = type(prompt) == "table" and (#prompt == 0 or type(prompt[1]) == "string")
   local prompts, ids = many and prompt or { prompt }, {}
   for _, text in ipairs(prompts) do check_prompt(text) end
-  local tokenizer, stop = tokenizer_of(model), given and given.stop
+  local tokenizer = tokenizer_of(model)
   for i, text in ipairs(prompts) do ids[i] = tokenizer:encode(text) end
   local out = #ids > 0 and generate.ids(model, ids, given) or {}
   for i, list in ipairs(out) do

@@ -205,22 +205,23 @@ local function check_layer(where, layer)
     "a layer or model", layer)
 end
 
---- Refuses weights that are stored in 16 bits, which is for inference; `where` is the function.
-function nn.check_f32(where, layer)
-  for _, entry in ipairs(layer:parameters()) do
-    if entry[2]:dtype() ~= "f32" then
-      core.raise("%s: %s is %s, which is for inference\nhint: model:to(\"f32\")", where, entry[1],
-        entry[2]:dtype())
-    end
-  end
-end
-
 --- All parameters of a layer or model, tensors only.
 function nn.tensors(layer)
   check_layer("nn.tensors", layer)
   local list = {}
   for i, entry in ipairs(layer:parameters()) do list[i] = entry[2] end
   return list
+end
+
+--- Refuses weights that are stored in 16 bits, which is for inference; `where` is the function.
+function nn.check_f32(where, layer)
+  check_layer(where, layer)
+  for _, entry in ipairs(layer:parameters()) do
+    if entry[2]:dtype() ~= "f32" then
+      core.raise("%s: %s is %s, which is for inference\nhint: model:to(\"f32\")", where, entry[1],
+        entry[2]:dtype())
+    end
+  end
 end
 
 --- 16 hex digits that change when a parameter does.
