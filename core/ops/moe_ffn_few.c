@@ -24,7 +24,7 @@ typedef struct work {
 } work;
 
 bool moe__is_few(const moe_call *c) {
-    return !c->needs_grad && (c->in[X]->shape[0] <= MOE_FEW_ROWS || c->in[W1]->dtype != MOE_F32);
+    return !c->needs_grad && c->in[X]->shape[0] <= MOE_FEW_ROWS;
 }
 
 static work measure(moe_call *c) {
@@ -123,7 +123,7 @@ static void combine(const work *w) {
     memset(y, 0, sizeof *y * (size_t)(w->T * w->d));
     for (int64_t i = 0; i < w->R; i++) {
         int64_t r = w->start[expert[i]];
-        while (w->order[r] != i) r++;           /* among the few rows of this expert */
+        while (w->order[r] != i) r++;           /* one of the few rows of this expert */
         kernels->axpy(w->d, gate[i], w->y + r * w->d, y + i / w->k * w->d);
     }
 }

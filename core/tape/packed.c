@@ -32,8 +32,7 @@ static void pack_task(void *arg, int64_t task, int worker) {
     (void)worker;
     moe__pack_piece(p->format, p->transposed, depth_of(p), width_of(p),
                     w->weight + w->element * (size_t)(matrix * p->rows * p->columns), w->widen,
-                    p->columns,
-                    panels_of(p) + (size_t)matrix * matrix_bytes(p), task % w->pieces);
+                    p->columns, panels_of(p) + (size_t)matrix * matrix_bytes(p), task % w->pieces);
 }
 
 /* Tasks are skipped after an interrupt: such a pack must not pass for a whole one. */

@@ -60,7 +60,7 @@ static __attribute__((noinline)) vec widen_part(int type, const void *p, int64_t
     return type == MOE_BF16 ? from_bfloat(h) : from_half(h);
 }
 
-/* n elements of type `type` from number i on, VL of them or fewer, which are filled up with zeros. */
+/* n elements of type `type` from number i on, VL of them, or fewer and zeros. */
 INLINE vec stored(const int type, const void *p, int64_t i, int64_t n) {
     return n < VL ? widen_part(type, p, i, n) : widen(type, p, i);
 }
@@ -85,7 +85,8 @@ INLINE void add_products(const int type, const int rows, const int streams, cons
     for (int s = 0; s < streams; s++) {
         vec right = stored(type, w, s * step + i, n);
 #pragma GCC unroll 4
-        for (int r = 0; r < rows; r++) sum[r][s][a] += stored(MOE_F32, x + r * g->ldx, i, n) * right;
+        for (int r = 0; r < rows; r++)
+            sum[r][s][a] += stored(MOE_F32, x + r * g->ldx, i, n) * right;
     }
 }
 
