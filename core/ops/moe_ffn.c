@@ -186,7 +186,8 @@ static void project(const work *w, const moe_block *b, const void *a, const bank
 /* to [rows x d] (+)= a [rows x n] times rows j .. j + n of the bank. */
 static void spread(const work *w, const moe_block *b, const void *a, int64_t n, const bank *weight,
                    int64_t j, moe_real *to, bool add) {
-    multiply(w->f, (moe_product){.m = b->rows, .n = weight->n, .k = n, .a = a, .lda = hidden_apart(w),
+    multiply(w->f, (moe_product){.m = b->rows, .n = weight->n, .k = n, .a = a,
+                                 .lda = hidden_apart(w),
                                  .b = panels_at(w, weight, b->expert, j, 0),
                                  .panel = moe__panel(w->f, weight->k), .c = to, .ldc = weight->n,
                                  .add = add});
@@ -439,7 +440,7 @@ static void weight_task(void *arg, int64_t task, int worker) {
 static void lay_backward(work *w) {
     const sizes *z = &w->z;
     int64_t padded = moe__rows_bound(z->R, z->E, w->f->depth);
-    size_t hidden = w->f->element * (size_t)((padded + w->f->depth) * (z->width + w->f->rows));
+    size_t hidden = w->f->element * (size_t)(padded * z->width);
     bool wants[2] = {moe__wants(w->c, W1), moe__wants(w->c, W3)};
     w->wants_x = moe__wants(w->c, X);
     w->scale = piece(w, sizeof(moe_real) * (size_t)z->R);
@@ -484,6 +485,8 @@ MOE_OP(moe_ffn,
     .doc = "SwiGLU experts over routed tokens, dropless: x [T x d], gates and 0-based experts "
            "[T x k], w1 and w3 [E x I x d], w2 [E x d x I] -> [T x d].",
     .sample = "randn(5, 3), rand(0.1, 1, 5, 2), ids{{0, 1}, {1, 3}, {3, 0}, {1, 0}, {0, 3}},"
-              " randn(4, 2, 3), randn(4, 2, 3), randn(4, 3, 2)",
+              " randn(4, 2, 3), randn(4, 2, 3), randn(4, 3, 2)"
+              " | randn(4, 2), rand(0.1, 1, 4, 1), ids{{2}, {0}, {2}, {2}}, randn(3, 35, 2),"
+              " randn(3, 35, 2), randn(3, 2, 35)",
     .saves = MOE_IN(X) | MOE_IN(GATES) | MOE_IN(EXPERTS) | MOE_IN(W1) | MOE_IN(W3) | MOE_IN(W2),
     .infer = infer, .forward = forward, .backward = backward);

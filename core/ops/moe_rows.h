@@ -1,7 +1,7 @@
-/* moe_rows.h -- which rows an expert gets: the (token, slot) pairs sorted by expert, cut into blocks.
+/* moe_rows.h -- which rows an expert gets: the (token, slot) pairs sorted by expert, and cut.
  *
- * Row r belongs to pair order[r] = t * slots + s; the rows of expert e are start[e] .. start[e + 1],
- * in the order of their tokens. Everything follows from the routing alone.
+ * Row r belongs to pair order[r] = t * slots + s; the rows of expert e are those from start[e] up
+ * to start[e + 1], in the order of their tokens. Everything follows from the routing alone.
  */
 #ifndef MOE_OPS_MOE_ROWS_H
 #define MOE_OPS_MOE_ROWS_H
