@@ -45,6 +45,7 @@ function answers.make(job, request)
 end
 
 function answers.run(name)
+  if not jobs[name] then error(("no job was made as %s"):format(name), 0) end
   workloads.set_precision(jobs[name].precision)
   return { seconds = seconds_of(jobs[name]) }
 end
@@ -56,7 +57,8 @@ function answers.drop(name)
   return {}
 end
 
-local function answer(request)
+local function answer(line)
+  local request = assert(json.decode(line))
   for verb, f in pairs(answers) do
     if request[verb] then return f(request[verb], request) end
   end
@@ -64,7 +66,7 @@ local function answer(request)
 end
 
 for line in io.lines() do
-  local ok, said = pcall(answer, assert(json.decode(line)))
+  local ok, said = pcall(answer, line)
   io.write(json.encode(ok and said or { error = tostring(said) }), "\n")
   io.flush()
 end
