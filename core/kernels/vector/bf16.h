@@ -12,7 +12,7 @@ INLINE void store_pairs(uint32_t *p, pairs v) { *(pairs_unaligned *)p = v; }
 
 /* The numbers of pairs, in f32. */
 INLINE vec first_of(pairs p) { return (vec)(p << 16); }
-INLINE vec second_of(pairs p) { return (vec)(p & 0xffff0000); }
+INLINE vec second_of(pairs p) { return (vec)(p >> 16 << 16); }
 
 #if defined(__AVX512BF16__)
 #include <immintrin.h>

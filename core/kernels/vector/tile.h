@@ -22,7 +22,6 @@
 #define ROWS 6
 #endif
 #define WIDTH (2 * VL)          /* columns of a tile; a panel holds one to four of them */
-#define UNROLL 4                /* steps, because counters and products compete for ports */
 #define AHEAD 8                 /* row tiles that fetch the next panel together */
 
 /* Adds one step to the sums of a tile. Row i begins at group[i / 3] + i % 3 * lda: fewer pointers
@@ -41,6 +40,7 @@ INLINE void advance(const row_element *group[ROWS / 3], const panel_element **b)
 INLINE void tile(const int rows, const int vectors, int64_t steps, const row_element *a,
                  int64_t lda, const panel_element *b, moe_real *c, int64_t ldc, bool add,
                  const panel_element *ahead) {
+    const int unroll = VBYTES < 64 ? 1 : rows > 8 ? 2 : 4;     /* more would spill sums */
     vec sum[ROWS][2];
     const row_element *group[ROWS / 3];
 #pragma GCC unroll 12
@@ -49,14 +49,14 @@ INLINE void tile(const int rows, const int vectors, int64_t steps, const row_ele
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; v++) sum[i][v] = (vec){0};
-    for (; steps % UNROLL; steps--) {
+    for (; steps % unroll; steps--) {
         step(rows, vectors, group, lda, b, sum);
         advance(group, &b);
     }
-    for (; steps > 0; steps -= UNROLL, ahead += UNROLL * MOE_PANEL / AHEAD) {
+    for (; steps > 0; steps -= unroll, ahead += unroll * MOE_PANEL / AHEAD) {
         __builtin_prefetch(ahead, 0, 2);
 #pragma GCC unroll 4
-        for (int u = 0; u < UNROLL; u++) {
+        for (int u = 0; u < unroll; u++) {
             step(rows, vectors, group, lda, b, sum);
             advance(group, &b);
         }
