@@ -5,18 +5,11 @@ typedef moe_real row_element, panel_element;
 #define STEP 1
 #include "kernels/vector/tile.h"
 
-/* Panels come from beyond the second-level cache, and no further than the end of a page by
- * themselves: their lines are asked for that many rows ahead. */
-enum { AHEAD = 32 };
-
 INLINE void step(const int rows, const int vectors, const row_element *const group[ROWS / 3],
                  int64_t lda, const panel_element *b, vec sum[ROWS][2]) {
     vec right[2];
 #pragma GCC unroll 2
-    for (int v = 0; v < vectors; v++) {
-        right[v] = load(b + v * VL);
-        if (v * VBYTES % 64 == 0) __builtin_prefetch(b + AHEAD * MOE_PANEL + v * VL);
-    }
+    for (int v = 0; v < vectors; v++) right[v] = load(b + v * VL);
 #pragma GCC unroll 12
     for (int i = 0; i < rows; i++) {
         vec left = splat(group[i / 3][i % 3 * lda]);

@@ -83,7 +83,7 @@ INLINE vec choose(veci mask, vec yes, vec no) {
 
 /* Halves are added to halves. */
 INLINE moe_real lanes_sum(vec v) {
-#if VBYTES > 16
+#if VBYTES > 16 && !defined(__clang__)
     static const moe_bits lane[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
                                     0, 1, 2, 3, 4, 5, 6, 7};
     typedef moe_bits some_lanes __attribute__((vector_size(VBYTES), aligned(sizeof(moe_bits))));
