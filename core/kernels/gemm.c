@@ -32,6 +32,7 @@ enum {
     GROUPS = 1024,              /* tasks that small products are put together to */
     PACK_ROWS = 1024,           /* of B in a piece */
     PACK_COLUMNS = 4 * MOE_PANEL,
+    PACK_STEP = 32,             /* rows of it that go to all panels before the next rows do */
     PACK_SLICE = 256            /* rows of it that become f32 at a time */
 };
 
@@ -57,6 +58,23 @@ int64_t moe__pack_pieces(int64_t k, int64_t n) {
     return pieces(k, PACK_ROWS) * pieces(n, PACK_COLUMNS);
 }
 
+/* The panels of B [k x n], `panel` elements apart. A panel of S^T reads rows of S from left to
+ * right. So does S itself when a few of its rows go to all panels at a time; down a single panel
+ * each of them would come from afar. */
+static void make_panels(const moe_format *f, bool transposed, int64_t k, int64_t n,
+                        const moe_real *from, int64_t ld, char *to, int64_t panel) {
+    int64_t step = transposed ? k : PACK_STEP;
+    for (int64_t i = 0; i < k; i += step)
+        for (int64_t j = 0; j < n; j += MOE_PANEL) {
+            int64_t rows = minimum(k - i, step), columns = minimum(n - j, MOE_PANEL);
+            char *at = to + f->element * (size_t)(j / MOE_PANEL * panel + i * MOE_PANEL);
+            if (transposed)
+                f->right_transposed(rows, columns, from + j * ld, ld, at);
+            else
+                f->right(rows, columns, from + i * ld + j, ld, NULL, at);
+        }
+}
+
 /* One panel, or less, of S^T in 16 bits: f32 in slices that stay in the first-level cache. */
 static void right_widened(const moe_format *f, int64_t k, int64_t n, const uint16_t *from,
                           moe_widen_fn *widen, int64_t ld, char *to) {
@@ -74,17 +92,16 @@ void moe__pack_piece(const moe_format *f, bool transposed, int64_t k, int64_t n,
     int64_t down = pieces(k, PACK_ROWS);
     int64_t i = piece % down * PACK_ROWS, rows = minimum(k - i, PACK_ROWS);
     int64_t j = piece / down * PACK_COLUMNS, end = minimum(n, j + PACK_COLUMNS);
-    for (; j < end; j += MOE_PANEL) {
-        int64_t at = j / MOE_PANEL * moe__panel(f, k) + i * MOE_PANEL;
-        int64_t columns = minimum(end - j, MOE_PANEL);
-        void *to = (char *)panels + f->element * (size_t)at;
-        if (widen)
-            right_widened(f, rows, columns, (const uint16_t *)from + j * ld + i, widen, ld, to);
-        else if (transposed)
-            f->right_transposed(rows, columns, (const moe_real *)from + j * ld + i, ld, to);
-        else
-            f->right(rows, columns, (const moe_real *)from + i * ld + j, ld, NULL, to);
+    char *to = (char *)panels +
+               f->element * (size_t)(j / MOE_PANEL * moe__panel(f, k) + i * MOE_PANEL);
+    if (!widen) {
+        const moe_real *first = (const moe_real *)from + (transposed ? j * ld + i : i * ld + j);
+        make_panels(f, transposed, rows, end - j, first, ld, to, moe__panel(f, k));
+        return;
     }
+    for (; j < end; j += MOE_PANEL, to += f->element * (size_t)moe__panel(f, k))
+        right_widened(f, rows, minimum(end - j, MOE_PANEL), (const uint16_t *)from + j * ld + i,
+                      widen, ld, to);
 }
 
 /* ---- plans ---------------------------------------------------------------------------------- */
@@ -298,10 +315,9 @@ static void find_panels(const product *x, const block *b, int64_t first, moe_pro
     if (x->p->own_panels) {
         m->b = b->panels;
         m->panel = moe__panel(f, m->k);
-        if (g->tb)
-            f->right_transposed(m->k, b->n, x->b + b->j * g->ldb + first, g->ldb, b->panels);
-        else
-            f->right(m->k, b->n, x->b + first * g->ldb + b->j, g->ldb, NULL, b->panels);
+        make_panels(f, g->tb, m->k, b->n,
+                    x->b + (g->tb ? b->j * g->ldb + first : first * g->ldb + b->j), g->ldb,
+                    b->panels, m->panel);
         return;
     }
     m->panel = moe__panel(f, g->k);
