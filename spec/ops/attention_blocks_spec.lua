@@ -78,10 +78,29 @@ end
 
 describe("attention", function()
   for _, size in ipairs(SIZES) do
-    it("is composed of plain operations, B, T, S, H, KV, D = " .. table.concat(size, " "), function()
+    it("of B, T, S, H, KV, D = " .. table.concat(size, ", ") .. " is right", function()
       check(size, 3e-5, close)
     end)
   end
+
+  -- Operands are rounded to 8 bits, sums are not: errors stay below a hundredth of the whole.
+  it("in bf16 is near", function()
+    local function near(got, want, tolerance)
+      local off = (got - want):pow(2):sum():item() ^ 0.5
+      assert.is_true(off <= tolerance * want:pow(2):sum():item() ^ 0.5 + 1e-6)
+    end
+    for i = 3, #SIZES do                        -- the gradients of one key by q and k are 0
+      local q, k, v, dy = make(SIZES[i])
+      local leaves = { q:requires_grad(), k:requires_grad(), v:requires_grad() }
+      local want = attended(leaves[1], leaves[2], leaves[3], dy)
+      local before = moe.precision("bf16")
+      local ok, got = pcall(attended, leaves[1], leaves[2], leaves[3], dy)
+      moe.precision(before)
+      assert(ok, got)
+      for j = 1, 4 do near(got[j], want[j], 0.02) end
+      assert.is_true((got[4] - want[4]):pow(2):sum():item() > 0)
+    end
+  end)
 
   it("adds up when one tensor stands in all places", function()
     for _, size in ipairs({ { 1, 5 }, { 1, 300 }, { 20, 40 } }) do
