@@ -17,8 +17,8 @@ local moe = {}
 
 -- Types of signatures, as the language server calls them.
 local TYPES = { tensor = "moelua.Tensor", itensor = "moelua.Tensor", any = "moelua.Tensor",
-  float = "moelua.Tensor", operand = "moelua.Tensor|number", tensors = "moelua.Tensor[]", int = "integer",
-  dim = "integer", index = "integer", num = "number", bool = "boolean" }
+  float = "moelua.Tensor", operand = "moelua.Tensor|number", tensors = "moelua.Tensor[]",
+  int = "integer", dim = "integer", index = "integer", num = "number", bool = "boolean" }
 local OPERATORS = { "add", "sub", "mul", "div", "pow" }
 
 -- Words after which the language server takes a parameter for syntax.
