@@ -18,6 +18,16 @@ local function faults()
   end
 end
 
+-- Rounds of Lua's collector so far: each of them finds the guard of the one before.
+local rounds = 0
+local function guard()
+  setmetatable({}, { __gc = function()
+    rounds = rounds + 1
+    guard()
+  end })
+end
+guard()
+
 -- The figures of steps first .. last of a model that is trained like moe.train does it.
 local function trained(more, first, last)
   local model = models.tiny(more)
@@ -26,7 +36,7 @@ local function trained(more, first, last)
   for step = 1, last do
     if step == first then
       collectgarbage()
-      before = { allocations = moe.memory().allocations, faults = faults() }
+      before = { allocations = moe.memory().allocations, faults = faults(), rounds = rounds }
     end
     local _ <close> = moe.scope()
     local x, y = corpus:batch({ split = "train", batch = 8, context = 64, seed = 1, stream = "s",
@@ -36,7 +46,7 @@ local function trained(more, first, last)
     optimizer:step()
   end
   return { allocations = moe.memory().allocations - before.allocations,
-    faults = faults() - before.faults }
+    faults = faults() - before.faults, rounds = rounds - before.rounds }
 end
 
 describe("a training step", function()
@@ -51,6 +61,10 @@ describe("a training step", function()
       if caching then assert.equal(0, asked.allocations) end
       -- A step touches some thousand pages; fresh ones would be as many.
       if caching then assert.is_true(asked.faults < 10 * 100, asked.faults .. " faults") end
+      -- What a scope releases is nothing for the collector.
+      if not os.getenv("MOELUA_GCSTRESS") then
+        assert.is_true(asked.rounds <= 10, asked.rounds .. " rounds of the collector")
+      end
     end)
   end
 end)

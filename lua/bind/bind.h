@@ -49,7 +49,8 @@ typedef struct lmoe_state {
     lmoe_scope *scope;              /* innermost open one */
     lmoe_scope *closed;             /* those that were abandoned, then closed with an outer one */
     lmoe_scope outside;             /* has the boxes that belong to no scope */
-    size_t charged;                 /* bytes not yet charged to Lua's collector */
+    int64_t charged;                /* bytes not yet charged to Lua's collector; what scopes free
+                                       counts against it: the next step takes it again */
     size_t ceiling;                 /* live bytes that force a full collection */
     size_t floor;                   /* moe.memory{floor=...} */
     double growth;                  /* moe.memory{growth=...} */

@@ -12,8 +12,10 @@
  * abandoned without closing (a dead coroutine does not run its <close>). */
 static void close_innermost(lmoe_state *s) {
     lmoe_scope *scope = s->scope;
+    size_t live = moe_memory(s->ctx).live;
     s->scope = scope->outer;
     while (scope->first) lmoe_emptybox(s, scope->first);
+    s->charged -= (int64_t)(live - moe_memory(s->ctx).live);
     scope->open = false;
     scope->outer = s->closed;
     s->closed = scope;

@@ -57,6 +57,15 @@ bool lmoe_again(lua_State *L, moe_status s, bool *tried) {
     return true;
 }
 
+/* What Lua's collector has to hear of the bytes charged, in KB. As if tensors were a part of its heap,
+ * it shall go round once while all of it doubles: more often would cost a training step, which makes
+ * its size in tensors several times over, as much as a layer. */
+static size_t debt(lua_State *L, const lmoe_state *s) {
+    size_t heap = (size_t)lua_gc(L, LUA_GCCOUNT), live = moe_memory(s->ctx).live >> 10;
+    size_t charged = (size_t)s->charged >> 10;
+    return live <= heap ? charged : (size_t)((double)charged * (double)heap / (double)live);
+}
+
 /* Lua sees 41 bytes where the core holds megabytes. Two measures keep garbage bounded: real bytes
  * are charged as collector debt, and a ceiling in proportion to the live bytes forces a full
  * collection, which generational mode needs. The first waits while a script has stopped the
@@ -65,8 +74,10 @@ bool lmoe_again(lua_State *L, moe_status s, bool *tried) {
 static void give_collector_a_chance(lua_State *L, lmoe_state *s) {
     if (moe_memory(s->ctx).live > s->ceiling) {
         lmoe_collect(L);
-    } else if (s->charged >= (size_t)256 << 10 && lua_gc(L, LUA_GCISRUNNING)) {
-        lua_gc(L, LUA_GCSTEP, (int)(s->charged >> 10));
+    } else if (s->charged >= 256 << 10 && lua_gc(L, LUA_GCISRUNNING)) {
+        size_t step = debt(L, s);
+        if (!step) return;
+        lua_gc(L, LUA_GCSTEP, (int)step);
         s->charged = 0;
     }
 }
@@ -74,7 +85,7 @@ static void give_collector_a_chance(lua_State *L, lmoe_state *s) {
 void lmoe_charge(lua_State *L, size_t live_before) {
     lmoe_state *s = lmoe_getstate(L);
     size_t live = moe_memory(s->ctx).live;
-    if (live > live_before) s->charged += live - live_before;
+    if (live > live_before) s->charged += (int64_t)(live - live_before);
 }
 
 lmoe_box *lmoe_pushbox(lua_State *L) {
