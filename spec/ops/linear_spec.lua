@@ -1,5 +1,6 @@
 local moe = require("moelua")
 local close = require("spec.helper").close
+local precision = require("moelua.precision")
 local support = require("spec.ops.support")
 
 -- x [m x k] times w [n x k] transposed, plus bias, in plain Lua.
@@ -54,6 +55,25 @@ describe("linear", function()
     assert.same({ 2, 0 }, moe.ones(2, 3):linear(moe.ones(0, 3)):shape())
     close(moe.zeros(2, 0):linear(moe.zeros(3, 0)), moe.zeros(2, 3), 0)
     close(moe.zeros(2, 0):linear(moe.zeros(3, 0), moe.arange(3)), { { 0, 1, 2 }, { 0, 1, 2 } }, 0)
+  end)
+
+  it("sums over more rows than are summed in one go", function()
+    local x, w = moe.randn(2600, 7, { seed = 1 }), moe.randn(5, 7, { seed = 2 }):requires_grad()
+    local dy = moe.randn(2600, 5, { seed = 3 })
+    (x:linear(w) * dy):sum():backward()
+    close(w:grad(), product(dy:transpose():totable(), x:transpose():totable()), 1e-4)
+    local half = w:grad():clone();
+    (x:linear(w) * dy):sum():backward()                     -- adds to what is there
+    close(w:grad(), half * 2, 1e-6)
+  end)
+
+  it("has rows and columns in bf16 wherever they are cut", function()
+    for _, size in ipairs({ { 17, 1, 1 }, { 40, 700, 300 }, { 301, 67, 71 }, { 33, 33, 1100 } }) do
+      local m, n, k = table.unpack(size)
+      local x, w = moe.randn(m, k, { seed = 1 }), moe.randn(n, k, { seed = 2 })
+      local want = product(x:to("bf16"):to("f32"):totable(), w:to("bf16"):to("f32"):totable())
+      close(precision("bf16", moe.linear, x, w), want, 5e-5)
+    end
   end)
 
   it("has gradients dy W, dy^T x and the sum of the rows of dy", function()

@@ -42,6 +42,20 @@ describe("matmul", function()
       one:totable()), 1e-5)
   end)
 
+  it("takes a hundred thousand small products", function()
+    local n = 100000
+    local a, b = moe.randn(n, 2, 3, { seed = 1 }), moe.randn(n, 3, 2, { seed = 2 })
+    a:requires_grad()
+    local c = a:matmul(b)
+    c:sum():backward()
+    for _, i in ipairs({ 1, 2, 777, 50001, n }) do
+      local x, y = a:detach():select(1, i):totable(), b:select(1, i):totable()
+      close(c:detach():select(1, i), product(x, y), 1e-5)
+      close(a:grad():select(1, i), product({ { 1, 1 }, { 1, 1 } },
+        b:select(1, i):transpose():totable()), 1e-5)
+    end
+  end)
+
   it("takes strided input", function()
     local a, b = moe.randn(5, 3), moe.randn(7, 5)
     close(a:transpose():matmul(b:transpose()), product(a:transpose():totable(),
