@@ -59,7 +59,7 @@ describe("linear", function()
 
   it("sums over more rows than are summed in one go", function()
     local x, w = moe.randn(2600, 7, { seed = 1 }), moe.randn(5, 7, { seed = 2 }):requires_grad()
-    local dy = moe.randn(2600, 5, { seed = 3 })
+    local dy = moe.randn(2600, 5, { seed = 3 });
     (x:linear(w) * dy):sum():backward()
     close(w:grad(), product(dy:transpose():totable(), x:transpose():totable()), 1e-4)
     local half = w:grad():clone();
