@@ -91,6 +91,19 @@ describe("sampling", function()
     expect({ top_p = 0.6 }, { p[1], 0, 0, 0, p[2] })
     expect({ top_p = all[1] * 0.9 }, { 1, 0, 0, 0, 0 })
   end)
+
+  it("takes infinite logits for the only ones, and NaN for none", function()
+    local inf, nan = math.huge, 0 / 0
+    for _, how in ipairs({ {}, { top_k = 3 }, { top_p = 0.5 }, { temperature = 1e-300 } }) do
+      for i = 1, 20 do
+        how.seed, how.index = 1, i
+        local id = core.sample(moe.tensor({ 3, inf, nan, inf, -inf }), how)
+        assert.is_true(id == 1 or id == 3)
+      end
+    end
+    misuse(function() core.sample(moe.tensor({ nan, -inf }), {}) end,
+      "sample: no logit is a finite number")
+  end)
 end)
 
 describe("generate", function()

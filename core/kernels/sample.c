@@ -26,7 +26,8 @@ static int64_t most_likely(int64_t n, const moe_real *logits) {
     return best;
 }
 
-/* Probabilities times their sum, and the sums of blocks. The largest is exp(0) = 1. */
+/* Probabilities times their sum, and the sums of blocks. The largest is exp(0) = 1, also that of an
+ * infinite logit. */
 typedef struct weights {
     moe_real *p;
     double *block, sum;
@@ -37,7 +38,7 @@ static void weigh(const moe_kernels *kernels, int64_t n, const moe_real *logits,
     w->sum = 0;
     for (int64_t i = 0; i < n; i++) {
         moe_real x = (moe_real)((double)(logits[i] - most) / temperature);
-        w->p[i] = x == x ? x : -(moe_real)INFINITY;
+        w->p[i] = logits[i] == most ? 0 : x == x ? x : -(moe_real)INFINITY;
     }
     for (int64_t b = 0; b * BLOCK < n; b++) {
         int64_t count = n - b * BLOCK < BLOCK ? n - b * BLOCK : BLOCK;
