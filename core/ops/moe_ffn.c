@@ -462,6 +462,25 @@ static void sort_gates(work *w) {
     for (int64_t r = 0; r < w->z.R; r++) w->scale[r] = gate[w->rows.order[r]];
 }
 
+static void run_weights(work *w) {
+    int64_t each = weight_tasks(w, 0) + weight_tasks(w, 1) + weight_tasks(w, 2);
+    moe__parallel(w->c->ctx, w->z.E * each, weight_task, w);
+}
+
+/* One tensor may stand in several places: then their gradients are the same memory, to which one
+ * after the other is added. */
+static void weight_gradients(work *w) {
+    moe_real *const dw[3] = {w->dw[0], w->dw[1], w->dw[2]};
+    if (dw[0] != dw[1] && dw[1] != dw[2] && dw[2] != dw[0]) {
+        run_weights(w);
+        return;
+    }
+    for (int i = 0; i < 3; i++) {
+        for (int j = 0; j < 3; j++) w->dw[j] = j == i ? dw[j] : NULL;
+        run_weights(w);
+    }
+}
+
 static moe_status backward(moe_call *c) {
     work w = work_of(c);
     moe_real beta = 0, *dx;
@@ -473,8 +492,7 @@ static moe_status backward(moe_call *c) {
         moe__parallel(c->ctx, w.rows.blocks, backward_task, &w);
         dx = moe__grad_beta(c, X, &beta);
         if (dx) moe__rows_combine(c->ctx, &w.rows, NULL, w.wide, w.z.d, beta, dx);
-        int64_t each = weight_tasks(&w, 0) + weight_tasks(&w, 1) + weight_tasks(&w, 2);
-        moe__parallel(c->ctx, w.z.E * each, weight_task, &w);
+        weight_gradients(&w);
     }
     finish(&w);
     return s;

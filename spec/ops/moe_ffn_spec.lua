@@ -109,6 +109,30 @@ describe("moe_ffn", function()
     close(w:grad():select(1, 5), moe.ones(3, 4), 0)
   end)
 
+  it("adds the gradients of one tensor in several places", function()
+    local x, gates, experts, w = make(300, 2, 4, 64, 64)
+    local function grads(shared)
+      local leaves = {}
+      for i = 1, 3 do
+        leaves[i] = leaves[shared[i]] or w:clone():requires_grad()
+      end
+      moe.moe_ffn(x, gates, experts, leaves[1], leaves[2], leaves[3]):sum():backward()
+      return leaves
+    end
+    local apart = grads({ 1, 2, 3 })
+    for _, shared in ipairs({ { 1, 1, 3 }, { 1, 2, 1 }, { 1, 2, 2 }, { 1, 1, 1 } }) do
+      local want = {}
+      for i = 1, 3 do
+        local g = apart[i]:grad()
+        want[shared[i]] = want[shared[i]] and want[shared[i]] + g or g
+      end
+      for _ = 1, 5 do
+        local got = grads(shared)
+        for i, g in pairs(want) do close(got[i]:grad(), g, 1e-4) end
+      end
+    end
+  end)
+
   it("lets all tokens go to one expert", function()
     for _, e in ipairs({ 0, 2 }) do
       local x, _, _, w1, w3, w2 = make(130, 1, 3, 5, 4)
