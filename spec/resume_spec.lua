@@ -123,16 +123,31 @@ describe("an interrupt of a run", function()
   local whole, straight = new_folder(), new_model()
   local result = moe.train(straight, request(whole))
 
-  -- Trains, and calls meet() after so many instructions of Lua.
-  local function train_until(count, m, folder, meet)
+  -- Trains, and calls meet() at a moment: one of those below.
+  local function train_until(moment, m, folder, meet)
     return pcall(function()
-      debug.sethook(function()
+      moment(function()
         debug.sethook()
         meet()
-      end, "", count)
+      end)
       moe.train(m, request(folder))
       debug.sethook()
     end)
+  end
+
+  local function after_instructions(count)
+    return function(meet) debug.sethook(meet, "", count) end
+  end
+
+  -- When a function of that name begins for the second time.
+  local function in_function(name)
+    return function(meet)
+      local calls = 0
+      debug.sethook(function()
+        if debug.getinfo(2, "n").name == name then calls = calls + 1 end
+        if calls == 2 then meet() end
+      end, "c")
+    end
   end
 
   -- How many instructions a run takes.
@@ -142,15 +157,6 @@ describe("an interrupt of a run", function()
     moe.train(new_model(), request(new_folder()))
     debug.sethook()
     return n
-  end
-
-  -- What was under way, by the names of functions.
-  local function note_places(places)
-    for level = 3, 40 do
-      local info = debug.getinfo(level, "n")
-      if not info then break end
-      if info.name then places[info.name] = (places[info.name] or 0) + 1 end
-    end
   end
 
   local function state_steps(folder)
@@ -163,17 +169,22 @@ describe("an interrupt of a run", function()
     return steps
   end
 
-  local total, places = instructions(), {}
-  local first, points = 1, 40
+  -- Moments all over a run, and in each of its parts.
+  local moments, points = {}, 40
+  local total = instructions()
+  for point = 1, points do moments[point] = after_instructions(total * point // points) end
+  for _, name in ipairs({ "next", "forward", "one_step", "step", "validate", "measure",
+    "save_state" }) do
+    moments[#moments + 1] = in_function(name)
+  end
+
   for _, where in ipairs({ "anywhere", "operation" }) do
     it("loses no step, and the result is the same: " .. where, function()
-      for point = first, points do
+      for i, moment in ipairs(moments) do
         local folder, m = new_folder(), new_model()
-        local ok, message = train_until(total * point // points, m, folder, function()
-          note_places(places)
-          core.interrupt(where)
-        end)
+        local ok, message = train_until(moment, m, folder, function() core.interrupt(where) end)
         if not ok then assert.equal("interrupted!", message) end
+        assert.is_true(not ok or i <= points, "moment " .. i)
         pcall(core.uninterrupted, function() end)     -- one that came too late
         local steps = state_steps(folder)
         if steps[1] then
@@ -185,7 +196,7 @@ describe("an interrupt of a run", function()
           end
         end
         for _, entry in ipairs(m:parameters()) do assert.is_nil(entry[2]:grad()) end
-        local other = point % 2 == 0 and m or new_model()
+        local other = i % 2 == 0 and m or new_model()
         local again = moe.train(other, request(folder))
         models.same(straight, other)
         assert.same(log_of(whole), log_of(folder))
@@ -194,13 +205,6 @@ describe("an interrupt of a run", function()
       end
     end)
   end
-
-  it("was tried everywhere", function()
-    for _, name in ipairs({ "next", "forward", "one_step", "step", "validate", "measure",
-      "save_state" }) do
-      assert.is_true((places[name] or 0) > 0, name)
-    end
-  end)
 end)
 
 describe("a run folder", function()
