@@ -123,6 +123,9 @@ MOE_API bool moe_tensor_contiguous(const moe_tensor *t);
 /* The first element, valid while the tensor is held. Views share it with their base; the elements
  * of a tensor that is mapped from a file must not be written. */
 MOE_API void *moe_tensor_data(moe_tensor *t);
+/* To be called after writing there when an operation has read the tensor before: what was prepared
+ * from the old elements is prepared again, and a backward that needs them reports it. */
+MOE_API void moe_tensor_written(moe_tensor *t);
 
 #ifdef __cplusplus
 }

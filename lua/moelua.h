@@ -87,8 +87,9 @@ MOE_API moelua_status moelua_run_file(moelua *m, const char *path, int argc, cha
 MOE_API moelua_status moelua_run_string(moelua *m, const char *code, const char *chunkname);
 
 /* Fetches the tensor that a global variable holds. *out is retained: release it with
- * moe_tensor_release(). It shares its storage with the script's tensor. MOELUA_ERROR, and *out is
- * NULL, when the variable holds no tensor or a released one. */
+ * moe_tensor_release(). It shares its storage with the script's tensor; for writing there see
+ * moe_tensor_written(). MOELUA_ERROR, and *out is NULL, when the variable holds no tensor or a
+ * released one. */
 MOE_API moelua_status moelua_get_tensor(moelua *m, const char *global, moe_tensor **out);
 
 /* Makes `t` the value of a global variable. The script gets its own reference. MOELUA_MISUSE when

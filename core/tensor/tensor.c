@@ -153,3 +153,5 @@ bool moe_tensor_contiguous(const moe_tensor *t) {
 void *moe_tensor_data(moe_tensor *t) {
     return t->storage->data + (size_t)t->offset * moe__dtype_size(t->dtype);
 }
+
+void moe_tensor_written(moe_tensor *t) { t->storage->version++; }

@@ -61,6 +61,11 @@ with_interrupts() {
         LD_LIBRARY_PATH=$work/prefix/lib timeout 120 ./interrupt
 }
 
+with_writes() {
+    compile write "$root/scripts/checks/embed/write.c" &&
+        LD_LIBRARY_PATH=$work/prefix/lib timeout 120 ./write
+}
+
 with_cmake() {
     mkdir project
     cat > project/CMakeLists.txt << END
@@ -103,6 +108,7 @@ if [ -z "$sanitize" ] && command -v lua5.4 > /dev/null; then
 fi
 try "a host without memory" without_memory
 try "a host that interrupts all the time" with_interrupts
+try "a host that writes into a weight" with_writes
 if compgen -G "$root/examples/embed/*.c" > /dev/null; then
     try "the example host, by pkg-config" with_pkg_config
     try "the example host, by find_package" with_cmake
