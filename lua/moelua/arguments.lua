@@ -20,9 +20,14 @@
 
 local options = require("moelua.options")
 local run = require("moelua.run")
-local raise = require("moelua.core").raise
+local core = require("moelua.core")
+local raise = core.raise
 
 local arguments = {}
+
+-- Kernels that multiply in bf16 twice as fast as in f32, or faster: there it is the default. The
+-- run folder remembers what was chosen.
+local native = { amx = "bf16", avx512bf16 = "bf16" }
 
 local wanted = { integer = "a whole number", number = "a number", boolean = "true or false" }
 local placeholder = { integer = "N", number = "X", string = "TEXT", list = "TEXT" }
@@ -74,7 +79,7 @@ local function all_options(declaration)
   add { "out", "runs/" .. declaration.name, "run folder", value = "DIR" }
   add { "preset", nil, "settings to start from", value = "NAME" }
   add { "fresh", false, "start over instead of continuing" }
-  add { "precision", "f32", "of the matrix products in training",
+  add { "precision", native[core.kernels] or "f32", "of the matrix products in training",
     choices = { "f32", "bf16" } }
   add { "save_every", 100, "steps between saved states", min = 1 }
   add { "dry_run", false, "print the plan (data, compute, memory, disk, time), write nothing" }
