@@ -61,10 +61,13 @@ static moe_status backward(moe_call *c) {
     moe_gemm to_w = {.ta = true, .m = n, .n = k, .k = m, .a = dy, .lda = n,
                      .b = moe__real(c->in[0]), .ldb = k, .ldc = k, .format = c->format};
     moe_status s = moe__wants(c, 0) ? moe__packed(c, 1, false, &to_x.panels) : MOE_OK;
-    moe_gemm list[2] = {to_x, to_w};
+    moe_gemm list[2];
     int count = 0;
-    if (!s) s = moe__gemm_reserve(c->ctx, 2, list);
+    if (moe__wants(c, 0)) list[count++] = to_x;
+    if (moe__wants(c, 1)) list[count++] = to_w;
+    if (!s) s = moe__gemm_reserve(c->ctx, count, list);
     if (s) return s;
+    count = 0;
     to_x.c = moe__grad_beta(c, 0, &to_x.beta);
     if (to_x.c) list[count++] = to_x;
     to_w.c = moe__grad_beta(c, 1, &to_w.beta);

@@ -58,8 +58,9 @@ static moe_status backward(moe_call *c) {
         {.ta = true, .m = s.k, .n = s.n, .k = s.m, .a = moe__real(c->in[0]), .lda = s.k,
          .b = dc, .ldb = s.n, .ldc = s.n, .batch = s.batch, .step_a = s.m * s.k,
          .step_b = s.m * s.n, .step_c = s.k * s.n, .format = c->format}};
-    moe_status status = moe__gemm_reserve(c->ctx, 1, &list[0]);
-    if (!status) status = moe__gemm_reserve(c->ctx, 1, &list[1]);
+    moe_status status = MOE_OK;
+    for (int i = 0; i < 2 && !status; i++)
+        if (moe__wants(c, i)) status = moe__gemm_reserve(c->ctx, 1, &list[i]);
     for (int i = 0; i < 2 && !status && s.batch; i++) {
         list[i].c = moe__grad_beta(c, i, &list[i].beta);
         if (list[i].c) status = moe__gemm_batch(c->ctx, 1, &list[i]);
