@@ -231,7 +231,6 @@ moe_status moe__apply_again(moe_call *c, int nout, moe_tensor *const *results,
     moe_node *node = NULL;
     moe_status s = MOE_OK;
     c->op = &recompute;
-    c->format = c->ctx->format;
     c->nkeep = 0;
     for (c->nout = 0; c->nout < nout && !s; c->nout++)
         s = moe__tensor_alias(results[c->nout], true, &c->out[c->nout]);

@@ -236,8 +236,7 @@ static moe_status check_versions(moe_node *n) {
 }
 
 /* Lets the host compute the outputs again; they are kept. It gets the inputs as they were on the
- * tape: then whatever it computes is connected as it was the first time. Products have the precision
- * that they had. */
+ * tape: then whatever it computes is connected as it was the first time. */
 static moe_status run_again(moe_pass *p, moe_node *n) {
     moe_tensor *in[MOE_MAX_IN];
     for (int i = 0; i < n->call.nin; i++) {
@@ -248,11 +247,7 @@ static moe_status run_again(moe_pass *p, moe_node *n) {
         in[i]->slot = e->slot;
         e->node->refs++;
     }
-    const struct moe_format *now = p->ctx->format;
-    p->ctx->format = n->call.format;
-    moe_status s = n->replay->run(n->replay, p->ud, &n->call, in, n->call.keep);
-    p->ctx->format = now;
-    return s;
+    return n->replay->run(n->replay, p->ud, &n->call, in, n->call.keep);
 }
 
 /* The outputs hand their gradients to what has computed them now, and that comes next: it is newer

@@ -18,8 +18,8 @@ typedef struct moe_edge {
 
 /* How the host computes a part of the graph once more, see moe__apply_again. */
 typedef struct moe_replay {
-    /* From the same inputs, and on the tape. `ud` is that of moe__backward; out[0..c->nout-1] become
-     * the caller's. Not called again when it fails. */
+    /* From the same inputs, in the same precision, and on the tape. `ud` is that of moe__backward;
+     * out[0..c->nout-1] become the caller's. Not called again when it fails. */
     moe_status (*run)(struct moe_replay *r, void *ud, const moe_call *c, moe_tensor *const *in,
                       moe_tensor **out);
     void (*release)(struct moe_replay *r);
@@ -44,10 +44,10 @@ typedef struct moe_node {
 moe_status moe__apply(moe_call *c);
 
 /* Puts on the tape what was computed without it: the node of c->in and `results`, nout f32 tensors,
- * keeps the inputs alone. backward lets `replay` compute the results again, this time recording, and
- * goes on through the nodes that this makes (Chen et al. 2016): the gradients are the same, bit for
- * bit. c->out[0..nout-1] are new tensors with the bytes of the results. On success the node owns
- * `replay`. */
+ * keeps the inputs alone. backward lets `replay` compute the results again, this time recording,
+ * and goes on through the nodes that this makes (Chen et al. 2016): the gradients are the same, bit
+ * for bit. c->out[0..nout-1] are new tensors with the bytes of the results. On success the node
+ * owns `replay`. */
 moe_status moe__apply_again(moe_call *c, int nout, moe_tensor *const *results, moe_replay *replay);
 
 /* Called when memory has run out, while no kernel runs: the caller may let go of what it has. */
