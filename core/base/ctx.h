@@ -25,8 +25,7 @@ struct moe_ctx {
     moe_heap heap;
     struct moe_pool *pool;
     const struct moe_kernels *kernels;
-    const struct moe_format *bf16;      /* matrix products with bf16 operands, NULL = none */
-    const struct moe_format *format;    /* what matrix products use now: kernels->f32 or bf16 */
+    const struct moe_format *format;    /* of matrix products: kernels->f32 or ->bf16 */
     atomic_int stop;                    /* set by moe_interrupt, polled per block */
     int shields;                        /* while above 0 nobody sees `stop` */
     int no_grad;                        /* depth of moe.no_grad */

@@ -38,7 +38,7 @@ typedef void moe_map2(int64_t n, const moe_real *a, int sa, const moe_real *b, i
     X(moe_softmax_fn, log_softmax) X(moe_softmax_grad_fn, log_softmax_grad)                        \
     X(moe_rms_norm_fn, rms_norm) X(moe_rms_norm_grad_fn, rms_norm_grad)                            \
     X(moe_swiglu_fn, swiglu) X(moe_swiglu_grad_fn, swiglu_grad)                                    \
-    X(moe_expert_fn, expert) X(moe_expert_grad_fn, expert_grad) X(moe_widen_fn, widen)             \
+    X(moe_expert_fn, expert) X(moe_expert_grad_fn, expert_grad)                                    \
     X(moe_rope_fn, rope)                                                                           \
     X(moe_attention_step_fn, attention_step) X(moe_scale_columns_fn, scale_columns)                \
     X(moe_attention_grad_fn, attention_grad) X(moe_exp_sum_fn, exp_sum)                            \
@@ -90,8 +90,6 @@ typedef struct moe_expert_strip {
     int64_t ld;
 } moe_expert_strip;
 typedef void moe_expert_grad_fn(int64_t rows, const moe_expert_strip *s);
-/* y[i] = x[i], from bf16 */
-typedef void moe_widen_fn(int64_t n, const uint16_t *x, moe_real *y);
 
 /* Rotates the pairs (i, i + half) of one head: y = x cos + rotate_half(x) sin; sign -1 turns back.
  * add: y += instead of y =. */
@@ -140,7 +138,7 @@ typedef struct moe_gemv {
 } moe_gemv;
 typedef void moe_gemv_fn(const moe_gemv *g);
 
-/* y[i] = x[i] */
+/* y[i] = x[i], from bf16 or f16 */
 typedef void moe_widen_fn(int64_t n, const uint16_t *x, moe_real *y);
 
 typedef struct moe_kernels {
@@ -162,8 +160,9 @@ static inline moe_widen_fn *moe__widen(const moe_kernels *k, moe_dtype type) {
     return type == MOE_F32 ? NULL : type == MOE_BF16 ? k->widen_bf16 : k->widen_f16;
 }
 
-/* The variant named "amx", "avx512bf16", "avx512", "avx2" or "plain", or the best one for NULL; NULL
- * when this processor cannot run it. Choosing AMX asks the system to let this process use it. */
+/* The variant named "amx", "avx512bf16", "avx512", "avx2" or "plain", or the best one for NULL;
+ * NULL when this processor cannot run it. Choosing AMX asks the system to let this process use
+ * it. */
 const moe_kernels *moe__kernels_select(const char *name);
 
 /* ---- matrix products ------------------------------------------------------------------------

@@ -315,7 +315,7 @@ static moe_status forward(moe_call *c) {
 /* What was kept of a strip, in f32: in place or converted. */
 static const moe_real *recall(const work *w, const void *kept, int64_t rows, moe_real *to) {
     if (w->f->direct) return kept;
-    w->kernels->widen(rows * STRIP, kept, to);
+    w->kernels->widen_bf16(rows * STRIP, kept, to);
     return to;
 }
 

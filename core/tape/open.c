@@ -10,7 +10,6 @@ moe_status moe_open(moe_ctx **out, const moe_config *cfg) {
     (*out)->release_node = moe__node_release;
     if ((*out)->kernels) {
         (*out)->format = (*out)->kernels->f32;
-        (*out)->bf16 = (*out)->kernels->bf16;
         return MOE_OK;
     }
     moe_close(*out);

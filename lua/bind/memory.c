@@ -159,8 +159,8 @@ static int manual_seed(lua_State *L) {
 static int precision(lua_State *L) {
     moe_ctx *ctx = lmoe_ctx(L);
     const char *const names[] = {"f32", "bf16"};
-    const moe_format *const formats[] = {ctx->kernels->f32, ctx->bf16};
-    lua_pushstring(L, names[ctx->format == ctx->bf16]);
+    const moe_format *const formats[] = {ctx->kernels->f32, ctx->kernels->bf16};
+    lua_pushstring(L, names[ctx->format == formats[1]]);
     if (lua_isnoneornil(L, 1)) return 1;
     const char *name = lmoe_checkstring(L, 1);
     for (int i = 0; i < 2; i++) {

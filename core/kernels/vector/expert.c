@@ -26,12 +26,3 @@ void KERNEL(expert_grad)(int64_t rows, const moe_expert_strip *s) {
         s->dscale[i] += lanes_sum(sum);
     }
 }
-
-void KERNEL(widen)(int64_t n, const uint16_t *x, moe_real *y) {
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t bits = (uint32_t)x[i] << 16;
-        float value;
-        memcpy(&value, &bits, sizeof value);
-        y[i] = value;
-    }
-}
