@@ -48,7 +48,7 @@ void moe__gemm(const moe_gemm *g) {
         return;
     }
     GEMM(CblasRowMajor, g->ta ? CblasTrans : CblasNoTrans, g->tb ? CblasTrans : CblasNoTrans,
-         (blasint)g->m, (blasint)g->n, (blasint)g->k, g->alpha, g->a, (blasint)g->lda, g->b,
+         (blasint)g->m, (blasint)g->n, (blasint)g->k, 1, g->a, (blasint)g->lda, g->b,
          (blasint)g->ldb, g->beta, g->c, (blasint)g->ldc);
 }
 
@@ -128,7 +128,8 @@ static size_t aligned(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
  * slices write beside C counts as well. */
 static int64_t slices_of(const moe_gemm *g, int64_t tasks) {
     if (g->k < 2 * DEPTH || g->k < 2 * maximum(g->m, g->n)) return 1;
-    return maximum(1, minimum(minimum(g->k / DEPTH, minimum(tasks, SLICES)), PARTS / (g->m * g->n)));
+    int64_t most = minimum(minimum(tasks, SLICES), PARTS / (g->m * g->n));
+    return maximum(1, minimum(g->k / DEPTH, most));
 }
 
 /* Blocks of few rows when B stays in the cache, of as many as stay there themselves when not. */
@@ -173,9 +174,8 @@ static plan plan_of(const moe_ctx *ctx, const moe_gemm *g) {
         p.panel_tasks = moe__pack_pieces(g->k, g->n);
         p.panel_bytes = aligned(p.f->element * (size_t)moe__right_size(p.f, g->k, g->n));
     }
-    if (p.own_rows)
-        p.panels = aligned(p.f->element * (size_t)(moe__round_up(minimum(p.rows, STRIP), p.f->rows) *
-                                                   apart(p.f, depth)));
+    int64_t strip = moe__round_up(minimum(p.rows, STRIP), p.f->rows);
+    if (p.own_rows) p.panels = aligned(p.f->element * (size_t)(strip * apart(p.f, depth)));
     p.scratch = p.panels;
     if (p.own_panels) p.scratch += p.f->element * (size_t)moe__right_size(p.f, depth, p.columns);
     p.part_bytes = sizeof(moe_real) * (size_t)((p.slices - 1) * g->m * g->n);

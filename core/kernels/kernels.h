@@ -167,12 +167,11 @@ const moe_kernels *moe__kernels_select(const char *name);
 
 /* ---- matrix products ------------------------------------------------------------------------
  *
- * Row-major C[m x n] = alpha op(A) op(B) + beta C; op is the transpose when the flag says so, ld
- * counts elements between rows. beta is 0 (stores without reading C) or 1. */
+ * Row-major C[m x n] = op(A) op(B) + beta C; op is the transpose when the flag says so, ld counts
+ * elements between rows. beta is 0 (stores without reading C) or 1. */
 typedef struct moe_gemm {
     bool ta, tb;
     int64_t m, n, k;
-    moe_real alpha;
     const moe_real *a;
     int64_t lda;
     const moe_real *b;

@@ -56,7 +56,7 @@ typedef struct moe_format {
     const char *name;           /* of the variant: "avx512", "amx", ... */
     size_t element;             /* bytes */
     int64_t depth;              /* k is filled up to a multiple of this */
-    int64_t rows;               /* A is read in multiples of this: the rows past m may hold anything */
+    int64_t rows;               /* A is read in multiples of this: rows past m may hold anything */
     bool direct;                /* A may be an f32 matrix as it lies in memory */
     moe_left_fn *left;
     moe_left_transposed_fn *left_transposed;
@@ -65,7 +65,9 @@ typedef struct moe_format {
     moe_multiply_fn *multiply;
 } moe_format;
 
-static inline int64_t moe__round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+static inline int64_t moe__round_up(int64_t n, int64_t step) {
+    return (n + step - 1) / step * step;
+}
 
 /* k as rows and panels hold it. */
 static inline int64_t moe__depth(const moe_format *f, int64_t k) {

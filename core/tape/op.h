@@ -109,7 +109,7 @@ moe_status moe__ids_below(moe_call *c, const moe_tensor *ids, int64_t bound, int
  * several types among them. */
 moe_status moe__stored_alike(moe_call *c, int first, int n);
 
-/* Rejects what OpenBLAS cannot count: rows, columns or row distances above 2^31 - 1. */
+/* Rejects rows, columns or row distances of matrices above 2^31 - 1. */
 moe_status moe__product_sizes(moe_call *c, int n, const int64_t *size);
 
 /* ---- for backward ------------------------------------------------------------------------- */
