@@ -99,8 +99,8 @@ MOE_API moelua_status moelua_set_tensor(moelua *m, const char *global, moe_tenso
 /* Stops what runs now, or else the next run, with MOELUA_INTERRUPTED: the script sees the error
  * "interrupted!" once. Any thread, any time; safe in a signal handler. Tensor operations and Lua
  * code stop promptly; plain Lua loops do so only when the call comes from the thread that runs
- * them (a signal handler) or under MOELUA_WATCH. An update of the optimizer, and whatever else must come
- * whole or not at all, is finished first; training in a run folder saves its state. */
+ * them (a signal handler) or under MOELUA_WATCH. An update of the optimizer, and whatever else must
+ * come whole or not at all, is finished first; training in a run folder saves its state. */
 MOE_API void moelua_interrupt(moelua *m);
 
 /* Message, and traceback where there is one, of the last failure; "" when there was none. */

@@ -7,7 +7,7 @@
 #include "tensor/tensor.h"
 
 typedef struct moe_param {
-    moe_tensor *w;              /* f32, contiguous, with its gradient, if there is one, in w->grad */
+    moe_tensor *w;              /* f32, contiguous; its gradient, if there is one, is w->grad */
     moe_tensor *m, *v;          /* for AdamW: moments of the same shape */
     moe_real weight_decay;
     int64_t first;              /* for the functions below: the number of its first piece */

@@ -15,8 +15,8 @@
 /* Panels (kernels/product.h) in the call's format of input `input`, a contiguous weight
  * [rows x cols] or [E x rows x cols], for products with W^T (`transposed`: k = cols, n = rows) or
  * with W (k = rows, n = cols; not for weights in 16 bits). The matrices follow one another,
- * moe__right_size(f, k, n) elements each. In backward the op must save the input. MOE_ENOMEM; no panels are written after an
- * interrupt. */
+ * moe__right_size(f, k, n) elements each. In backward the op must save the input. MOE_ENOMEM; no
+ * panels are written after an interrupt. */
 moe_status moe__packed(moe_call *c, int input, bool transposed, const void **panels);
 
 /* After forward or backward: frees what was packed for this call alone. */

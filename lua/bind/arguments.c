@@ -116,7 +116,7 @@ const char *lmoe_checkstring(lua_State *L, int arg) {
 
 void lmoe_checktype(lua_State *L, int arg, int type) {
     if (lua_type(L, arg) == type) return;
-    if (lua_isnone(L, arg)) lua_settop(L, arg);         /* what is pushed now would take its place */
+    if (lua_isnone(L, arg)) lua_settop(L, arg);     /* what is pushed now would take its place */
     lmoe_wrong(L, arg, lua_pushfstring(L, "a %s", lua_typename(L, type)));
 }
 

@@ -57,9 +57,9 @@ bool lmoe_again(lua_State *L, moe_status s, bool *tried) {
     return true;
 }
 
-/* What Lua's collector has to hear of the bytes charged, in KB. As if tensors were a part of its heap,
- * it shall go round once while all of it doubles: more often would cost a training step, which makes
- * its size in tensors several times over, as much as a layer. */
+/* What Lua's collector has to hear of the bytes charged, in KB. As if tensors were a part of its
+ * heap, it shall go round once while all of it doubles: more often would cost a training step,
+ * which makes its size in tensors several times over, as much as a layer. */
 static size_t debt(lua_State *L, const lmoe_state *s) {
     size_t heap = (size_t)lua_gc(L, LUA_GCCOUNT), live = moe_memory(s->ctx).live >> 10;
     size_t charged = (size_t)s->charged >> 10;

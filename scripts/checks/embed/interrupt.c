@@ -16,7 +16,8 @@ enum { INTERRUPTS = 1000 };
 
 static const char setup[] =
     "moe, core = require('moelua'), require('moelua.core')\n"
-    "model = moe.model.new { dim = 8, layers = 1, heads = 2, hidden = 12, vocab = 9, context = 4 }\n"
+    "model = moe.model.new { dim = 8, layers = 1, heads = 2, hidden = 12, vocab = 9,\n"
+    "  context = 4 }\n"
     "x = moe.tensor({ { 1, 2, 3 } }, 'i32')\n"
     "begun, ended = 0, 0\n";
 
