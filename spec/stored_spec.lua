@@ -85,7 +85,7 @@ describe("moe_ffn with few tokens, and in 16 bits", function()
         local y = x:moe_ffn(gates, experts, w1, w3, w2)
         local want = x:clone():requires_grad()           -- gradients go the way of many tokens
           :moe_ffn(gates, experts, w1:to("f32"), w3:to("f32"), w2:to("f32")):detach()
-        close(y, want, 1e-4)
+        close(y, want, 1e-3)                             -- of terms in the hundreds
         if T <= 16 then
           each_row(x, function(rows, first, n)
             return rows:moe_ffn(gates:narrow(1, first, n), experts:narrow(1, first, n), w1, w3, w2)
