@@ -172,9 +172,6 @@ local function narrate(rows, torch, load)
   end
 end
 
--- What this build cannot do is no failure.
-local function has_failed(row) return row.error and not row.error:find("not available", 1, true) end
-
 -- A target that is missed on a busy machine tells nothing.
 local function has_missed(row, busy) return row.holds == false and not busy and not row.busy end
 
@@ -190,7 +187,7 @@ if not opt.quiet then narrate(rows, workers.torch, busy) end
 stop_workers(workers)
 local failed, missed = false, false
 for _, row in ipairs(rows) do
-  failed = failed or has_failed(row) or row.torch_error
+  failed = failed or row.error or row.torch_error
   missed = missed or has_missed(row, busy)
 end
 if not failed then os.remove(log) end

@@ -11,7 +11,7 @@ end
 local function times(value) return value and ("%.2f x"):format(value) or "" end
 
 local function verdict(row)
-  if row.error then return row.error:find("not available", 1, true) and "" or "failed" end
+  if row.error then return "failed" end
   if row.holds == nil then return "" end
   return row.holds and "yes" or "no"
 end

@@ -9,8 +9,9 @@
 
 package.path = (arg[0]:match("^(.*/)") or "./") .. "?.lua;" .. package.path
 
+local moe = require("moelua")
 local core = require("moelua.core")
-local workloads = require("workloads")
+local new_workload = require("workloads")
 local clock, json = core.system.clock, core.json
 
 local SAMPLE = 0.05           -- seconds that a measurement lasts at least
@@ -37,8 +38,10 @@ end
 local answers = {}
 
 function answers.make(job, request)
-  local made = workloads.make(job)
-  made.precision = job.kind ~= "decode" and job.precision or "f32"
+  local precision = job.kind ~= "decode" and job.precision or "f32"
+  moe.precision(precision)
+  local made = new_workload(job)
+  made.precision = precision
   for _ = 1, WARM do once(made) end
   jobs[request.as] = made
   return { work = made.work }
@@ -46,7 +49,7 @@ end
 
 function answers.run(name)
   if not jobs[name] then error(("no job was made as %s"):format(name), 0) end
-  workloads.set_precision(jobs[name].precision)
+  moe.precision(jobs[name].precision)
   return { seconds = seconds_of(jobs[name]) }
 end
 

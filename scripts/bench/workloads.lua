@@ -119,13 +119,10 @@ end
 -- One token after the other, each the most likely one. The work is what has to be read: the
 -- weights that a token uses.
 function kinds.decode(job)
-  local model = moe.model.Model(moe.model.check_config(config_of(job)), true)
+  local model = moe.model.Model(moe.model.check_config(config_of(job)), "f32")
   fill(model)
   local bytes = 4
-  if job.precision == "bf16" then
-    if not model.to then error("not available: a model cannot be converted to bf16", 0) end
-    model, bytes = model:to("bf16") or model, 2
-  end
+  if job.precision == "bf16" then model, bytes = model:to("bf16"), 2 end
   local _, active = model:count()
   return { work = active * bytes * job.tokens, run = function()
     model:generate_ids({ 1 }, { max_tokens = job.tokens, temperature = 0 })
@@ -168,18 +165,9 @@ function kinds.start_up()
   end }
 end
 
--- Everything computes in the job's precision, from making the workload on.
-local function set_precision(precision)
-  if moe.precision then return moe.precision(precision) end
-  if precision ~= "f32" then error("not available: this build computes in f32 only", 0) end
-end
-
-local workloads = { set_precision = set_precision }
-
 --- Makes the workload of a job; raises when it cannot be had.
-function workloads.make(job)
-  set_precision(job.kind ~= "decode" and job.precision or "f32")
+---@param job table
+---@return table workload
+return function(job)
   return (kinds[job.kind] or error(("no such workload: %s"):format(job.kind), 0))(job)
 end
-
-return workloads
