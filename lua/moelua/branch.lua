@@ -231,6 +231,7 @@ local function seed_of(seed, folder)
   if type(seed) == "string" then
     return { path = seed, start = nn.fingerprint(check(family.load(seed))) }
   end
+  nn.check_f32("branch", seed)
   return { path = folder .. "/_seed", start = nn.fingerprint(seed), model = seed }
 end
 
