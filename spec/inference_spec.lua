@@ -63,7 +63,7 @@ describe("a model in 16 bits", function()
     end
   end)
 
-  it("is not trained, mixed or averaged", function()
+  it("is not trained, branched, mixed or averaged", function()
     local half, m = mixture():to("bf16"), mixture()
     local function refused(where)
       return where .. ": embedding is bf16, which is for inference\nhint: model:to(\"f32\")"
@@ -71,6 +71,9 @@ describe("a model in 16 bits", function()
     misuse(function() moe.train(half, {}) end, refused("moe.train"))
     misuse(function() moe.optimizer(half) end, refused("moe.optimizer"))
     misuse(function() moe.average({ m, half }) end, refused("average"))
+    misuse(function()
+      moe.branch(half, { a = models.corpus() }, { steps = 1, out = models.run_folder() })
+    end, refused("branch"))
     misuse(function() half:to("i32") end,
       "to: dtype must be \"f32\", \"bf16\" or \"f16\", not \"i32\"")
   end)
@@ -143,13 +146,15 @@ describe("a cache in bf16", function()
 
   it("is what generate uses when asked, or when the weights are", function()
     local how = { max_tokens = 12, temperature = 0 }
-    local half = m:copy():to("bf16")
-    how.cache = "bf16"
-    local want = half:generate_ids(ids, how)
-    how.cache = nil
-    assert.same(want, half:generate_ids(ids, how))
+    for _, dtype in ipairs({ "bf16", "f16" }) do
+      local half = m:copy():to(dtype)
+      how.cache = dtype
+      local want = half:generate_ids(ids, how)
+      how.cache = nil
+      assert.same(want, half:generate_ids(ids, how))
+    end
     misuse(function() m:generate_ids(ids, { cache = "f64" }) end,
-      "generate: option 'cache' is 'f64': unknown\nhint: known are f32, bf16")
+      "generate: option 'cache' is 'f64': unknown\nhint: known are f32, bf16, f16")
   end)
 end)
 
@@ -191,9 +196,11 @@ describe("several prompts", function()
 
   it("may be none, and are checked one by one", function()
     assert.same({}, m:generate({}))
-    misuse(function() m:generate_ids({ { 1 }, {} }) end, "generate: the prompt is empty")
+    misuse(function() m:generate_ids({ { 1 }, {} }) end, "generate: prompt 2 is empty")
     misuse(function() m:generate_ids({ { 1 }, 2 }) end,
-      "generate: ids must be a list of token ids, not 2")
+      "generate: ids[2] must be a list of token ids, not 2")
+    misuse(function() m:generate_ids({ "a", "b" }) end,
+      "generate: ids[1] must be a token id, not \"a\"\nhint: model:generate(texts)")
     misuse(function() m:generate({ "a", 2 }):len() end,
       "generate: prompt must be a string, not 2\nhint: model:generate_ids(ids)")
   end)

@@ -21,7 +21,7 @@ local declared = {
   stop = "string",                      -- ends with the token that completes this text
   -- Element type of the cache. By default that of the weights: keys and values of a model in bf16
   -- are no more precise than that, and a cache in f32 takes twice the memory and reading.
-  cache = { { "f32", "bf16" } },
+  cache = { { "f32", "bf16", "f16" } },
 }
 
 -- Sequences in a step. More rows than this would go the way of prompts, which rounds differently.
@@ -29,12 +29,21 @@ local MOST = 16
 -- Tokens that a cache has room for at first; it doubles when that is not enough.
 local FIRST_ROOM = 256
 
+-- `i`: the place in a list of prompts, or nil.
+local function check_ids(ids, i)
+  local name = i and ("ids[%d]"):format(i) or "ids"
+  expect(type(ids) == "table", "generate", name, "a list of token ids", ids)
+  if #ids == 0 then raise("generate: %s is empty", i and "prompt " .. i or "the prompt") end
+  if type(ids[1]) == "string" then
+    raise("generate: %s[1] must be a token id, not %s\nhint: model:generate(texts)", name,
+      core.describe(ids[1]))
+  end
+end
+
 -- A prompt that fits goes in whole, and the context bounds what comes out. A longer one loses its
 -- beginning, so that the tokens asked for find room, in at most half of the context. Number i of a
 -- list draws as it would alone with seed + i - 1.
 local function new_sequence(model, ids, opts, i)
-  expect(type(ids) == "table", "generate", "ids", "a list of token ids", ids)
-  if #ids == 0 then raise("generate: the prompt is empty") end
   local context, wanted, kept = model.config.context, opts.max_tokens, #ids
   if kept >= context then kept = math.max(1, context - math.min(wanted, context // 2)) end
   return { prompt = table.move(ids, #ids - kept + 1, #ids, 1, {}), out = {},
@@ -52,7 +61,7 @@ local function check(model, given)
   if not (opts.top_p > 0 and opts.top_p <= 1) then
     raise("generate: top_p must be above 0 and at most 1, not %g", opts.top_p)
   end
-  opts.cache = opts.cache or (model.embedding:dtype() == "f32" and "f32" or "bf16")
+  opts.cache = opts.cache or model.embedding:dtype()
   return opts
 end
 
@@ -96,7 +105,7 @@ local function step(model, active, cache, opts)
   local logits = next_logits(model, feed, cache)
   for b = #active, 1, -1 do
     if draw(model, active[b], logits:select(1, b), opts) then
-      cache:move(#active, b)
+      cache:remove(b, #active)
       active[b] = active[#active]
       active[#active] = nil
     end
@@ -121,7 +130,7 @@ local function run(model, list, opts)
       if sequence.count > 0 and not read_prompt(model, sequence, cache, place, opts) then
         active[place] = sequence
       else
-        cache:move(place, place)
+        cache:remove(place, place)
       end
     end
     for _, sequence in ipairs(active) do cache:reserve(tokens_of(sequence), most) end
@@ -131,7 +140,8 @@ end
 
 --- Token ids after the given ones; those that `stop` is made of come last. A list of lists gives a
 --- list of results. Options: max_tokens, temperature (0: always the most likely token), top_k,
---- top_p (Holtzman et al. 2020), seed, stop, cache ("f32" or "bf16", by default as the weights).
+--- top_p (Holtzman et al. 2020), seed, stop, cache ("f32", "bf16" or "f16": its element type, by
+--- default that of the weights).
 --- Generation ends at the context length. A prompt that leaves no room loses its beginning.
 --- Number i of a list draws as it would alone with seed + i - 1.
 ---@param ids integer[]|integer[][]
@@ -142,6 +152,7 @@ function generate.ids(model, ids, given)
   local many = type(ids) == "table" and type(ids[1]) == "table"
   local list, out = {}, {}
   for i, prompt in ipairs(many and ids or { ids }) do
+    check_ids(prompt, many and i)
     list[i] = new_sequence(model, prompt, opts, i)
     out[i] = list[i].out
   end
@@ -164,17 +175,20 @@ end
 function generate.text(model, prompt, given)
   local stop = check(model, given).stop
   local many = type(prompt) == "table" and (#prompt == 0 or type(prompt[1]) == "string")
-  local prompts, ids = many and prompt or { prompt }, {}
-  for _, text in ipairs(prompts) do check_prompt(text) end
+  for _, text in ipairs(many and prompt or { prompt }) do check_prompt(text) end
   local tokenizer = tokenizer_of(model)
-  for i, text in ipairs(prompts) do ids[i] = tokenizer:encode(text) end
-  local out = #ids > 0 and generate.ids(model, ids, given) or {}
-  for i, list in ipairs(out) do
-    local text = tokenizer:decode(list)
+  local function text_of(ids)
+    local text = tokenizer:decode(ids)
     local at = stop and text:find(stop, 1, true)
-    out[i] = at and text:sub(1, at - 1) or text
+    return at and text:sub(1, at - 1) or text
   end
-  return many and out or out[1]
+  if not many then return text_of(generate.ids(model, tokenizer:encode(prompt), given)) end
+  local ids, out = {}, {}
+  for i, text in ipairs(prompt) do ids[i] = tokenizer:encode(text) end
+  for i, list in ipairs(#ids > 0 and generate.ids(model, ids, given) or {}) do
+    out[i] = text_of(list)
+  end
+  return out
 end
 
 return generate

@@ -1,7 +1,7 @@
 -- kv_cache.lua: the keys and values of the tokens that a model has read, so that each is computed
 -- once.
 --
---   local cache = Cache(model.config, { batch = 1, room = 64 })
+--   local cache = require("moelua.kv_cache")(model.config, { batch = 1, room = 64 })
 --   model:logits(ids, cache);  model:logits({ next }, cache)
 --
 -- A cache holds several sequences of different lengths: per layer k, v [batch x room x KV x D].
@@ -14,7 +14,7 @@ local Cache = class("KvCache")
 
 local declared = {
   batch = { "integer", 1 },             -- sequences
-  room = { "integer", required = true },            -- tokens that each has room for
+  room = { "integer", required = true },        -- tokens that each has room for
   dtype = { { "f32", "bf16", "f16" }, "f32" },
 }
 
@@ -55,16 +55,16 @@ function Cache:reserve(tokens, most)
   self.layers = layers
 end
 
---- Sequence `from` takes the place `to`, whose own is forgotten.
-function Cache:move(from, to)
-  local used = self.lengths[from]
-  self.lengths[to], self.lengths[from] = used, 0
-  if from == to then self.lengths[to] = 0 end
-  if from == to or used == 0 then return end
+--- Forgets sequence b, whose place the sequence `last` takes unless that is b itself.
+function Cache:remove(b, last)
+  local used = self.lengths[last]
+  self.lengths[b] = used
+  self.lengths[last] = 0
+  if b == last then return end
   local _ <close> = core.scope()
   for _, layer in ipairs(self.layers) do
     for _, tensor in pairs(layer) do
-      tensor:select(1, to):narrow(1, 1, used):copy_(tensor:select(1, from):narrow(1, 1, used))
+      tensor:select(1, b):narrow(1, 1, used):copy_(tensor:select(1, last):narrow(1, 1, used))
     end
   end
 end
@@ -94,15 +94,16 @@ end
 --- Remembers the new keys and values of a layer, and returns what its attention reads: keys, values
 --- and how many of them each sequence has (nil: all).
 function Step:remember(layer, k, v)
-  local place, all = self.cache.layers[layer], {}
-  for i, new in ipairs({ k, v }) do
-    local whole = place[i == 1 and "k" or "v"]:narrow(1, self.first, self.count)
-    whole:reshape(self.count * self.cache.room, self.cache.config.kv_heads,
-      self.cache.config.head_dim):put_rows_(self.rows, new)
-    all[i] = whole
+  local place, config = self.cache.layers[layer], self.cache.config
+  local function with(new, whole)
+    local ours = whole:narrow(1, self.first, self.count)
+    ours:reshape(self.count * self.cache.room, config.kv_heads, config.head_dim)
+      :put_rows_(self.rows, new)
+    return ours
   end
+  local keys, values = with(k, place.k), with(v, place.v)
   if self.fresh then return k, v end
-  return all[1], all[2], self.lengths
+  return keys, values, self.lengths
 end
 
 --- After the last layer: the tokens count as read.

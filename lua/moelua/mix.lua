@@ -94,7 +94,7 @@ end
 
 -- A model with this configuration whose every tensor `write(name, tensor)` fills.
 local function filled(config, tokenizer, write)
-  local out = model.Model(config, true)
+  local out = model.Model(config, "f32")
   local function one(name, tensor)
     local _ <close> = core.scope()
     core.no_grad(write, name, tensor)

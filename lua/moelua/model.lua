@@ -164,21 +164,20 @@ end
 local Model = nn.layer_class("Model")
 model.Model = Model
 
--- A blank model has zeros where random numbers would be overwritten anyway: of the type `blank`
--- unless that is true.
-function Model:init(config, blank)
+-- With a `dtype` the model is blank: zeros of that type where random numbers would be overwritten
+-- anyway.
+function Model:init(config, dtype)
   expect(type(config) == "table" and type(config.ffn) == "table" and config.head_dim,
     "model.Model", "config", "one that model.new has checked", config)
   self.config = config
-  local dtype = type(blank) == "string" and blank or "f32"
-  local init = options.merge(config, { std = blank and 0 or config.std, dtype = dtype })
-  local named = { std = init.std, seed = init.seed, dtype = dtype }
+  local init = options.merge(config, { std = dtype and 0 or config.std, dtype = dtype or "f32" })
+  local named = { std = init.std, seed = init.seed, dtype = init.dtype }
   self.embedding = weight(named, "embedding", config.vocab, config.dim)
   self.layers = {}
   for i = 1, config.layers do self.layers[i] = Block(init, i - 1) end
   self.norm = nn.RmsNorm(config.dim, config.norm_eps)
   self.head = not config.tied and weight(named, "head", config.vocab, config.dim) or nil
-  if dtype ~= "f32" then self:to(dtype) end
+  if init.dtype ~= "f32" then self:to(init.dtype) end
 end
 
 --- {name, tensor, layer, field} of every parameter, in the order of checkpoints; layer[field] is

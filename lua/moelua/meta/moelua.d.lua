@@ -850,7 +850,7 @@ do
 
 --- A decoder made from a configuration, see model.new and moe.load.
 ---@class moelua.Model
----@overload fun(config?: any, blank?: any): moelua.Model
+---@overload fun(config?: any, dtype?: any): moelua.Model
 local Model = {}
 model.Model = Model
 
@@ -875,7 +875,8 @@ function Model.generate(model, prompt, given) end
 
 --- Token ids after the given ones; those that `stop` is made of come last. A list of lists gives a
 --- list of results. Options: max_tokens, temperature (0: always the most likely token), top_k,
---- top_p (Holtzman et al. 2020), seed, stop, cache ("f32" or "bf16", by default as the weights).
+--- top_p (Holtzman et al. 2020), seed, stop, cache ("f32", "bf16" or "f16": its element type, by
+--- default that of the weights).
 --- Generation ends at the context length. A prompt that leaves no room loses its beginning.
 --- Number i of a list draws as it would alone with seed + i - 1.
 ---@param ids integer[]|integer[][]
