@@ -35,18 +35,6 @@ end
 
 -- ---- records: functions in C ------------------------------------------------------------------
 
-local function put_wrapped(text)
-  local line = "---"
-  for word in text:gmatch("%S+") do
-    if #line + #word + 1 > 100 then
-      put("%s", line)
-      line = "---"
-    end
-    line = line .. " " .. word
-  end
-  put("%s", line)
-end
-
 -- The list of parameters as it stands between the parentheses.
 local function put_parameters(params)
   local names = {}
@@ -67,7 +55,7 @@ end
 local function put_record(owner, name, record)
   local params, results = manual.parse(record.sig)
   put("")
-  put_wrapped(record.doc)
+  for _, line in ipairs(manual.wrapped(record.doc)) do put("--- %s", line) end
   local list = put_parameters(params)
   for _, result in ipairs(results) do put("---@return %s", type_of(result)) end
   put("function %s.%s(%s) end", owner, name, list)

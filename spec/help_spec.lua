@@ -36,6 +36,24 @@ describe("help", function()
     assert.matches("\n  logits +Token ids", moe.help("model.Model"))
   end)
 
+  it("finds the methods of models, by name or by value", function()
+    local text = moe.help("generate")
+    assert.matches("^Model%.generate%(model, prompt, given%)\nText after the prompt", text)
+    assert.equal(text, moe.help("model:generate"))
+    assert.equal(text, moe.help("Model.generate"))
+    assert.equal(text, moe.help(moe.model.Model.generate))
+    assert.matches("^Model:to%(dtype%)\nConverts the weights", moe.help("model:to"))
+    assert.equal("no help for 'generat'\nhint: did you mean 'generate'?", moe.help("generat"))
+  end)
+
+  it("keeps lines short enough for a terminal", function()
+    for _, name in ipairs(manual.names()) do
+      for line in moe.help(name):gsub("^[^\n]*\n", ""):gmatch("[^\n]+") do
+        assert.is_true(#line <= 100, line)
+      end
+    end
+  end)
+
   it("lists the operations and suggests names", function()
     assert.matches("\nsoftmax +exp%(x%) / sum", moe.help("ops"))
     assert.equal("no help for 'sofmax'\nhint: did you mean 'softmax'?", moe.help("sofmax"))

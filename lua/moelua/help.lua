@@ -12,11 +12,12 @@ moelua: a workbench for mixture-of-experts language models.
   local x = moe.randn(4, 8)              tensors; x:matmul(w), x:softmax(-1), x + y
   local m = moe.model.new{ ... }         a model; moe.load("folder") reads one
   help("softmax")  help(moe.train)       about a function
+  help("model:generate")                 about a method of models
   help("ops")  help("nn")                all operations, all there is in moe.nn]]
 
 local function describe(name)
   local record = manual.record(name)
-  return ("%s(%s)\n%s"):format(name, record.sig, record.doc)
+  return ("%s(%s)\n%s"):format(name, record.sig, table.concat(manual.wrapped(record.doc), "\n"))
 end
 
 -- Prose as it is; parameters and results as indented lines.
@@ -72,6 +73,16 @@ local function describe_value(name, value)
   return ("%s = %s"):format(name, tostring(value))
 end
 
+local function models() return require("moelua").model.Model end
+
+-- The help for the function of that name that all models have, or nil.
+local function describe_method(name)
+  local f = models()[name:gsub("^[Mm]odel[.:]", "")]
+  local known = type(f) == "function" and manual.lua_function(f)
+  if not known then return nil end
+  return describe_lua(("Model%s%s"):format(known.method and ":" or ".", name:match("[%w_]+$")), f)
+end
+
 -- "nn.Linear" -> the value in moe, or nil.
 local function find(path)
   local value = require("moelua")
@@ -100,8 +111,12 @@ local function by_name(name)
   if manual.record(name) then return describe(name) end
   local value = find(name)
   if value ~= nil then return describe_value(name, value) end
+  local method = describe_method(name)
+  if method then return method end
   local names = manual.names()
-  table.move(manual.keys(require("moelua")), 1, 1000, #names + 1, names)
+  for _, t in ipairs({ require("moelua"), models() }) do
+    table.move(manual.keys(t), 1, 1000, #names + 1, names)
+  end
   local near = options.nearest(name, names)
   return ("no help for '%s'\nhint: %s"):format(name,
     near and ("did you mean '%s'?"):format(near) or "help(\"ops\") lists all operations")
@@ -115,6 +130,9 @@ return function(topic)
   local path = (type(topic) == "function" or type(topic) == "table") and path_of(topic)
   if path and manual.record(path) then return describe(path) end
   if path then return describe_value(path, topic) end
+  for name, f in pairs(models()) do
+    if f == topic then return describe_method(name) or tostring(topic) end
+  end
   if type(topic) == "function" and manual.lua_function(topic) then
     return describe_lua("function", topic)
   end

@@ -28,6 +28,22 @@ function manual.keys(t)
   return names
 end
 
+--- Text in lines of at most 96 characters: with three dashes and a blank before, as everywhere.
+---@param text string
+---@return string[]
+function manual.wrapped(text)
+  local lines = {}
+  for word in text:gmatch("%S+") do
+    local last = lines[#lines]
+    if last and #last + 1 + #word <= 96 then
+      lines[#lines] = last .. " " .. word
+    else
+      lines[#lines + 1] = word
+    end
+  end
+  return lines
+end
+
 -- ---- signatures ---------------------------------------------------------------------------------
 
 -- "dim:dim=-1" -> { name = "dim", type = "dim", default = "-1", optional = true }
