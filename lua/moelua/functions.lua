@@ -30,7 +30,7 @@ return {
   no_grad = of("f:function, ...:unknown -> unknown",
     "Calls f(...) without recording a graph and returns its results. Inside, tensors that " ..
     "require gradients may be written to."),
-  recompute = of("f:function, ...:any -> any",
+  recompute = of("f:function, ...:unknown -> unknown",
     "Calls f(...) and returns its results, which are part of the graph; what f computed in " ..
     "between is not kept. backward() calls f again, with the same arguments and the same random " ..
     "numbers, and goes on through that: time for memory (Chen et al. 2016), and the same " ..

@@ -435,8 +435,8 @@ function moe.randn(...) end
 --- Tensors that f makes and does not return are released, also inside tables. f must do the same
 --- both times; it may return up to 4 f32 tensors.
 ---@param f function
----@param ... moelua.Tensor
----@return moelua.Tensor
+---@param ... unknown
+---@return unknown
 function moe.recompute(f, ...) end
 
 --- The larger of 0 and each element.
