@@ -204,6 +204,7 @@ describe("without memory", function()
     local model = tiny_model()
     assert(model:save(folder .. "/model"))
     survives(function() return moe.load(folder .. "/model") end)
+    survives(function() return moe.load(folder .. "/model", { dtype = "bf16" }) end)
     survives(function()
       local file, message, code = moe.checkpoint.open(folder .. "/model")
       if not file then return nil, message, code end
@@ -215,4 +216,34 @@ describe("without memory", function()
     local again = assert(moe.load(folder .. "/model"))
     helper.close(again:logits({ 1, 2, 3 }), model:logits({ 1, 2, 3 }), moe.double and 1e-6 or 0)
   end)
+end)
+
+describe("without memory, recomputing", function()
+  local x, w = moe.randn(3, 4):requires_grad(), moe.randn(4, 4):requires_grad()
+
+  local function forget()
+    x:zero_grad()
+    w:zero_grad()
+  end
+
+  local function backward()
+    local function f(a) return a:linear(w):silu(), (a * a):mean() end
+    local a, p = moe.recompute(f, x * 2)
+    local b, q = moe.recompute(f, a + x);
+    ((a * b):sum() + p + q):backward()
+  end
+
+  it("goes on after each single failure, with the same gradients", function()
+    local made = requests(backward)
+    local expected = { x:grad():bytes(), w:grad():bytes() }
+    assert.is_true(made > 50)
+    for first = 1, made do
+      forget()
+      assert.is_true(attempt(backward, first, 1))
+      assert.same(expected, { x:grad():bytes(), w:grad():bytes() }, "failing at " .. first)
+    end
+    forget()
+  end)
+
+  it("fails cleanly when there is none left", function() survives(backward, forget) end)
 end)
