@@ -1,4 +1,5 @@
 -- options_spec.lua: strict option tables, and the command line of a recipe.
+local core = require("moelua.core")
 local options = require("moelua.options")
 
 -- Runs f, which must fail, and returns the error value.
@@ -117,6 +118,7 @@ describe("options.check", function()
 end)
 
 describe("the command line of a recipe", function()
+  local native = (core.kernels == "amx" or core.kernels == "avx512bf16") and "bf16" or "f32"
   local written
 
   local function read(words, change)
@@ -153,7 +155,7 @@ describe("the command line of a recipe", function()
     assert.same({
       steps = 400, lr = 0.5, top_k = 2, dense = true, schedule = "cosine", domain = {},
       seed = 1, out = "runs/demo", fresh = false, save_every = 100, dry_run = false, json = false,
-      quiet = false, precision = "f32",
+      quiet = false, precision = native,
     }, opt)
     assert.same({}, given)
   end)
@@ -256,7 +258,7 @@ describe("the command line of a recipe", function()
   it("prints help made from the declaration", function()
     local err = failure(read, { [0] = "recipes/demo.lua", "--help", "--steps", "3" })
     assert.same({ exit = 0 }, err)
-    assert.equal([[
+    assert.equal(([[
 demo: Shows options.
 
 usage: moelua recipes/demo.lua [options]
@@ -274,7 +276,7 @@ options:
   --out DIR           run folder (default: runs/demo)
   --preset NAME       settings to start from
   --fresh             start over instead of continuing
-  --precision TEXT    of the matrix products in training: f32, bf16 (default: f32)
+  --precision TEXT    of the matrix products in training: f32, bf16 (default: %s)
   --save-every N      steps between saved states (default: 100)
   --dry-run           print the plan (data, compute, memory, disk, time), write nothing
   --json              results, or the plan, as one JSON object
@@ -284,7 +286,14 @@ options:
 presets (explicit options win):
   smoke: steps 20, dense false
   tiny: steps 2, domain a=b
-]], table.concat(written))
+]]):format(native), table.concat(written))
+  end)
+
+  it("leaves a tool that trains nothing with the few that make sense there", function()
+    local opt = options { name = "tool", trains = false, arg = {} }
+    assert.same({ json = false, quiet = false }, opt)
+    local err = failure(options, { name = "tool", trains = false, arg = { "--dry-run" } })
+    assert.equal("tool: unknown option '--dry-run'\nhint: --help lists the options", err.message)
   end)
 
   it("blames the recipe for a preset that sets nothing", function()

@@ -12,11 +12,12 @@
 --     },
 --     arguments = "MODEL ...",                                       -- allows words: opt.arguments
 --     presets = { smoke = { steps = 20 } },
+--     trains = false,                                                -- a tool, not a recipe
 --   }
 --
--- Every recipe has --seed, --out, --preset, --fresh, --precision, --save-every, --dry-run, --json,
--- --quiet and --help as well. What stands on the command line wins over the preset, the preset
--- over the defaults.
+-- All have --json, --quiet and --help as well, recipes also --seed, --out, --preset, --fresh,
+-- --precision, --save-every and --dry-run. What stands on the command line wins over the preset,
+-- the preset over the defaults.
 
 local options = require("moelua.options")
 local run = require("moelua.run")
@@ -66,7 +67,19 @@ local function new_option(declared)
   }
 end
 
--- The recipe's own options, then those that every recipe has and this one did not declare.
+-- What every recipe has.
+local function recipe_options(declaration)
+  return { { "seed", 1, "random seed" },
+    { "out", "runs/" .. declaration.name, "run folder", value = "DIR" },
+    { "preset", nil, "settings to start from", value = "NAME" },
+    { "fresh", false, "start over instead of continuing" },
+    { "precision", native[core.kernels] or "f32", "of the matrix products in training",
+      choices = { "f32", "bf16" } },
+    { "save_every", 100, "steps between saved states", min = 1 },
+    { "dry_run", false, "print the plan (data, compute, memory, disk, time), write nothing" } }
+end
+
+-- The recipe's own options, then the common ones that it did not declare.
 local function all_options(declaration)
   local list, by_name = {}, {}
   local function add(declared)
@@ -75,15 +88,9 @@ local function all_options(declaration)
     list[#list + 1], by_name[option.name] = option, option
   end
   for _, declared in ipairs(declaration.options or {}) do add(declared) end
-  add { "seed", 1, "random seed" }
-  add { "out", "runs/" .. declaration.name, "run folder", value = "DIR" }
-  add { "preset", nil, "settings to start from", value = "NAME" }
-  add { "fresh", false, "start over instead of continuing" }
-  add { "precision", native[core.kernels] or "f32", "of the matrix products in training",
-    choices = { "f32", "bf16" } }
-  add { "save_every", 100, "steps between saved states", min = 1 }
-  add { "dry_run", false, "print the plan (data, compute, memory, disk, time), write nothing" }
-  add { "json", false, "results, or the plan, as one JSON object" }
+  local recipe = declaration.trains ~= false
+  for _, declared in ipairs(recipe and recipe_options(declaration) or {}) do add(declared) end
+  add { "json", false, recipe and "results, or the plan, as one JSON object" or "results as JSON" }
   add { "quiet", false, "no progress, only results" }
   return list, by_name
 end

@@ -40,6 +40,7 @@ local YARDSTICKS = {
 local opt = moe.options {
   name = "bench",
   about = "Measures moelua against the limits of this machine, and against PyTorch.",
+  usage = "scripts/dev bench [options]", trains = false,
   options = {
     { "only", nil, "rows whose 'workload, precision' matches", value = "PATTERN" },
     { "smoke", false, "every workload once and tiny, no targets" },
