@@ -144,6 +144,13 @@ describe("a cache in bf16", function()
       "the cache holds 1 sequences, not 2")
   end)
 
+  it("is nothing else", function()
+    misuse(function() m:logits({ 1 }, 3) end,
+      "forward: cache must be a cache of keys and values, not 3")
+    misuse(function() require("moelua.kv_cache")(m, { room = 4 }) end,
+      "KvCache: config must be model.config, not a Model")
+  end)
+
   it("is what generate uses when asked, or when the weights are", function()
     local how = { max_tokens = 12, temperature = 0 }
     for _, dtype in ipairs({ "bf16", "f16" }) do

@@ -51,6 +51,8 @@ local function new_sequence(model, ids, opts, i)
 end
 
 local function check(model, given)
+  expect(type(model) == "table" and type(model.config) == "table", "generate", "model", "a model",
+    model)
   local opts = options.check("generate", given, declared)
   if opts.max_tokens < 1 then
     raise("generate: max_tokens must be at least 1, not %d", opts.max_tokens)

@@ -8,6 +8,7 @@
 
 local core = require("moelua.core")
 local class = require("moelua.class")
+local expect = require("moelua.expect")
 local options = require("moelua.options")
 
 local Cache = class("KvCache")
@@ -32,6 +33,7 @@ end
 
 --- config: of the model. given: batch, room, dtype, see above.
 function Cache:init(config, given)
+  expect(type(config) == "table" and config.kv_heads, "KvCache", "config", "model.config", config)
   local opts = options.check("KvCache", given, declared)
   self.config, self.batch, self.room, self.dtype = config, opts.batch, opts.room, opts.dtype
   self.lengths = {}

@@ -223,6 +223,8 @@ end
 --- mixture layers by layer number. With a cache (kv_cache.lua) they follow what is in there, and
 --- have no gradients.
 function Model:forward(ids, how, cache)
+  expect(cache == nil or type(cache) == "table" and cache.step, "forward", "cache",
+    "a cache of keys and values", cache)
   if cache then return core.no_grad(forward_cached, self, ids, how, cache) end
   local x, infos = self.embedding:embedding(ids), {}
   for i = 1, #self.layers do x, infos[i] = run_block(self, i, x, how) end
