@@ -132,7 +132,7 @@ local function facts(torch)
   local lines = {
     ("%s, %d threads, Linux %s"):format(
       first_match("/proc/cpuinfo", "model name%s*:%s*([^\n]+)"), core.threads,
-      first_match("/proc/sys/kernel/osrelease", "[^\n]+")),
+      first_match("/proc/sys/kernel/osrelease", "^[%d.]+")),
     ("moelua %s, kernels %s, %s"):format(core.version, core.kernels, said_by("cc", "--version")),
   }
   local versions = torch and torch:ask({})

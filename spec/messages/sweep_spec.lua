@@ -140,7 +140,7 @@ describe("misuse", function()
     local m = models.tiny()
     m.tokenizer = moe.tokenizer.bytes()
     return m
-  end, { "forward", "logits", "generate", "generate_ids", "save", "count" })
+  end, { "forward", "logits", "loss", "generate", "generate_ids", "save", "to", "copy", "count" })
   methods("an optimizer", function() return moe.optimizer(moe.nn.Linear(2, 2)) end,
     { "norm", "step", "state", "restore" })
   methods("layers", function() return moe.nn.Linear(2, 2) end, { "forward" })
