@@ -145,6 +145,7 @@ describe("rows", function()
     assert.equal(2, #chosen)
     assert.equal(64, chosen[1].job.tokens)
     assert.same({ 65, 80 }, { chosen[1].share, chosen[2].share })
+    assert.equal("start_up", rows_of("start-up", false)[1].job.kind)
   end)
 
   it("promise nothing in a smoke test, which is tiny", function()

@@ -99,7 +99,12 @@ local function expanded(row, precision, smoke)
     share = limits.share, aim = limits.aim, most = limits.most }
 end
 
---- One entry per workload and precision. pattern: a Lua pattern that "workload, precision" matches.
+-- A part of the name as it is ("top-2"), or a pattern.
+local function matches(name, pattern)
+  return name:find(pattern, 1, true) or name:find(pattern)
+end
+
+--- One entry per workload and precision. pattern: a part of "workload, precision", or a Lua pattern.
 ---@param pattern string?
 ---@param smoke boolean tiny shapes and nothing that has to hold
 ---@return table[]
@@ -107,7 +112,7 @@ return function(pattern, smoke)
   local list = {}
   for _, row in ipairs(rows) do
     for _, precision in ipairs({ "f32", "bf16" }) do
-      local wanted = not pattern or (row.name .. ", " .. precision):find(pattern)
+      local wanted = not pattern or matches(row.name .. ", " .. precision, pattern)
       if row[precision] and wanted then list[#list + 1] = expanded(row, precision, smoke) end
     end
   end
