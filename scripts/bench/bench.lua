@@ -42,7 +42,7 @@ local opt = moe.options {
   about = "Measures moelua against the limits of this machine, and against PyTorch.",
   usage = "scripts/dev bench [options]", trains = false,
   options = {
-    { "only", nil, "rows with this (or a Lua pattern) in 'workload, precision'", value = "PATTERN" },
+    { "only", nil, "rows with this, or a pattern, in 'workload, precision'", value = "PATTERN" },
     { "smoke", false, "every workload once and tiny, no targets" },
     { "torch", true, "measure PyTorch too, where scripts/bench/setup-torch has put it" },
     { "seconds", 6, "for the rounds of a row, about", min = 0 },

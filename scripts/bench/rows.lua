@@ -104,7 +104,7 @@ local function matches(name, pattern)
   return name:find(pattern, 1, true) or name:find(pattern)
 end
 
---- One entry per workload and precision. pattern: a part of "workload, precision", or a Lua pattern.
+--- One entry per workload and precision. pattern: a part of "workload, precision", or a pattern.
 ---@param pattern string?
 ---@param smoke boolean tiny shapes and nothing that has to hold
 ---@return table[]
