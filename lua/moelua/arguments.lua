@@ -29,6 +29,7 @@ local arguments = {}
 -- Kernels that multiply in bf16 twice as fast as in f32, or faster: there it is the default. The
 -- run folder remembers what was chosen.
 local native = { amx = "bf16", avx512bf16 = "bf16" }
+local default_precision = not core.double and native[core.kernels] or "f32"
 
 local wanted = { integer = "a whole number", number = "a number", boolean = "true or false" }
 local placeholder = { integer = "N", number = "X", string = "TEXT", list = "TEXT" }
@@ -73,7 +74,7 @@ local function recipe_options(declaration)
     { "out", "runs/" .. declaration.name, "run folder", value = "DIR" },
     { "preset", nil, "settings to start from", value = "NAME" },
     { "fresh", false, "start over instead of continuing" },
-    { "precision", native[core.kernels] or "f32", "of the matrix products in training",
+    { "precision", default_precision, "of the matrix products in training",
       choices = { "f32", "bf16" } },
     { "save_every", 100, "steps between saved states", min = 1 },
     { "dry_run", false, "print the plan (data, compute, memory, disk, time), write nothing" } }
