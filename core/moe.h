@@ -70,9 +70,9 @@ typedef struct moe_config {
     void *alloc_ud;
     size_t memory_limit;    /* bytes of tensors and scratch, 0 = none                             */
     int threads;            /* worker threads incl. the caller, 0 = the size of the affinity mask */
-    const char *kernels;    /* "amx", "avx512bf16", "avx512", "avx2", "plain", NULL = the best this
-                               processor has; AMX needs the consent of the system, for the whole
-                               process, which is asked for only then                              */
+    const char *kernels;    /* "amx", "avx512bf16", "avx512", "avx2", "openblas", "plain", NULL =
+                               the best this processor has; AMX needs the consent of the system,
+                               for the whole process, which is asked for only then                */
 } moe_config;
 
 typedef struct moe_memory_info {

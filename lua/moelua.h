@@ -63,8 +63,8 @@ typedef struct moelua_config {
     size_t memory_limit;       /* bytes of tensors and scratch, 0 = none                          */
     int threads;               /* of the core's pool, 0 = as many as there are processors         */
     unsigned flags;            /* MOELUA_NO_IO ...                                                */
-    const char *kernels;       /* "amx", "avx512bf16", "avx512", "avx2", "plain", NULL = the best
-                                  this processor has                                              */
+    const char *kernels;       /* "amx", "avx512bf16", "avx512", "avx2", "openblas", "plain",
+                                  NULL = the best this processor has                              */
     const char *modules;       /* folder whose moelua/NAME.lua replace the modules compiled into the
                                   library, for work on them; NULL = none                          */
     int (*host)(struct lua_State *L);

@@ -14,7 +14,7 @@ end
 
 describe("matrix products", function()
   local ran = {}
-  for _, variant in ipairs({ "plain", "avx2", "avx512", "avx512bf16", "amx" }) do
+  for _, variant in ipairs({ "plain", "openblas", "avx2", "avx512", "avx512bf16", "amx" }) do
     for _, format in ipairs({ "f32", "bf16" }) do
       it(("of %s in %s are those of three loops"):format(variant, format), function()
         local good, text = check(variant, format)

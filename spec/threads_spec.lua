@@ -103,7 +103,7 @@ describe("results", function()
 
   it("of bf16 have the same bits for 1 and 2 threads too, in each kernel variant", function()
     local plain = assert(run(1))
-    for _, kernels in ipairs({ "plain", "avx2", "avx512", "avx512bf16", "amx" }) do
+    for _, kernels in ipairs({ "plain", "openblas", "avx2", "avx512", "avx512bf16", "amx" }) do
       local one = run(1, kernels, "bf16")
       if one then
         assert.same(one.bits, run(2, kernels, "bf16").bits)

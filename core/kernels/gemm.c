@@ -1,4 +1,4 @@
-/* gemm.c -- matrix products of any layout, cut into tasks; the only user of cblas.h.
+/* gemm.c -- matrix products of any layout, cut into tasks.
  *
  * A task owns a block of C, or the part of it that a slice of k contributes, and walks through k in
  * steps that stay in the second-level cache. An operand that has to be rearranged is rearranged
@@ -8,17 +8,10 @@
  * How a product is cut depends on its shape alone, so that the bits do not depend on the number of
  * threads.
  */
-#include <cblas.h>
 #include <string.h>
 
 #include "base/ctx.h"
 #include "kernels/kernels.h"
-
-#if MOE_REAL_IS_DOUBLE
-#define GEMM cblas_dgemm
-#else
-#define GEMM cblas_sgemm
-#endif
 
 enum {
     TASKS = 32,                 /* a batch is cut into that many tasks if it has the work */
@@ -39,18 +32,6 @@ enum {
 static int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t maximum(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t pieces(int64_t n, int64_t size) { return (n + size - 1) / size; }
-
-void moe__gemm(const moe_gemm *g) {
-    if (g->m == 0 || g->n == 0) return;
-    if (g->k == 0) {
-        for (int64_t i = 0; g->beta == 0 && i < g->m; i++)
-            memset(g->c + i * g->ldc, 0, sizeof *g->c * (size_t)g->n);
-        return;
-    }
-    GEMM(CblasRowMajor, g->ta ? CblasTrans : CblasNoTrans, g->tb ? CblasTrans : CblasNoTrans,
-         (blasint)g->m, (blasint)g->n, (blasint)g->k, 1, g->a, (blasint)g->lda, g->b,
-         (blasint)g->ldb, g->beta, g->c, (blasint)g->ldc);
-}
 
 /* ---- the panels of B ------------------------------------------------------------------------ */
 

@@ -160,9 +160,9 @@ static inline moe_widen_fn *moe__widen(const moe_kernels *k, moe_dtype type) {
     return type == MOE_F32 ? NULL : type == MOE_BF16 ? k->widen_bf16 : k->widen_f16;
 }
 
-/* The variant named "amx", "avx512bf16", "avx512", "avx2" or "plain", or the best one for NULL;
- * NULL when this processor cannot run it. Choosing AMX asks the system to let this process use
- * it. */
+/* The variant named "amx", "avx512bf16", "avx512", "avx2", "openblas" or "plain", or the best one
+ * for NULL; NULL when this processor cannot run it. Choosing AMX asks the system to let this
+ * process use it. */
 const moe_kernels *moe__kernels_select(const char *name);
 
 /* ---- matrix products ------------------------------------------------------------------------
@@ -193,8 +193,6 @@ void moe__pack_piece(const moe_format *f, bool transposed, int64_t k, int64_t n,
                      const void *from, moe_widen_fn *widen, int64_t ld, void *panels,
                      int64_t piece);
 
-/* On the calling thread, through OpenBLAS: for use inside tasks. */
-void moe__gemm(const moe_gemm *g);
 /* Memory for a batch of these shapes; pointers and beta do not count. MOE_ENOMEM. */
 moe_status moe__gemm_reserve(moe_ctx *ctx, int64_t count, const moe_gemm *list);
 /* Several products in one or two regions: B is packed where it is not, then blocks of C, cut by

@@ -36,6 +36,8 @@ typedef struct moe_product {
     bool add;
 } moe_product;
 typedef void moe_multiply_fn(const moe_product *p);
+/* In f32, by OpenBLAS. */
+moe_multiply_fn moe__blas_multiply;
 
 /* Rows of A from f32: to[i] = scale[i] * from[index[i]], i < m; index and scale may be NULL, which
  * means i and 1. ld and ldto count elements between rows. */

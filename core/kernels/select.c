@@ -36,7 +36,7 @@ static bool has_amx(void) {
 #endif
 
 /* The best first. */
-extern const moe_kernels moe__kernels_plain;
+extern const moe_kernels moe__kernels_openblas, moe__kernels_plain;
 #ifndef MOE_ONLY_PLAIN
 extern const moe_kernels moe__kernels_avx2, moe__kernels_avx512, moe__kernels_avx512bf16,
     moe__kernels_amx;
@@ -52,6 +52,7 @@ static const struct {
     {&moe__kernels_avx512, has_avx512},
     {&moe__kernels_avx2, has_avx2},
 #endif
+    {&moe__kernels_openblas, always},
     {&moe__kernels_plain, always},
 };
 

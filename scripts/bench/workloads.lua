@@ -37,11 +37,11 @@ local function forget(tensors)
   for _, tensor in ipairs(tensors) do tensor:zero_grad() end
 end
 
+-- As a step of training does it: its weights stay packed from one optimizer step to the next, and
+-- what backward needs is kept.
 function kinds.ffn_forward(job)
   local layer, x = new_ffn(job), moe.randn(job.tokens, job.dim)
-  return { work = ffn_flops(job) / 3, run = scoped(function()
-    moe.no_grad(function() layer(x, { stats = false }) end)
-  end) }
+  return { work = ffn_flops(job) / 3, run = scoped(function() layer(x, { stats = false }) end) }
 end
 
 function kinds.ffn_training(job)

@@ -193,7 +193,7 @@ describe("moe_ffn", function()
         return assert(json.decode(assert(system.read(out))))
       end
       local plain = assert(run(1, "plain"))
-      for _, kernels in ipairs({ "plain", "avx2", "avx512", "avx512bf16", "amx" }) do
+      for _, kernels in ipairs({ "plain", "openblas", "avx2", "avx512", "avx512bf16", "amx" }) do
         local one = run(1, kernels)
         if one then
           assert.equal(kernels, one.kernels)

@@ -1,6 +1,10 @@
 /* product.c -- the f32 format of matrix products (see kernels/product.h). */
 #include "kernels/vector/operands.h"
 
+#if MOE_THROUGH_BLAS
+#define MULTIPLY moe__blas_multiply
+#else
+#define MULTIPLY multiply
 typedef moe_real row_element, panel_element;
 #define STEP 1
 #include "kernels/vector/tile.h"
@@ -22,6 +26,7 @@ static void multiply(const moe_product *p) {
     multiply_tiles(&(tiling){.p = p, .rows = p->a, .lda = p->lda, .panels = p->b,
                              .panel = p->panel, .steps = p->k});
 }
+#endif
 
 /* ---- operands ------------------------------------------------------------------------------- */
 
@@ -80,4 +85,4 @@ static void right_transposed(int64_t k, int64_t n, const moe_real *from, int64_t
 const moe_format KERNEL(f32) = {
     .name = KERNEL_TEXT(MOE_ISA), .element = sizeof(moe_real), .depth = 1, .rows = 1,
     .direct = true, .left = left, .left_transposed = left_transposed, .right = right,
-    .right_transposed = right_transposed, .multiply = multiply};
+    .right_transposed = right_transposed, .multiply = MULTIPLY};
