@@ -133,12 +133,6 @@ static void cut(const moe_gemm *g, plan *p) {
     p->group = p->down * p->across * p->slices > 1 ? 1 : pieces(p->batch, GROUPS);
 }
 
-/* Elements from one row of a strip to the next: a cache line more than a row has, because rows a
- * power of two apart would share a few sets of the cache. */
-static int64_t apart(const moe_format *f, int64_t k) {
-    return moe__depth(f, k) + (int64_t)(64 / f->element);
-}
-
 static plan plan_of(const moe_ctx *ctx, const moe_gemm *g) {
     plan p = {.f = g->format ? g->format : ctx->kernels->f32, .batch = g->batch ? g->batch : 1};
     if (g->m == 0 || g->n == 0 || g->k == 0) return p;
@@ -156,7 +150,7 @@ static plan plan_of(const moe_ctx *ctx, const moe_gemm *g) {
         p.panel_bytes = aligned(p.f->element * (size_t)moe__right_size(p.f, g->k, g->n));
     }
     int64_t strip = moe__round_up(minimum(p.rows, STRIP), p.f->rows);
-    if (p.own_rows) p.panels = aligned(p.f->element * (size_t)(strip * apart(p.f, depth)));
+    if (p.own_rows) p.panels = aligned(p.f->element * (size_t)(strip * moe__apart(p.f, depth)));
     p.scratch = p.panels;
     if (p.own_panels) p.scratch += p.f->element * (size_t)moe__right_size(p.f, depth, p.columns);
     p.part_bytes = sizeof(moe_real) * (size_t)((p.slices - 1) * g->m * g->n);
@@ -311,7 +305,7 @@ static void find_rows(const product *x, const block *b, int64_t i, int64_t first
     const moe_format *f = x->p->f;
     if (x->p->own_rows) {
         m->a = b->rows;
-        m->lda = apart(f, m->k);
+        m->lda = moe__apart(f, m->k);
         prepare_rows(x, i, m->m, first, m->k, b->rows, m->lda);
     } else if (x->p->rearranges) {
         m->lda = moe__depth(f, x->g->k);

@@ -75,6 +75,11 @@ static inline int64_t moe__round_up(int64_t n, int64_t step) {
 static inline int64_t moe__depth(const moe_format *f, int64_t k) {
     return moe__round_up(k, f->depth);
 }
+/* Elements from one row of A to the next where an op lays them out: a cache line more than a row
+ * has, because rows a power of two apart would share a few sets of the cache. */
+static inline int64_t moe__apart(const moe_format *f, int64_t k) {
+    return moe__depth(f, k) + (int64_t)(64 / f->element);
+}
 /* Elements of one panel, of all panels, of A. */
 static inline int64_t moe__panel(const moe_format *f, int64_t k) {
     return moe__depth(f, k) * MOE_PANEL;

@@ -114,14 +114,8 @@ typedef struct work {
     moe_real *dgates, *dw[3], beta[3];  /* gradients of w1, w3, w2, NULL if not wanted */
 } work;
 
-/* Elements from one row of a left operand to the next: a cache line more than a row has, because
- * rows a power of two apart would share a few sets of the cache. */
-static int64_t apart(const moe_format *f, int64_t k) {
-    return moe__depth(f, k) + (int64_t)(64 / f->element);
-}
-
 static int64_t hidden_apart(const work *w) {
-    return apart(w->f, w->z.width < DEPTH ? w->z.width : DEPTH);
+    return moe__apart(w->f, w->z.width < DEPTH ? w->z.width : DEPTH);
 }
 
 /* `n` elements of the format further on. */
@@ -178,7 +172,7 @@ static void project(const work *w, const moe_block *b, const void *a, const bank
     int64_t n = weight->n - j < STRIP ? weight->n - j : STRIP;
     if (n < STRIP) memset(strip, 0, sizeof *strip * (size_t)(b->rows * STRIP));
     multiply(w->f, (moe_product){.m = b->rows, .n = n, .k = weight->k, .a = a,
-                                 .lda = apart(w->f, weight->k),
+                                 .lda = moe__apart(w->f, weight->k),
                                  .b = panels_at(w, weight, b->expert, 0, j),
                                  .panel = moe__panel(w->f, weight->k), .c = strip, .ldc = STRIP});
 }
@@ -219,7 +213,7 @@ static size_t lay_desk(const work *w, char *at, desk *out) {
     const moe_format *f = w->f;
     int64_t rows = moe__block_rows(w->z.R, f->depth), strip = rows * STRIP;
     size_t lines = (size_t)moe__round_up(rows, f->rows), hidden = lines * (size_t)hidden_apart(w);
-    size_t operand[] = {lines * (size_t)apart(f, w->z.d), hidden, hidden};
+    size_t operand[] = {lines * (size_t)moe__apart(f, w->z.d), hidden, hidden};
     size_t real[] = {(size_t)strip, (size_t)strip, (size_t)strip, (size_t)rows};
     void *p[7];
     size_t used = 0;
@@ -257,7 +251,7 @@ static void forward_task(void *arg, int64_t task, int worker) {
     desk s;
     lay_desk(w, (char *)moe__scratch_of(&w->scratch, worker), &s);
     f->left(b->rows, d, moe__real(w->c->in[X]), d, w->rows.token + b->first, NULL, s.in,
-            apart(f, d));
+            moe__apart(f, d));
     do {
         int64_t n = I - at < DEPTH ? I - at : DEPTH;
         for (int64_t j = 0; j < n; j += STRIP)
@@ -271,7 +265,7 @@ static size_t scratch_bytes(const work *w) {
     desk unused;
     size_t rows = lay_desk(w, NULL, &unused);
     int64_t depth = w->z.R < DEPTH ? w->z.R : DEPTH;
-    size_t weights = w->f->element * (size_t)(WEIGHT_ROWS * apart(w->f, depth));
+    size_t weights = w->f->element * (size_t)(WEIGHT_ROWS * moe__apart(w->f, depth));
     return rows > weights ? rows : weights;
 }
 
@@ -367,7 +361,7 @@ static void backward_task(void *arg, int64_t task, int worker) {
     desk s;
     lay_desk(w, (char *)moe__scratch_of(&w->scratch, worker), &s);
     f->left(b->rows, d, moe__real(w->c->dout[0]), d, w->rows.token + b->first, NULL, s.in,
-            apart(f, d));
+            moe__apart(f, d));
     memset(s.dgate, 0, sizeof *s.dgate * (size_t)b->rows);
     do {
         int64_t n = I - at < DEPTH ? I - at : DEPTH;
@@ -406,7 +400,7 @@ static void spread_gradient(const work *w, moe_product p, int64_t e, int64_t i, 
     do {
         p.k = end - first < DEPTH ? end - first : DEPTH;
         p.a = left;
-        p.lda = apart(f, p.k);
+        p.lda = moe__apart(f, p.k);
         f->left_transposed(p.m, p.k, moe__real(w->c->dout[0]) + i, d, w->rows.token + first,
                            w->scale + first, left, p.lda);
         f->multiply(&p);
