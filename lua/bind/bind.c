@@ -161,7 +161,7 @@ void lmoe_newtype(lua_State *L, const char *name, lua_CFunction release, const l
 /* ---- Lua sources ---------------------------------------------------------------------------- */
 
 struct lmoe_source {
-    const char *name;
+    const char *name;           /* "train", "routers/topk" */
     const unsigned char *data;
     size_t size;
 };
@@ -239,7 +239,9 @@ static void preload_sources(lua_State *L) {
         if (strcmp(lmoe_sources[i].name, "init") == 0) continue;
         lua_pushlightuserdata(L, (void *)&lmoe_sources[i]);
         lua_pushcclosure(L, load_module, 1);
-        lua_pushfstring(L, "moelua.%s", lmoe_sources[i].name);
+        lua_pushliteral(L, "moelua.");
+        luaL_gsub(L, lmoe_sources[i].name, "/", ".");
+        lua_concat(L, 2);
         lua_insert(L, -2);
         lua_settable(L, -3);
     }

@@ -1,5 +1,5 @@
-# Writes the Lua modules named in LIST (a CMake list of paths) into OUT as C arrays:
-#   cmake -DLIST=lua_sources.list -DOUT=lua_sources.c -P embed.cmake
+# Writes the Lua modules named in LIST (a CMake list of paths below ROOT) into OUT as C arrays:
+#   cmake -DLIST=lua_sources.list -DROOT=lua/moelua -DOUT=lua_sources.c -P embed.cmake
 file(READ "${LIST}" files)
 string(STRIP "${files}" files)
 
@@ -7,7 +7,8 @@ set(arrays "")
 set(table "")
 set(count 0)
 foreach(file IN LISTS files)
-  get_filename_component(name "${file}" NAME_WE)
+  file(RELATIVE_PATH name "${ROOT}" "${file}")
+  string(REGEX REPLACE "\\.lua$" "" name "${name}")
   file(SIZE "${file}" size)
   file(READ "${file}" bytes HEX)
   string(REGEX REPLACE "(................................)" "\\1\n" bytes "${bytes}")
