@@ -302,7 +302,8 @@ static void push_core(lua_State *L) {
     static const part parts[] = {{"json", lmoe_open_json},
                                  {"system", lmoe_open_system},
                                  {"checkpoint", lmoe_open_checkpoint},
-                                 {"text", lmoe_open_text}};
+                                 {"text", lmoe_open_text},
+                                 {"slots", lmoe_open_slots}};
     lmoe_open_tensor(L);
     lmoe_add_ops(L);
     lmoe_add_create(L);

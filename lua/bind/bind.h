@@ -177,5 +177,6 @@ void lmoe_open_json(lua_State *L);
 void lmoe_open_system(lua_State *L);
 void lmoe_open_checkpoint(lua_State *L);
 void lmoe_open_text(lua_State *L);
+void lmoe_open_slots(lua_State *L);         /* userdata that hold tensors, see class.lua */
 
 #endif
