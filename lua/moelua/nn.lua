@@ -190,14 +190,13 @@ function MoE:init(opts)
 end
 
 function MoE:forward(x, how)
-  local shape, dim = core.shape(x), self.router.weight:size(2)
+  local shape, dim = core.shape(x), self.router.dim
   if shape[#shape] ~= dim then
     core.raise("nn.MoE: the last dimension of x must be dim = %d: x is [%s]", dim,
       table.concat(shape, " x "))
   end
-  local flat = x:reshape(-1, shape[#shape])
-  local gates, experts, info = self.router:route(flat, how)
-  return self.experts(flat, gates, experts):reshape(table.unpack(shape)), info
+  local gates, experts, info = self.router:route(x, how)
+  return self.experts(x:reshape(-1, dim), gates, experts):reshape(table.unpack(shape)), info
 end
 
 local function check_layer(where, layer)

@@ -1129,21 +1129,46 @@ moe.router = router
 
 do
 
+--- A router of a mixture layer. given: its options, see `declared` above and the files in routers/.
+--- where: dim, experts, and init (see parameter.lua).
 ---@class moelua.Router
 ---@overload fun(given?: any, where?: any): moelua.Router
 local Router = {}
 router.Router = Router
 
---- One parameter, by the name of the router itself: layers.0.ffn.router, as checkpoints have it.
+--- What is kept without being trained, as layers.0.ffn.router.bias.
+function Router:buffers(prefix) end
+
+--- The weight by the name of the router itself, layers.0.ffn.router, as checkpoints have it; then
+--- what else its kind trains, as layers.0.ffn.router.noise.
 function Router:parameters(prefix) end
 
---- x [T x dim] -> gates f32 [T x k], experts i32 [T x k] counted from 0, and info: loss (a tensor,
---- or nil), and unless how.stats is false load, entropy and dropped, see nn.MoE.
+--- x [.. x dim], as a rule [B x S x dim] -> gates f32 [T x s], experts i32 [T x s] counted from 0, -1 where
+--- a slot is not used, and info: loss (a tensor, or nil), and unless how.stats is false load,
+--- entropy and dropped, see nn.MoE.
 function Router:route(x, how) end
 end
 
 --- The options of a router of `experts` experts (nil: not known yet), complete and checked.
+--- Options that are complete already stay as they are.
+---@param given table?
+---@param experts integer?
+---@return table opts
 function router.options(given, experts) end
+
+--- How many experts a token uses, on average over a batch: what its compute is counted by.
+---@param opts table as router.options returns them
+---@param experts integer
+---@return number
+function router.slots(opts, experts) end
+
+--- On what else the routing of a token depends: causal (not on later positions), coupled ("no";
+--- "sequence": on other positions of its sequence; "batch": on other sequences). train: in
+--- training, not in evaluation.
+---@param opts table as router.options returns them
+---@param train boolean?
+---@return { causal: boolean, coupled: "no"|"batch"|"sequence" } traits
+function router.traits(opts, train) end
 
 ---@class moelua.schedule
 local schedule = {}
