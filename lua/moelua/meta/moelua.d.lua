@@ -1139,13 +1139,24 @@ router.Router = Router
 --- What is kept without being trained, as layers.0.ffn.router.bias.
 function Router:buffers(prefix) end
 
+--- Random numbers for one use, as "jitter": core.rand ("rand") or core.randn ("randn") of that
+--- shape. When how tells the step or a seed they come from a stream that is named after router,
+--- step, micro-batch and use, so that they are the same after a resume and in any order of layers;
+--- otherwise from moe.manual_seed. Those of a token do not depend on how many tokens follow.
+---@param law "rand"|"randn"
+---@param use string
+---@param how table
+---@param ... integer sizes, the tokens first
+---@return moelua.Tensor
+function Router:noise(law, use, how, ...) end
+
 --- The weight by the name of the router itself, layers.0.ffn.router, as checkpoints have it; then
 --- what else its kind trains, as layers.0.ffn.router.noise.
 function Router:parameters(prefix) end
 
---- x [.. x dim], as a rule [B x S x dim] -> gates f32 [T x s], experts i32 [T x s] counted from 0, -1 where
---- a slot is not used, and info: loss (a tensor, or nil), and unless how.stats is false load,
---- entropy and dropped, see nn.MoE.
+--- x [.. x dim], as a rule [B x S x dim] -> gates f32 [T x s], experts i32 [T x s] counted from 0,
+--- -1 where a slot is not used, and info: loss (a tensor, or nil), and unless how.stats is false
+--- load, entropy and dropped, see nn.MoE.
 function Router:route(x, how) end
 end
 
