@@ -277,6 +277,14 @@ moe.is_contiguous = Tensor.is_contiguous
 function Tensor.item(x) end
 moe.item = Tensor.item
 
+--- Experts [T x s] of a routing with -1, for an unused slot, where `keep` is not above 0: a number
+--- for each slot [T x s] or row [T].
+---@param experts moelua.Tensor
+---@param keep moelua.Tensor
+---@return moelua.Tensor
+function Tensor.keep_slots(experts, keep) end
+moe.keep_slots = Tensor.keep_slots
+
 --- x W^T + bias: x [.. x in], weight [out x in], bias [out] -> [.. x out]; in f32 if asked to,
 --- whatever moe.precision says.
 ---@param x moelua.Tensor
@@ -388,6 +396,14 @@ moe.neg = Tensor.neg
 ---@param ... unknown
 ---@return unknown
 function moe.no_grad(f, ...) end
+
+--- For each of the ids 0 .. count-1 a row of zeros with a one at its place; zeros for -1: ids [..]
+--- -> [.. x count].
+---@param ids moelua.Tensor
+---@param count integer
+---@return moelua.Tensor
+function Tensor.one_hot(ids, count) end
+moe.one_hot = Tensor.one_hot
 
 --- Ones; sizes as numbers or in one table.
 ---@param ... integer|integer[]|table
