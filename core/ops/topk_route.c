@@ -1,24 +1,58 @@
-/* topk_route.c -- token-choice routing: the k largest logits of each token and their gates.
+/* topk_route.c -- token-choice routing: the k best experts of each token and their gates.
  *
+ * The gates g come from the scores s of the logits:
  * gate "selected": softmax over the k selected logits (BTX, Mixtral); equal to softmax over all,
  *                  cut to the selected and divided by their sum.
- * gate "all":      softmax over all logits, not renormalised (Switch, DeepSeekMoE).
- * gate "sigmoid":  sigmoid per expert, divided by the sum over the selected (DeepSeek-V3).
- *                  When all of these have underflowed to 0, the gates are equal.
- * Equal logits: the lowest expert wins. The selection itself has no gradient.
+ * gate "all":      s = softmax over all logits, g = s, not renormalised (Switch, DeepSeekMoE).
+ * gate "sigmoid":  s = sigmoid of each logit; for k > 1 divided by the sum over the selected
+ *                  (DeepSeek-V3, Megatron). When all of these have underflowed to 0, the gates
+ *                  are equal.
+ * The largest logits are selected, or with a bias b the largest s + b, s of "selected" being that
+ * of "all" (Wang et al. 2024, "Auxiliary-loss-free load balancing", eq. 3): the gates then follow
+ * from s alone, and their order is that of s + b. Of equal ones the lowest expert wins. Neither
+ * the selection nor the bias has a gradient.
  */
 #include <math.h>
 
 #include "kernels/kernels.h"
 #include "tape/op.h"
 
+enum { LOGITS, BIAS };
 enum { SELECTED, ALL, SIGMOID };
 
 #define ROWS 256
 #define MAX_EXPERTS 4096
 
+/* -inf is fine: it rules an expert out. */
+static const char *misfit(moe_real x) {
+    return isnan(x) ? "NaN" : isinf(x) && x > 0 ? "infinite" : NULL;
+}
+
+static moe_status check_logits(moe_call *c, const moe_tensor *l) {
+    for (int64_t i = 0; i < l->count; i++) {
+        const char *what = misfit(moe__real(l)[i]);
+        if (what)
+            return MOE_REJECT(c, MOE_EARG, "the logit of token %lld for expert %lld is %s",
+                              (long long)(i / l->shape[1] + 1), (long long)(i % l->shape[1] + 1),
+                              what);
+    }
+    return MOE_OK;
+}
+
+static moe_status check_bias(moe_call *c, const moe_tensor *bias, int64_t experts) {
+    if (bias->ndim != 1 || bias->shape[0] != experts)
+        return MOE_REJECT(c, MOE_ESHAPE, "bias must be one number for each of %lld experts, not %s",
+                          (long long)experts, MOE_SHAPE(bias));
+    for (int64_t e = 0; e < experts; e++) {
+        const char *what = misfit(moe__real(bias)[e]);
+        if (what)
+            return MOE_REJECT(c, MOE_EARG, "the bias of expert %lld is %s", (long long)e + 1, what);
+    }
+    return MOE_OK;
+}
+
 static moe_status infer(moe_call *c) {
-    const moe_tensor *l = c->in[0];
+    const moe_tensor *l = c->in[LOGITS];
     int64_t k = c->arg[0].i;
     if (moe__rank(c, l, "logits", 2)) return MOE_ESHAPE;
     if (k < 1 || k > l->shape[1])
@@ -27,13 +61,9 @@ static moe_status infer(moe_call *c) {
     if (l->shape[1] > MAX_EXPERTS)
         return MOE_REJECT(c, MOE_EARG, "at most %d experts, not %lld", MAX_EXPERTS,
                           (long long)l->shape[1]);
-    for (int64_t i = 0; i < l->count; i++) {        /* -inf is fine: it rules an expert out */
-        moe_real x = moe__real(l)[i];
-        if (isnan(x) || (isinf(x) && x > 0))
-            return MOE_REJECT(c, MOE_EARG, "the logit of token %lld for expert %lld is %s",
-                              (long long)(i / l->shape[1] + 1), (long long)(i % l->shape[1] + 1),
-                              isnan(x) ? "NaN" : "infinite");
-    }
+    moe_status s = check_logits(c, l);
+    if (!s && c->in[BIAS]) s = check_bias(c, c->in[BIAS], l->shape[1]);
+    if (s) return s;
     int64_t shape[2] = {l->shape[0], k};
     moe__out(c, 0, MOE_F32, 2, shape);
     moe__out(c, 1, MOE_I32, 2, shape);
@@ -42,61 +72,72 @@ static moe_status infer(moe_call *c) {
 }
 
 /* Insertion into a list of k kept in descending order; strict comparison keeps ties in order. */
-static void select_top(const moe_real *l, int64_t E, int64_t k, int32_t *best) {
+static void select_top(const moe_real *key, int64_t N, int64_t k, int32_t *best) {
     int64_t n = 0;
-    for (int64_t e = 0; e < E; e++) {
-        if (n == k && !(l[e] > l[best[k - 1]])) continue;
+    for (int64_t e = 0; e < N; e++) {
+        if (n == k && !(key[e] > key[best[k - 1]])) continue;
         int64_t at = n < k ? n++ : k - 1;
-        for (; at > 0 && l[e] > l[best[at - 1]]; at--) best[at] = best[at - 1];
+        for (; at > 0 && key[e] > key[best[at - 1]]; at--) best[at] = best[at - 1];
         best[at] = (int32_t)e;
     }
 }
 
-static void set_gates(const moe_call *c, const moe_real *l, const int32_t *best, moe_real *gate,
-                      moe_real *score) {
-    int64_t k = c->arg[0].i, E = c->in[0]->shape[1];
-    const moe_kernels *kernels = c->ctx->kernels;
-    if (c->arg[1].i == SELECTED) {
-        for (int64_t i = 0; i < k; i++) gate[i] = l[best[i]];
-        kernels->softmax(k, gate, gate);
-        return;
-    }
-    if (c->arg[1].i == ALL)
-        kernels->softmax(E, l, score);
-    else
-        kernels->sigmoid(E, l, score);
-    moe_real sum = 0;
-    for (int64_t i = 0; i < k; i++) sum += gate[i] = score[best[i]];
+static void set_scores(const moe_call *c, const moe_real *l, moe_real *score) {
+    int64_t N = c->in[LOGITS]->shape[1];
     if (c->arg[1].i == SIGMOID)
-        for (int64_t i = 0; i < k; i++) gate[i] = sum > 0 ? gate[i] / sum : 1 / (moe_real)k;
+        c->ctx->kernels->sigmoid(N, l, score);
+    else
+        c->ctx->kernels->softmax(N, l, score);
+}
+
+static void add_bias(const moe_call *c, const moe_real *l, const moe_real *score, moe_real *key) {
+    const moe_real *bias = moe__real(c->in[BIAS]);
+    for (int64_t e = 0; e < c->in[LOGITS]->shape[1]; e++)
+        key[e] = isinf(l[e]) ? l[e] : score[e] + bias[e];
+}
+
+/* Are the gates the scores divided by their sum over the selected? */
+static bool divided(const moe_call *c) { return c->arg[1].i == SIGMOID && c->arg[0].i > 1; }
+
+static void set_gates(const moe_call *c, const moe_real *l, const moe_real *score,
+                      const int32_t *best, moe_real *gate) {
+    int64_t k = c->arg[0].i;
+    const moe_real *from = c->arg[1].i == SELECTED ? l : score;
+    moe_real sum = 0;
+    for (int64_t i = 0; i < k; i++) sum += gate[i] = from[best[i]];
+    if (c->arg[1].i == SELECTED) c->ctx->kernels->softmax(k, gate, gate);
+    for (int64_t i = 0; i < k && divided(c); i++)
+        gate[i] = sum > 0 ? gate[i] / sum : 1 / (moe_real)k;
 }
 
 static void forward_rows(void *arg, int64_t begin, int64_t end) {
     moe_call *c = arg;
-    int64_t k = c->arg[0].i, E = c->in[0]->shape[1];
-    moe_real own[MAX_EXPERTS];
+    int64_t k = c->arg[0].i, N = c->in[LOGITS]->shape[1];
+    moe_real own[MAX_EXPERTS], key[MAX_EXPERTS];
     for (int64_t t = begin; t < end; t++) {
-        const moe_real *l = moe__real(c->in[0]) + t * E;
+        const moe_real *l = moe__real(c->in[LOGITS]) + t * N;
+        moe_real *score = c->keep[0] ? moe__real(c->keep[0]) + t * N : own;
         int32_t *best = moe__int(c->out[1]) + t * k;
-        select_top(l, E, k, best);
-        set_gates(c, l, best, moe__real(c->out[0]) + t * k,
-                  c->keep[0] ? moe__real(c->keep[0]) + t * E : own);
+        if (c->arg[1].i != SELECTED || c->in[BIAS]) set_scores(c, l, score);
+        if (c->in[BIAS]) add_bias(c, l, score, key);
+        select_top(c->in[BIAS] ? key : l, N, k, best);
+        set_gates(c, l, score, best, moe__real(c->out[0]) + t * k);
     }
 }
 
 static moe_status forward(moe_call *c) {
-    moe__parallel_range(c->ctx, c->in[0]->shape[0], ROWS, forward_rows, c);
+    moe__parallel_range(c->ctx, c->in[LOGITS]->shape[0], ROWS, forward_rows, c);
     return MOE_OK;
 }
 
 /* a_i is the gradient of gate i, S the selected set:
  *   selected: dl_i = g_i (a_i - sum_S g_j a_j)
- *   all:      dl_j = p_j ([j in S] a_j - sum_S p_i a_i)
- *   sigmoid:  dl_i = s_i (1 - s_i) (a_i - sum_S g_j a_j) / sum_S s_j */
+ *   all:      dl_j = s_j ([j in S] a_j - sum_S s_i a_i)
+ *   sigmoid:  dl_i = s_i (1 - s_i) (a_i - sum_S g_j a_j) / sum_S s_j,   k = 1: s_i (1 - s_i) a_i */
 static void backward_row(const moe_call *c, int64_t t, moe_real *dl) {
-    int64_t k = c->arg[0].i, E = c->in[0]->shape[1];
+    int64_t k = c->arg[0].i, N = c->in[LOGITS]->shape[1];
     const moe_real *a = moe__real(c->dout[0]) + t * k, *g = moe__real(c->out[0]) + t * k;
-    const moe_real *score = c->keep[0] ? moe__real(c->keep[0]) + t * E : NULL;
+    const moe_real *score = c->keep[0] ? moe__real(c->keep[0]) + t * N : NULL;
     const int32_t *best = moe__int(c->out[1]) + t * k;
     moe_real mean = 0, sum = 0;
     for (int64_t i = 0; i < k; i++) {
@@ -104,13 +145,15 @@ static void backward_row(const moe_call *c, int64_t t, moe_real *dl) {
         if (score) sum += score[best[i]];
     }
     if (c->arg[1].i == ALL)
-        for (int64_t e = 0; e < E; e++) dl[e] -= score[e] * mean;
+        for (int64_t e = 0; e < N; e++) dl[e] -= score[e] * mean;
     for (int64_t i = 0; i < k; i++) {
         int32_t e = best[i];
         if (c->arg[1].i == SELECTED)
             dl[e] += g[i] * (a[i] - mean);
         else if (c->arg[1].i == ALL)
             dl[e] += score[e] * a[i];
+        else if (!divided(c))
+            dl[e] += score[e] * (1 - score[e]) * a[i];
         else if (sum > 0)
             dl[e] += score[e] * (1 - score[e]) * (a[i] - mean) / sum;
     }
@@ -123,21 +166,26 @@ typedef struct back {
 
 static void backward_rows(void *arg, int64_t begin, int64_t end) {
     const back *b = arg;
-    for (int64_t t = begin; t < end; t++) backward_row(b->c, t, b->dl + t * b->c->in[0]->shape[1]);
+    int64_t N = b->c->in[LOGITS]->shape[1];
+    for (int64_t t = begin; t < end; t++) backward_row(b->c, t, b->dl + t * N);
 }
 
 static moe_status backward(moe_call *c) {
-    back b = {.c = c, .dl = moe__grad(c, 0)};
+    back b = {.c = c, .dl = moe__grad(c, LOGITS)};
     if (b.dl && c->dout[0])
-        moe__parallel_range(c->ctx, c->in[0]->shape[0], ROWS, backward_rows, &b);
+        moe__parallel_range(c->ctx, c->in[LOGITS]->shape[0], ROWS, backward_rows, &b);
     return MOE_OK;
 }
 
 MOE_OP(topk_route,
-    .sig = "logits:tensor, k:int=2, gate:{selected|all|sigmoid}=selected -> tensor, itensor",
-    .doc = "Top-k routing: logits [T x E] -> gates [T x k] in descending order of the logits, and "
+    .sig = "logits:tensor, k:int=2, gate:{selected|all|sigmoid}=selected, bias:tensor? "
+           "-> tensor, itensor",
+    .doc = "Top-k routing: logits [T x N] -> gates [T x k] in descending order of the logits, and "
            "the 0-based experts [T x k]. gate: softmax over the \"selected\", over \"all\", or "
-           "\"sigmoid\" normalised over the selected.",
-    .sample = "randn(4, 5), 2 | randn(3, 4), 3, 'all' | randn(3, 4), 2, 'sigmoid'",
+           "\"sigmoid\", for k > 1 normalised over the selected. bias [N] is added to the scores "
+           "for selecting alone, which then gives the order.",
+    .sample = "randn(4, 5), 2 | randn(3, 4), 3, 'all' | randn(3, 4), 2, 'sigmoid' "
+              "| randn(3, 4), 1, 'sigmoid' | randn(4, 5), 3, 'selected', randn(5) "
+              "| randn(4, 5), 2, 'all', randn(5)",
     .saves = MOE_OUT(0) | MOE_OUT(1),
     .infer = infer, .forward = forward, .backward = backward);

@@ -22,22 +22,30 @@ end
 
 local function sigmoid(x) return 1 / (1 + math.exp(-x)) end
 
--- Scores of one row before selection, and whether the gates are their shares of the selected sum.
+-- Scores of one row, and whether the gates are their shares of the selected sum.
 local scores = {
   selected = function(l) return softmax(l), true end,       -- the same thing: softmax cancels
   all = function(l) return softmax(l), false end,
-  sigmoid = function(l)
+  sigmoid = function(l, k)
     local s = {}
     for e = 1, #l do s[e] = sigmoid(l[e]) end
-    return s, true
+    return s, k > 1
   end,
 }
 
-local function reference(logits, k, gate)
+-- What is selected by: the logits, or the scores and a bias.
+local function keys(l, s, bias)
+  if not bias then return l end
+  local sum = {}
+  for e = 1, #l do sum[e] = l[e] == -1 / 0 and l[e] or s[e] + bias[e] end
+  return sum
+end
+
+local function reference(logits, k, gate, bias)
   local gates, experts = {}, {}
   for t, l in ipairs(logits) do
-    local s, shares = scores[gate](l)
-    local best, sum = order(l), 0
+    local s, shares = scores[gate](l, k)
+    local best, sum = order(keys(l, s, bias)), 0
     gates[t], experts[t] = {}, {}
     for i = 1, k do sum = sum + s[best[i]] end
     for i = 1, k do
@@ -49,16 +57,18 @@ local function reference(logits, k, gate)
 end
 
 -- dl_i = g_i (a_i - sum g a) for the selected; dl_j = p_j ([j in S] a_j - sum p a) for all.
-local function reference_grad(l, k, gate, a)
-  local s, shares = scores[gate](l)
-  local best, dl, sum, mean = order(l), {}, 0, 0
+local function reference_grad(l, k, gate, a, bias)
+  local s, shares = scores[gate](l, k)
+  local best, dl, sum, mean = order(keys(l, s, bias)), {}, 0, 0
   for e = 1, #l do dl[e] = 0 end
   for i = 1, k do sum = sum + s[best[i]] end
   for i = 1, k do mean = mean + s[best[i]] * a[i] / (shares and sum or 1) end
   for i = 1, k do
     local e = best[i]
     if gate == "selected" then dl[e] = s[e] / sum * (a[i] - mean) end
-    if gate == "sigmoid" then dl[e] = s[e] * (1 - s[e]) * (a[i] - mean) / sum end
+    if gate == "sigmoid" then
+      dl[e] = s[e] * (1 - s[e]) * (k > 1 and (a[i] - mean) / sum or a[i])
+    end
     if gate == "all" then dl[e] = s[e] * a[i] end
   end
   if gate == "all" then
@@ -84,14 +94,60 @@ describe("topk_route", function()
       end)
 
       it("has the closed-form gradient, with nothing for logits that it does not read", function()
-        local T, E, k = 270, 7, 3
-        local logits, a = moe.randn(T, E, { seed = 1 }), moe.randn(T, k, { seed = 2 })
-        local want, rows, weights = {}, logits:totable(), a:totable()
-        for t = 1, T do want[t] = reference_grad(rows[t], k, gate, weights[t]) end
-        logits:requires_grad()
-        local gates = logits:topk_route(k, gate);
-        (gates * a):sum():backward()
-        close(logits:grad(), want, 1e-6)
+        for _, size in ipairs({ { 270, 7, 3 }, { 5, 4, 1 } }) do
+          local T, E, k = table.unpack(size)
+          local logits, a = moe.randn(T, E, { seed = 1 }), moe.randn(T, k, { seed = 2 })
+          local want, rows, weights = {}, logits:totable(), a:totable()
+          for t = 1, T do want[t] = reference_grad(rows[t], k, gate, weights[t]) end
+          logits:requires_grad()
+          local gates = logits:topk_route(k, gate);
+          (gates * a):sum():backward()
+          close(logits:grad(), want, 1e-6)
+        end
+      end)
+
+      it("selects by scores and bias, and takes gates and gradient from the scores", function()
+        for _, size in ipairs({ { 270, 7, 3 }, { 6, 5, 1 }, { 3, 2, 2 } }) do
+          local T, E, k = table.unpack(size)
+          local logits, a = moe.randn(T, E, { seed = 1 }), moe.randn(T, k, { seed = 2 })
+          local bias = (moe.rand(E, { seed = 3 }) - 0.5) * 0.3
+          local rows, weights, b = logits:totable(), a:totable(), bias:totable()
+          local want_gates, want_experts = reference(rows, k, gate, b)
+          logits:requires_grad()
+          bias:requires_grad()
+          local gates, experts = logits:topk_route(k, gate, bias)
+          assert.same(want_experts, experts:totable())
+          close(gates, want_gates, 2e-6)
+          local want = {}
+          for t = 1, T do want[t] = reference_grad(rows[t], k, gate, weights[t], b) end
+          (gates * a):sum():backward()
+          close(logits:grad(), want, 1e-6)
+          close(bias:grad(), moe.zeros(E), 0)
+        end
+      end)
+
+      it("changes nothing with a bias that selects the same, in the same order", function()
+        local logits = moe.randn(40, 5, { seed = 1 })
+        local gates, experts = logits:topk_route(2, gate)
+        for _, shift in ipairs({ 0, -0.25, 8 }) do
+          local same_gates, same_experts = logits:topk_route(2, gate, moe.full(shift, 5))
+          close(same_gates, gates, 0)
+          assert.same(experts:totable(), same_experts:totable())
+        end
+      end)
+
+      it("is ruled out by -inf whatever the bias says", function()
+        local inf = math.huge
+        local logits = moe.tensor({ { -inf, 1, 0, -inf }, { 0, -inf, 1, 2 } })
+        local _, experts = logits:topk_route(2, gate, moe.tensor({ 9, 9, 0, 0 }))
+        assert.same({ { 1, 2 }, { 0, 3 } }, experts:totable())
+        _, experts = logits:topk_route(2, gate, moe.tensor({ 0, 0, 0, -inf }))
+        assert.same({ { 1, 2 }, { 2, 0 } }, experts:totable())
+      end)
+
+      it("breaks ties of score and bias in favour of the lowest expert", function()
+        local _, experts = moe.zeros(1, 5):topk_route(3, gate, moe.tensor({ 0, 0.5, 0, 0.5, 0 }))
+        assert.same({ { 1, 3, 0 } }, experts:totable())
       end)
 
       it("breaks ties in favour of the lowest expert", function()
@@ -144,6 +200,16 @@ describe("topk_route", function()
     assert.is_true(all:grad():pow(2):sum():item() > 0)
   end)
 
+  it("gives one selected expert its sigmoid: divided by itself it would always be 1", function()
+    local logits = moe.tensor({ { 0, 1, -1 }, { -3, -4, -2 }, { -1, 50, 0 } }):requires_grad()
+    local gates, experts = logits:topk_route(1, "sigmoid")
+    assert.same({ { 1 }, { 2 }, { 1 } }, experts:totable())
+    close(gates, { { sigmoid(1) }, { sigmoid(-2) }, { 1 } }, 1e-7)
+    gates:sum():backward()
+    local slope, other = sigmoid(1) * sigmoid(-1), sigmoid(2) * sigmoid(-2)
+    close(logits:grad(), { { 0, slope, 0 }, { 0, 0, other }, { 0, 0, 0 } }, 1e-7)
+  end)
+
   it("stands logits far apart, and -inf for experts that are ruled out", function()
     local inf = 1 / 0
     local gates, experts = moe.tensor({ { 1e30, -1e30, 0 }, { -inf, 5, -inf } }):topk_route(2)
@@ -173,5 +239,10 @@ describe("topk_route", function()
     says("at most 4096 experts, not 4097", moe.zeros(1, 4097), 1)
     says('gate must be one of "selected", "all", "sigmoid", not "top"', moe.ones(2, 3), 2, "top")
     says("k must be an integer, not 1.5", moe.ones(2, 3), 1.5)
+    local function biased(bias) return moe.ones(2, 3), 2, "all", bias end
+    says("bias must be one number for each of 3 experts, not [2]", biased(moe.ones(2)))
+    says("bias must be one number for each of 3 experts, not [1 x 3]", biased(moe.ones(1, 3)))
+    says("the bias of expert 2 is NaN", biased(moe.tensor({ 0, 0 / 0, 0 })))
+    says("the bias of expert 3 is infinite", biased(moe.tensor({ 0, 0, 1 / 0 })))
   end)
 end)

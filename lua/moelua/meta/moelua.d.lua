@@ -594,15 +594,17 @@ function moe.tensor(values, dtype) end
 function Tensor.to(x, dtype) end
 moe.to = Tensor.to
 
---- Top-k routing: logits [T x E] -> gates [T x k] in descending order of the logits, and the
---- 0-based experts [T x k]. gate: softmax over the "selected", over "all", or "sigmoid" normalised
---- over the selected.
+--- Top-k routing: logits [T x N] -> gates [T x k] in descending order of the logits, and the
+--- 0-based experts [T x k]. gate: softmax over the "selected", over "all", or "sigmoid", for k > 1
+--- normalised over the selected. bias [N] is added to the scores for selecting alone, which then
+--- gives the order.
 ---@param logits moelua.Tensor
 ---@param k? integer default 2
 ---@param gate? "selected"|"all"|"sigmoid" default selected
+---@param bias? moelua.Tensor
 ---@return moelua.Tensor
 ---@return moelua.Tensor
-function Tensor.topk_route(logits, k, gate) end
+function Tensor.topk_route(logits, k, gate, bias) end
 moe.topk_route = Tensor.topk_route
 
 --- The elements as nested tables; a number for no dimensions.
