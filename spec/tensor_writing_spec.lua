@@ -169,6 +169,7 @@ describe("writing", function()
     same("attention", moe.randn(1, 5, 4, 6), moe.randn(1, 9, 2, 6), moe.randn(1, 9, 2, 6))
     same("head_cross_entropy", moe.randn(3, 5), moe.randn(7, 5), ids({ 6, 0, 3 }))
     same("topk_route", moe.randn(3, 5), 2)
+    same("expert_choice_route", moe.randn(2, 3, 5), 2)
     same("moe_ffn", moe.randn(3, 5), moe.rand(3, 2), route, moe.randn(3, 4, 5), moe.randn(3, 4, 5),
       moe.randn(3, 5, 4))
     same("load_balance", moe.randn(3, 3), moe.rand(3, 2), route)

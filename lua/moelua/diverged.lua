@@ -58,7 +58,7 @@ end
 ---@param message any an error value
 ---@return number?
 function diverged.refused(message)
-  local kind = type(message) == "string" and message:match("topk_route: [^\n]* is (%a+)$")
+  local kind = type(message) == "string" and message:match("the logit of token [^\n]* is (%a+)$")
   return kind and (kind == "NaN" and 0 / 0 or kind == "infinite" and math.huge or nil)
 end
 

@@ -32,10 +32,15 @@ describe("bincount", function()
     close(count, want, 0)
   end)
 
+  it("passes over slots that are not used", function()
+    close(moe.bincount(ids({ { -1, 0 }, { 2, -1 }, { -1, -1 } }), 3), { 1, 0, 1 }, 0)
+    close(moe.bincount(ids({ -1 }), 0), {}, 0)
+  end)
+
   it("refuses what does not fit", function()
     local function says(text, ...) support.rejects("bincount: " .. text, moe.bincount, ...) end
     says("ids has 3 at position 2, but must be 0 to 2", ids({ 0, 3 }), 3)
-    says("ids has -1 at position 1, but must be 0 to 2", ids({ -1 }), 3)
+    says("ids has -2 at position 1, but must be 0 to 2", ids({ -2 }), 3)
     says("ids has 0 at position 1, but must be 0 to -1", ids({ 0 }), 0)
     says("count must not be negative: -2", ids({}), -2)
     says("count must be an integer, not 1.5", ids({}), 1.5)

@@ -109,7 +109,8 @@ moe.attention = Tensor.attention
 function Tensor.backward(loss) end
 moe.backward = Tensor.backward
 
---- How often each of the ids 0 .. count-1 occurs, as an f32 tensor [count].
+--- How often each of the ids 0 .. count-1 occurs, as an f32 tensor [count]; ids of -1 are passed
+--- over, as slots that no expert takes.
 ---@param ids moelua.Tensor
 ---@param count integer
 ---@return moelua.Tensor
@@ -206,6 +207,18 @@ moe.embedding = Tensor.embedding
 ---@return moelua.Tensor
 function Tensor.exp(x) end
 moe.exp = Tensor.exp
+
+--- Expert choice: logits [B x S x N] -> gates and 0-based experts [B*S x N]. Of every group of
+--- tokens each expert takes `capacity`, those with the largest softmax over the experts, which is
+--- their gate; elsewhere the expert is -1 and the gate 0. A group is a "sequence", or a position of
+--- the whole "batch".
+---@param logits moelua.Tensor
+---@param capacity integer
+---@param over? "sequence"|"batch" default sequence
+---@return moelua.Tensor
+---@return moelua.Tensor
+function Tensor.expert_choice_route(logits, capacity, over) end
+moe.expert_choice_route = Tensor.expert_choice_route
 
 --- Writes the number into every element. Returns x.
 ---@param x moelua.Tensor
