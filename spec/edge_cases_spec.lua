@@ -17,7 +17,7 @@ describe("at the edge", function()
     local ok, message = pcall(moe.moe_ffn, moe.ones(2, 3), moe.zeros(2, 0), nobody,
       moe.ones(4, 2, 3), moe.ones(4, 2, 3), moe.ones(4, 3, 2))
     assert.False(ok)
-    assert.matches("moe_ffn: every token needs at least one expert: gates are %[2 x 0%]$", message)
+    assert.matches("moe_ffn: every token needs at least one slot: gates are %[2 x 0%]$", message)
   end)
 
   it("linear of a matrix with itself adds both gradients", function()

@@ -2,6 +2,9 @@
  *
  *     y_t = sum_s gate[t,s] W2_e (silu(W1_e x_t) * W3_e x_t)      with e = expert[t,s]
  *
+ * A slot whose expert is -1 is empty: over capacity, not drawn, not chosen. It takes no time and no
+ * memory, and a token with nothing else gets 0 (Fedus et al. 2022, Switch).
+ *
  * The (token, slot) pairs are sorted by expert (moe_rows.h). One task takes a block of an expert's
  * rows from x to y: it gathers them while it prepares the left operand, makes the hidden columns in
  * strips of one panel that stay in the first-level cache between the two projections, the
@@ -31,14 +34,14 @@ enum {
 };
 
 typedef struct sizes {
-    int64_t T, k, R, E, I, d;       /* R = T k rows */
+    int64_t R, E, I, d;             /* R rows: the slots that are used */
     int64_t width;                  /* I filled up to whole strips */
 } sizes;
 
 static sizes measure(const moe_call *c) {
-    const int64_t *gates = c->in[GATES]->shape, *w1 = c->in[W1]->shape;
-    return (sizes){.T = gates[0], .k = gates[1], .R = gates[0] * gates[1], .E = w1[0], .I = w1[1],
-                   .d = w1[2], .width = moe__round_up(w1[1], STRIP)};
+    const int64_t *w1 = c->in[W1]->shape;
+    return (sizes){.R = moe__rows_used(c->in[EXPERTS]), .E = w1[0], .I = w1[1], .d = w1[2],
+                   .width = moe__round_up(w1[1], STRIP)};
 }
 
 /* Kept in the elements of the format: bf16 takes half of the memory. */
@@ -57,7 +60,7 @@ static moe_status infer(moe_call *c) {
         return MOE_REJECT(c, MOE_ESHAPE, "gates and experts differ: %s and %s", MOE_SHAPE(gates),
                           MOE_SHAPE(experts));
     if (gates->shape[1] < 1)
-        return MOE_REJECT(c, MOE_ESHAPE, "every token needs at least one expert: gates are %s",
+        return MOE_REJECT(c, MOE_ESHAPE, "every token needs at least one slot: gates are %s",
                           MOE_SHAPE(gates));
     if (gates->shape[0] != x->shape[0])
         return MOE_REJECT(c, MOE_ESHAPE, "one row of gates per token is needed: %s and x %s",
@@ -70,12 +73,12 @@ static moe_status infer(moe_call *c) {
         return MOE_REJECT(c, MOE_ESHAPE, "w1 [E x I x d], w3 [E x I x d] and w2 [E x d x I] do not "
                           "fit: %s, %s and %s", MOE_SHAPE(w1), MOE_SHAPE(w3), MOE_SHAPE(w2));
     moe_status s = moe__stored_alike(c, W1, 3);
-    if (!s) s = moe__ids_below(c, experts, w1->shape[0], INT64_MIN, "experts");
+    if (!s) s = moe__ids_below(c, experts, w1->shape[0], -1, "experts");
     if (s) return s;
     sizes z = measure(c);
     int64_t hidden[2] = {moe__rows_bound(z.R, z.E, c->format->depth), z.width};
     int64_t wide[2] = {z.R, z.d};
-    s = moe__product_sizes(c, 4, (int64_t[]){z.R, z.E, z.I, z.d});
+    s = moe__product_sizes(c, 4, (int64_t[]){experts->count, z.E, z.I, z.d});
     if (s) return s;
     if (moe__count(2, hidden) < 0 || moe__count(2, wide) < 0)
         return MOE_REJECT(c, MOE_ESHAPE, "%lld routed rows of w1 %s are too many", (long long)z.R,
@@ -495,10 +498,13 @@ static moe_status backward(moe_call *c) {
 MOE_OP(moe_ffn,
     .sig = "x:tensor, gates:tensor, experts:itensor, w1:float, w3:float, w2:float -> tensor",
     .doc = "SwiGLU experts over routed tokens, dropless: x [T x d], gates and 0-based experts "
-           "[T x k], w1 and w3 [E x I x d], w2 [E x d x I] -> [T x d].",
+           "[T x k], w1 and w3 [E x I x d], w2 [E x d x I] -> [T x d]. A slot with expert -1 is "
+           "empty.",
     .sample = "randn(5, 3), rand(0.1, 1, 5, 2), ids{{0, 1}, {1, 3}, {3, 0}, {1, 0}, {0, 3}},"
               " randn(4, 2, 3), randn(4, 2, 3), randn(4, 3, 2)"
               " | randn(4, 2), rand(0.1, 1, 4, 1), ids{{2}, {0}, {2}, {2}}, randn(3, 35, 2),"
-              " randn(3, 35, 2), randn(3, 2, 35)",
+              " randn(3, 35, 2), randn(3, 2, 35)"
+              " | randn(4, 3), rand(0.1, 1, 4, 3), ids{{-1, 2, 0}, {-1, -1, -1}, {2, -1, -1},"
+              " {0, 2, -1}}, randn(3, 2, 3), randn(3, 2, 3), randn(3, 3, 2)",
     .saves = MOE_IN(X) | MOE_IN(GATES) | MOE_IN(EXPERTS) | MOE_IN(W1) | MOE_IN(W3) | MOE_IN(W2),
     .infer = infer, .forward = forward, .backward = backward);

@@ -39,9 +39,10 @@ int64_t moe__rows_bound(int64_t count, int64_t experts, int64_t depth) {
 /* Lays the arrays out in r->memory, or counts their bytes without it. */
 static void lay_out(moe_rows *r, int64_t most_blocks) {
     char *at = r->memory;
-    size_t pair = sizeof(int32_t) * (size_t)r->count;
+    size_t row = sizeof(int32_t) * (size_t)r->count;
+    size_t pair = sizeof(int32_t) * (size_t)(r->tokens * r->slots);
     size_t each = sizeof(int64_t) * (size_t)(r->experts + 1);
-    size_t size[] = {each, each, sizeof(moe_block) * (size_t)most_blocks, pair, pair, pair};
+    size_t size[] = {each, each, sizeof(moe_block) * (size_t)most_blocks, row, row, pair};
     void *piece[6] = {0};
     r->bytes = 0;
     for (int i = 0; i < 6; i++) {
@@ -56,13 +57,23 @@ static void lay_out(moe_rows *r, int64_t most_blocks) {
     r->place = piece[5];
 }
 
-/* Counting sort, stable in the pair. */
+int64_t moe__rows_used(const moe_tensor *experts) {
+    const int32_t *expert = moe__int(experts);
+    int64_t used = 0;
+    for (int64_t i = 0; i < experts->count; i++) used += expert[i] >= 0;
+    return used;
+}
+
+/* Counting sort, stable in the pair. Empty slots are counted at start[0], which is overwritten. */
 static void sort(moe_rows *r, const int32_t *expert) {
-    int64_t *start = r->start;
+    int64_t *start = r->start, pairs = r->tokens * r->slots;
     memset(start, 0, sizeof *start * (size_t)(r->experts + 1));
-    for (int64_t i = 0; i < r->count; i++) start[expert[i] + 1]++;
+    for (int64_t i = 0; i < pairs; i++) start[expert[i] + 1]++;
+    start[0] = 0;
     for (int64_t e = 0; e < r->experts; e++) start[e + 1] += start[e];
-    for (int64_t i = 0; i < r->count; i++) {
+    for (int64_t i = 0; i < pairs; i++) {
+        r->place[i] = -1;
+        if (expert[i] < 0) continue;
         int64_t row = start[expert[i]]++;
         r->order[row] = (int32_t)i;
         r->token[row] = (int32_t)(i / r->slots);
@@ -92,7 +103,7 @@ static void cut(moe_rows *r, int64_t depth) {
 moe_status moe__rows_sort(moe_ctx *ctx, const moe_tensor *experts, int64_t count, int64_t depth,
                           moe_rows *out) {
     *out = (moe_rows){.tokens = experts->shape[0], .slots = experts->shape[1],
-                      .count = experts->count, .experts = count};
+                      .count = moe__rows_used(experts), .experts = count};
     int64_t most = pieces(out->count, moe__block_rows(out->count, depth)) +
                    minimum(out->count, count);
     lay_out(out, most);
@@ -119,18 +130,22 @@ typedef struct combination {
     moe_real beta, *to;
 } combination;
 
-static void combine_range(void *arg, int64_t begin, int64_t end) {
-    const combination *c = arg;
+static void combine_token(const combination *c, int64_t t) {
+    const int32_t *place = c->r->place;
     int64_t n = c->n, slots = c->r->slots;
-    for (int64_t t = begin; t < end; t++)
-        for (int64_t i = t * slots; i < (t + 1) * slots; i++) {
-            const moe_real *row = c->from + c->r->place[i] * n;
-            moe_real gate = c->gate ? c->gate[i] : 1;
-            if (i == t * slots && c->beta == 0)
-                c->kernels->scale(n, gate, row, c->to + t * n);
-            else
-                c->kernels->axpy(n, gate, row, c->to + t * n);
-        }
+    moe_real *to = c->to + t * n;
+    bool unset = c->beta == 0;
+    for (int64_t i = t * slots; i < (t + 1) * slots; i++) {
+        if (place[i] < 0) continue;
+        (unset ? c->kernels->scale : c->kernels->axpy)(n, c->gate ? c->gate[i] : 1,
+                                                       c->from + place[i] * n, to);
+        unset = false;
+    }
+    if (unset) memset(to, 0, sizeof *to * (size_t)n);
+}
+
+static void combine_range(void *arg, int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; t++) combine_token(arg, t);
 }
 
 void moe__rows_combine(moe_ctx *ctx, const moe_rows *r, const moe_real *gate, const moe_real *from,

@@ -217,7 +217,7 @@ describe("moe_ffn", function()
     says("gates must have 2 dimensions, not [2]", x, moe.ones(2), e, w1, w1, w2)
     says("w1 must have 3 dimensions, not [5 x 3]", x, g, e, moe.ones(5, 3), w1, w2)
     says("gates and experts differ: [2 x 1] and [1 x 2]", x, g, ids({ { 0, 3 } }), w1, w1, w2)
-    says("every token needs at least one expert: gates are [2 x 0]", x, moe.ones(2, 0),
+    says("every token needs at least one slot: gates are [2 x 0]", x, moe.ones(2, 0),
       ids({ {}, {} }), w1, w1, w2)
     says("one row of gates per token is needed: [2 x 1] and x [5 x 3]", moe.ones(5, 3), g, e, w1,
       w1, w2)
@@ -228,7 +228,7 @@ describe("moe_ffn", function()
     says(text .. "[4 x 5 x 3], [4 x 5 x 3] and [4 x 5 x 3]", x, g, e, w1, w1, w1)
     says(text .. "[4 x 5 x 3], [4 x 5 x 3] and [3 x 5]", x, g, e, w1, w1, moe.ones(3, 5))
     says("experts has 4 at position 1, but must be 0 to 3", x, g, ids({ { 4 }, { 0 } }), w1, w1, w2)
-    says("experts has -1 at position 2, but must be 0 to 3", x, g, ids({ { 0 }, { -1 } }), w1, w1,
+    says("experts has -2 at position 2, but must be 0 to 3", x, g, ids({ { 0 }, { -2 } }), w1, w1,
       w2)
     says('experts is f32, but must be i32\nhint: experts:to("i32")', x, g, g, w1, w1, w2)
     says('w3 is i32, but must be f32\nhint: w3:to("f32")', x, g, e, w1, e, w2)

@@ -370,7 +370,7 @@ moe.mean = Tensor.mean
 function moe.memory(settings) end
 
 --- SwiGLU experts over routed tokens, dropless: x [T x d], gates and 0-based experts [T x k], w1
---- and w3 [E x I x d], w2 [E x d x I] -> [T x d].
+--- and w3 [E x I x d], w2 [E x d x I] -> [T x d]. A slot with expert -1 is empty.
 ---@param x moelua.Tensor
 ---@param gates moelua.Tensor
 ---@param experts moelua.Tensor
