@@ -8,6 +8,7 @@ local expect = require("moelua.expect")
 local folders = require("moelua.folder")
 local hf_config = require("moelua.hf_config")
 local model = require("moelua.model")
+local nn = require("moelua.nn")
 local options = require("moelua.options")
 local tokenizer = require("moelua.tokenizer")
 local writer = require("moelua.checkpoint_writer")
@@ -25,11 +26,15 @@ local layer_names = {
   ["attention.q"] = "self_attn.q_proj", ["attention.k"] = "self_attn.k_proj",
   ["attention.v"] = "self_attn.v_proj", ["attention.o"] = "self_attn.o_proj",
   ["ffn.w1"] = "mlp.gate_proj", ["ffn.w3"] = "mlp.up_proj", ["ffn.w2"] = "mlp.down_proj",
-  ["ffn.router"] = "block_sparse_moe.gate",
+  ["ffn.router"] = "block_sparse_moe.gate", ["ffn.router.noise"] = "block_sparse_moe.gate_noise",
+}
+local buffer_names = {
+  ["ffn.router.bias"] = "block_sparse_moe.gate.e_score_correction_bias",
+  ["ffn.router.table"] = "block_sparse_moe.gate.table",
 }
 
---- The name in a checkpoint of one of our parameters. For a stack of experts, the name of expert
---- `e` (from 0).
+--- The name in a checkpoint of one of our parameters or buffers. For a stack of experts, the name
+--- of expert `e` (from 0).
 function family.file_name(name, e)
   if top_names[name] then return top_names[name] end
   local layer, rest = name:match("^layers%.(%d+)%.(.*)$")
@@ -37,6 +42,7 @@ function family.file_name(name, e)
   if matrix then
     return ("model.layers.%s.block_sparse_moe.experts.%d.%s.weight"):format(layer, e, matrix)
   end
+  if buffer_names[rest] then return ("model.layers.%s.%s"):format(layer, buffer_names[rest]) end
   return ("model.layers.%s.%s.weight"):format(layer, layer_names[rest])
 end
 
@@ -44,7 +50,7 @@ local function is_stack(name) return name:match("%.ffn%.experts%.w%d$") ~= nil e
 
 -- Calls visit(file name, tensor) for every tensor of the checkpoint; stacks are taken apart.
 local function each_tensor(m, visit)
-  for _, entry in ipairs(m:parameters()) do
+  for _, entry in ipairs(nn.saved(m)) do
     local name, tensor = entry[1], entry[2]
     if is_stack(name) then
       for e = 1, tensor:size(1) do
@@ -138,7 +144,9 @@ end
 
 local function shape_text(shape) return "[" .. table.concat(shape, " x ") .. "]" end
 
-local weight_types = { F64 = true, F32 = true, F16 = true, BF16 = true }
+-- What a tensor of ours can be read from: integers are indices.
+local floats = { F64 = true, F32 = true, F16 = true, BF16 = true }
+local stored_as = { f32 = floats, bf16 = floats, f16 = floats, i32 = { I32 = true } }
 
 -- The complaint about the first tensor that is missing, misshapen or not ours; nil when all fit.
 local function complain(m, file)
@@ -152,7 +160,7 @@ local function complain(m, file)
     elseif not same_shape(info.shape, tensor:shape()) then
       message = ("tensor '%s' has shape %s, expected %s"):format(name, shape_text(info.shape),
         shape_text(tensor:shape()))
-    elseif not weight_types[info.dtype] then
+    elseif not stored_as[tensor:dtype()][info.dtype] then
       message = ("tensor '%s' holds %s, which no weight can be"):format(name, info.dtype)
     end
   end)
@@ -165,6 +173,8 @@ local function complain(m, file)
   end
   return message
 end
+
+local in_16_bits = { bf16 = true, f16 = true }
 
 local function copy_stored(file, name, tensor)
   local _ <close> = core.scope()
@@ -183,12 +193,12 @@ end
 -- Nothing, or a message and its code. A matrix in 16 bits is the file's own, where it is mapped and
 -- of that type: nothing is read before it is needed. The experts of a stack lie apart in a file.
 local function fill(m, file)
-  for _, entry in ipairs(m:parameters()) do
+  for _, entry in ipairs(nn.saved(m)) do
     local name, tensor, layer, field = table.unpack(entry)
     local message, code
     if is_stack(name) then
       message, code = copy_stack(file, name, tensor:detach())
-    elseif tensor:dtype() ~= "f32" then
+    elseif in_16_bits[tensor:dtype()] then
       layer[field], message, code = file:tensor(family.file_name(name), tensor:dtype())
     else
       message, code = copy_stored(file, family.file_name(name), tensor:detach())

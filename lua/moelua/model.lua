@@ -180,12 +180,19 @@ function Model:init(config, dtype)
   if init.dtype ~= "f32" then self:to(init.dtype) end
 end
 
+--- The blocks, with the beginnings of their names.
+function Model:children()
+  local list = {}
+  for i, layer in ipairs(self.layers) do list[i] = { ("layers.%d."):format(i - 1), layer } end
+  return list
+end
+
 --- {name, tensor, layer, field} of every parameter, in the order of checkpoints; layer[field] is
 --- the tensor.
 function Model:parameters()
   local list = { { "embedding", self.embedding, self, "embedding" } }
-  for i, layer in ipairs(self.layers) do
-    for _, entry in ipairs(layer:parameters(("layers.%d."):format(i - 1))) do
+  for _, child in ipairs(self:children()) do
+    for _, entry in ipairs(child[2]:parameters(child[1])) do
       entry[1] = entry[1]:gsub("norm%.weight$", "norm")
       list[#list + 1] = entry
     end
@@ -195,19 +202,22 @@ function Model:parameters()
   return list
 end
 
--- A block that runs twice: the figures of the first time are the ones that count.
+-- A block that runs twice: the figures of the first time are the ones that count, and all tensors
+-- of its info are results, so that they are part of the graph.
 local function run_again(x, layer, how, turn)
-  if turn.again then how = { stats = false } end
+  if turn.again then how = options.merge(how, { stats = false, again = true }) end
   turn.again = true
   local y, info = layer(x, how)
-  return y, info and info.loss or nil, info
+  local balance = info and info.balance or {}
+  return y, info and info.loss or nil, balance.u, balance.p, info
 end
 
 local function run_block(self, i, x, how)
   local layer = self.layers[i]
   if not self.config.recompute then return layer(x, how) end
-  local y, loss, info = core.recompute(run_again, x, layer, how, {})
+  local y, loss, u, p, info = core.recompute(run_again, x, layer, how, {})
   if info then info.loss = loss end
+  if info and info.balance then info.balance.u, info.balance.p = u, p end
   return y, info
 end
 
@@ -220,22 +230,33 @@ local function forward_cached(self, ids, how, cache)
 end
 
 --- ids i32 [B x T] -> hidden states after the last norm [B x T x dim], and the infos of the
---- mixture layers by layer number. With a cache (kv_cache.lua) they follow what is in there, and
---- have no gradients.
+--- mixture layers by layer number. `how` goes to every layer, see nn.lua. With a cache
+--- (kv_cache.lua) the ids follow what is in there, and nothing has gradients.
 function Model:forward(ids, how, cache)
+  expect(how == nil or type(how) == "table", "forward", "how", "a table", how)
   expect(cache == nil or type(cache) == "table" and cache.step, "forward", "cache",
     "a cache of keys and values", cache)
+  how = options.merge(how or {}, { ids = ids })
   if cache then return core.no_grad(forward_cached, self, ids, how, cache) end
   local x, infos = self.embedding:embedding(ids), {}
   for i = 1, #self.layers do x, infos[i] = run_block(self, i, x, how) end
   return self.norm(x), infos
 end
 
+-- `how` with a mask where targets are -1, unless it has one or all of them count.
+local function with_mask(how, targets)
+  if how and how.mask then return how end
+  local missing = (-targets:to("f32")):relu()
+  if missing:max():item() == 0 then return how end
+  return options.merge(how or {}, { mask = 1 - missing })
+end
+
 --- Mean cross-entropy in nats plus the auxiliary losses of the mixture layers (summed over layers,
---- as in Branch-Train-MiX): ids and targets i32 [B x T], target -1 does not count.
---- Returns the loss, and { nll = tensor, aux = tensor or nil, layers = infos }.
+--- as in Branch-Train-MiX): ids and targets i32 [B x T], target -1 does not count. `how` goes to
+--- every layer, see nn.lua. Returns the loss, and { nll = tensor, aux = tensor or nil, layers =
+--- infos }.
 function Model:loss(ids, targets, how)
-  local hidden, infos = self:forward(ids, how)
+  local hidden, infos = self:forward(ids, with_mask(how, targets))
   local nll = hidden:reshape(-1, self.config.dim)
     :head_cross_entropy((self.head or self.embedding):to("f32"), targets:reshape(-1))
   local loss, aux = nll, nil
@@ -293,13 +314,13 @@ function Model:to(dtype)
   return self
 end
 
---- A model with the same weights, in memory of its own.
+--- A model with the same weights and buffers, in memory of its own.
 ---@return moelua.Model
 function Model:copy()
   local twin = Model(self.config, self.embedding:dtype())
-  local list = twin:parameters()
+  local list = nn.saved(twin)
   core.no_grad(function()
-    for i, entry in ipairs(self:parameters()) do list[i][2]:copy_(entry[2]) end
+    for i, entry in ipairs(nn.saved(self)) do list[i][2]:copy_(entry[2]) end
   end)
   twin.tokenizer = self.tokenizer
   return twin

@@ -1,65 +1,33 @@
--- nn.lua: layers. A layer is a table with parameters and a forward(self, x); calling it runs
--- forward. Parameters are leaf tensors; `layer:parameters(prefix)` lists them as {name, tensor} in
--- registration order, which is the order of checkpoints and optimizer state.
+-- nn.lua: layers, see layer_class.lua. `layer:parameters(prefix)` lists the parameters as
+-- {name, tensor} in registration order, which is the order of checkpoints and optimizer state, and
+-- `layer:buffers(prefix)` the tensors that are kept with them.
+--
+-- `how`, the second argument of forward of every layer and of a model, is a plain table or nil:
+--   stats    false leaves the figures of mixtures out
+--   train    true in training: noise, jitter, sampling, the capacity of training
+--   step     of the optimizer, from 1, and micro, the micro-batch in it, from 0: schedules, noise
+--   seed     of that noise
+--   ids      i32 [B x S], the tokens; a model sets it
+--   before   i32 [B x 1], the token before each sequence of ids, or -1; made with a cache
+--   labels   i32 [B], the domain of each sequence, counted from 0
+--   mask     f32 [B x S], 1 where a token counts and 0 where it is padding; Model:loss makes it
+--   again    true while a block that recomputes runs for the second time: nothing is counted
+--   shares   the shares of a whole step, see balance.lua
 
 local core = require("moelua.core")
-local class = require("moelua.class")
 local expect = require("moelua.expect")
-local options = require("moelua.options")
+local feed_forward = require("moelua.feed_forward")
+local layer_class = require("moelua.layer_class")
+local layer_options = require("moelua.layer_options")
 local weight = require("moelua.parameter")
-local router = require("moelua.router")
 
-local nn = {}
-local need = { "integer", required = true }
-
--- Options of a layer: its own, and how its parameters are initialised (see parameter.lua).
-local function check(where, given, declared)
-  declared.seed, declared.std, declared.name = "integer", { "number", 0.02 }, { "string", "" }
-  declared.dtype = "string"
-  declared.residual_std = "number"      -- of matrices that write to the residual; default: std
-  local opts = options.check(where, given, declared)
-  opts.residual = { seed = opts.seed, name = opts.name, std = opts.residual_std or opts.std,
-    dtype = opts.dtype }
-  return opts
-end
-
--- How the parameters of the part `name` begin; `more` are the options of that part.
-local function inside(init, name, more)
-  return options.merge({ seed = init.seed, std = init.std, residual_std = init.residual_std,
-    name = init.name .. name .. ".", dtype = init.dtype }, more)
-end
+local nn = { layer_class = layer_class, MoE = require("moelua.mixture"),
+  FeedForward = feed_forward.FeedForward, Experts = feed_forward.Experts }
+local need = layer_options.need
 
 local function check_size(where, name, size)
   expect(math.type(size) == "integer" and size >= 0, where, name, "a size", size)
 end
-
---- A class of layers: see the head of this file. It needs init and forward, and names its
---- parameters in `own` and its layers in `parts`.
----@param name string
----@return table class
-local function layer_class(name)
-  expect(type(name) == "string", "nn.layer_class", "name", "a string", name)
-  local cls = class(name)
-  cls.__call = function(self, ...) return self:forward(...) end
-
-  --- {name, tensor, layer, field} of every parameter in registration order, `prefix` before each
-  --- name; layer[field] is the tensor.
-  function cls:parameters(prefix)
-    prefix = prefix or ""
-    local list = {}
-    for _, field in ipairs(self.own or {}) do
-      if self[field] then list[#list + 1] = { prefix .. field, self[field], self, field } end
-    end
-    for _, field in ipairs(self.parts or {}) do
-      for _, entry in ipairs(self[field]:parameters(prefix .. field .. ".")) do
-        list[#list + 1] = entry
-      end
-    end
-    return list
-  end
-  return cls
-end
-nn.layer_class = layer_class
 
 --- y = x W^T (+ bias): x [.. x input] -> [.. x output].
 local Linear = layer_class("Linear")
@@ -69,7 +37,7 @@ Linear.own = { "weight", "bias" }
 function Linear:init(input, output, opts)
   check_size("nn.Linear", "input", input)
   check_size("nn.Linear", "output", output)
-  opts = check("nn.Linear", opts, { bias = { "boolean", false } })
+  opts = layer_options.check("nn.Linear", opts, { bias = { "boolean", false } })
   self.weight = weight(opts, "weight", output, input)
   self.bias = opts.bias and core.zeros(output):requires_grad() or nil
 end
@@ -84,7 +52,7 @@ Embedding.own = { "weight" }
 function Embedding:init(count, dim, opts)
   check_size("nn.Embedding", "count", count)
   check_size("nn.Embedding", "dim", dim)
-  opts = check("nn.Embedding", opts, {})
+  opts = layer_options.check("nn.Embedding", opts, {})
   self.weight = weight(opts, "weight", count, dim)
 end
 
@@ -110,7 +78,7 @@ nn.Attention = Attention
 Attention.own = { "q", "k", "v", "o" }
 
 function Attention:init(opts)
-  opts = check("nn.Attention", opts, { dim = need, heads = need, kv_heads = "integer",
+  opts = layer_options.check("nn.Attention", opts, { dim = need, heads = need, kv_heads = "integer",
     head_dim = "integer", rope_theta = { "number", 10000 } })
   self.heads, self.kv_heads = opts.heads, opts.kv_heads or opts.heads
   self.head_dim = opts.head_dim or opts.dim // opts.heads
@@ -130,73 +98,6 @@ function Attention:forward(x, step, layer)
   local v = x:linear(self.v):reshape(B, T, self.kv_heads, self.head_dim)
   if step then k, v, lengths = step:remember(layer, k, v) end
   return q:attention(k, v, lengths):reshape(B, T, self.heads * self.head_dim):linear(self.o)
-end
-
---- Dense SwiGLU feed-forward (Shazeer 2020): W2 (silu(W1 x) * W3 x); w1, w3 [hidden x dim],
---- w2 [dim x hidden].
-local FeedForward = layer_class("FeedForward")
-nn.FeedForward = FeedForward
-FeedForward.own = { "w1", "w3", "w2" }
-
-function FeedForward:init(opts)
-  opts = check("nn.FeedForward", opts, { dim = need, hidden = need })
-  self.w1 = weight(opts, "w1", opts.hidden, opts.dim)
-  self.w3 = weight(opts, "w3", opts.hidden, opts.dim)
-  self.w2 = weight(opts.residual, "w2", opts.dim, opts.hidden)
-end
-
-function FeedForward:forward(x)
-  return x:linear(self.w1):swiglu(x:linear(self.w3)):linear(self.w2)
-end
-
---- A bank of SwiGLU experts: w1, w3 [E x hidden x dim], w2 [E x dim x hidden].
-local Experts = layer_class("Experts")
-nn.Experts = Experts
-Experts.own = { "w1", "w3", "w2" }
-
-function Experts:init(opts)
-  opts = check("nn.Experts", opts, { experts = need, dim = need, hidden = need })
-  local E = opts.experts
-  self.w1 = weight(opts, "w1", E, opts.hidden, opts.dim)
-  self.w3 = weight(opts, "w3", E, opts.hidden, opts.dim)
-  self.w2 = weight(opts.residual, "w2", E, opts.dim, opts.hidden)
-end
-
--- x [T x dim], gates and experts [T x k] -> [T x dim]
-function Experts:forward(x, gates, experts)
-  return core.moe_ffn(x, gates, experts, self.w1, self.w3, self.w2)
-end
-
---- A mixture layer: y, info = layer(x) with x [.. x dim]. Options: dim, hidden (of an expert),
---- experts, router = { kind, k, gate, balance, z_loss }, see router.lua; seed, std.
---- info: loss (a tensor to add to the training loss, or nil), load (share of routed slots per
---- expert), entropy (mean entropy of softmax(logits), nats), dropped (share of slots; dropless: 0).
---- `stats = false` leaves the figures out.
-local MoE = layer_class("MoE")
-nn.MoE = MoE
-MoE.parts = { "router", "experts" }
-
-function MoE:init(opts)
-  opts = check("nn.MoE", opts, { dim = need, hidden = need, experts = need,
-    shared = { "integer", 0 }, router = "table" })
-  if opts.shared ~= 0 then
-    core.raise("nn.MoE: shared = %s: this layer has routed experts only\n" ..
-      "hint: leave shared out, or set it to 0", tostring(opts.shared))
-  end
-  self.router = router.Router(opts.router or {}, { dim = opts.dim, experts = opts.experts,
-    init = inside(opts, "router", {}) })
-  self.experts = Experts(inside(opts, "experts", { experts = opts.experts, dim = opts.dim,
-    hidden = opts.hidden }))
-end
-
-function MoE:forward(x, how)
-  local shape, dim = core.shape(x), self.router.dim
-  if shape[#shape] ~= dim then
-    core.raise("nn.MoE: the last dimension of x must be dim = %d: x is [%s]", dim,
-      table.concat(shape, " x "))
-  end
-  local gates, experts, info = self.router:route(x, how)
-  return self.experts(x:reshape(-1, dim), gates, experts):reshape(table.unpack(shape)), info
 end
 
 local function check_layer(where, layer)
@@ -223,11 +124,18 @@ function nn.check_f32(where, layer)
   end
 end
 
---- 16 hex digits that change when a parameter does.
+--- Parameters and buffers in one list, as layer:parameters() has them: all that is saved.
+function nn.saved(layer)
+  check_layer("nn.saved", layer)
+  local list, buffers = layer:parameters(), layer:buffers()
+  return table.move(buffers, 1, #buffers, #list + 1, list)
+end
+
+--- 16 hex digits that change when a parameter or a buffer does.
 function nn.fingerprint(layer)
   check_layer("nn.fingerprint", layer)
   local parts = {}
-  for i, entry in ipairs(layer:parameters()) do
+  for i, entry in ipairs(nn.saved(layer)) do
     parts[i] = entry[1] .. " " .. entry[2]:hash()
   end
   return core.system.hash(table.concat(parts, "\n"))

@@ -885,7 +885,17 @@ do
 local Model = {}
 model.Model = Model
 
---- A model with the same weights, in memory of its own.
+--- What has to happen after each update of the optimizer, as with the bias of a router.
+function Model:after_step() end
+
+--- The buffers in the same form: tensors that belong to the layer as parameters do, but that no
+--- gradient changes.
+function Model:buffers(prefix) end
+
+--- The blocks, with the beginnings of their names.
+function Model:children() end
+
+--- A model with the same weights and buffers, in memory of its own.
 ---@return moelua.Model
 function Model:copy() end
 
@@ -893,8 +903,8 @@ function Model:copy() end
 function Model:count() end
 
 --- ids i32 [B x T] -> hidden states after the last norm [B x T x dim], and the infos of the
---- mixture layers by layer number. With a cache (kv_cache.lua) they follow what is in there, and
---- have no gradients.
+--- mixture layers by layer number. `how` goes to every layer, see nn.lua. With a cache
+--- (kv_cache.lua) the ids follow what is in there, and nothing has gradients.
 function Model:forward(ids, how, cache) end
 
 --- Text after the prompt, up to the text `stop` if that is given; a list of prompts gives a list of
@@ -919,8 +929,9 @@ function Model.generate_ids(model, ids, given) end
 function Model:logits(ids, cache) end
 
 --- Mean cross-entropy in nats plus the auxiliary losses of the mixture layers (summed over layers,
---- as in Branch-Train-MiX): ids and targets i32 [B x T], target -1 does not count.
---- Returns the loss, and { nll = tensor, aux = tensor or nil, layers = infos }.
+--- as in Branch-Train-MiX): ids and targets i32 [B x T], target -1 does not count. `how` goes to
+--- every layer, see nn.lua. Returns the loss, and { nll = tensor, aux = tensor or nil, layers =
+--- infos }.
 function Model:loss(ids, targets, how) end
 
 --- {name, tensor, layer, field} of every parameter, in the order of checkpoints; layer[field] is
@@ -941,6 +952,11 @@ function Model:save(folder, opts) end
 ---@param dtype string
 ---@return moelua.Model
 function Model:to(dtype) end
+
+--- What an output depends on, see traits.lua; in training with `train`.
+---@param train boolean?
+---@return { causal: boolean, coupled: string }
+function Model:traits(train) end
 end
 
 --- The options of a model, checked and with everything filled in: plain data, which a model keeps
@@ -977,11 +993,26 @@ do
 local Attention = {}
 nn.Attention = Attention
 
+--- What has to happen after each update of the optimizer, as with the bias of a router.
+function Attention:after_step() end
+
+--- The buffers in the same form: tensors that belong to the layer as parameters do, but that no
+--- gradient changes.
+function Attention:buffers(prefix) end
+
+--- {prefix, layer} of every part, in order.
+function Attention:children() end
+
 function Attention:forward(x, step, layer) end
 
 --- {name, tensor, layer, field} of every parameter in registration order, `prefix` before each
 --- name; layer[field] is the tensor.
 function Attention:parameters(prefix) end
+
+--- What an output depends on, see traits.lua; in training with `train`.
+---@param train boolean?
+---@return { causal: boolean, coupled: string }
+function Attention:traits(train) end
 end
 
 do
@@ -992,11 +1023,26 @@ do
 local Embedding = {}
 nn.Embedding = Embedding
 
+--- What has to happen after each update of the optimizer, as with the bias of a router.
+function Embedding:after_step() end
+
+--- The buffers in the same form: tensors that belong to the layer as parameters do, but that no
+--- gradient changes.
+function Embedding:buffers(prefix) end
+
+--- {prefix, layer} of every part, in order.
+function Embedding:children() end
+
 function Embedding:forward(ids) end
 
 --- {name, tensor, layer, field} of every parameter in registration order, `prefix` before each
 --- name; layer[field] is the tensor.
 function Embedding:parameters(prefix) end
+
+--- What an output depends on, see traits.lua; in training with `train`.
+---@param train boolean?
+---@return { causal: boolean, coupled: string }
+function Embedding:traits(train) end
 end
 
 do
@@ -1007,11 +1053,26 @@ do
 local Experts = {}
 nn.Experts = Experts
 
+--- What has to happen after each update of the optimizer, as with the bias of a router.
+function Experts:after_step() end
+
+--- The buffers in the same form: tensors that belong to the layer as parameters do, but that no
+--- gradient changes.
+function Experts:buffers(prefix) end
+
+--- {prefix, layer} of every part, in order.
+function Experts:children() end
+
 function Experts:forward(x, gates, experts) end
 
 --- {name, tensor, layer, field} of every parameter in registration order, `prefix` before each
 --- name; layer[field] is the tensor.
 function Experts:parameters(prefix) end
+
+--- What an output depends on, see traits.lua; in training with `train`.
+---@param train boolean?
+---@return { causal: boolean, coupled: string }
+function Experts:traits(train) end
 end
 
 do
@@ -1023,11 +1084,26 @@ do
 local FeedForward = {}
 nn.FeedForward = FeedForward
 
+--- What has to happen after each update of the optimizer, as with the bias of a router.
+function FeedForward:after_step() end
+
+--- The buffers in the same form: tensors that belong to the layer as parameters do, but that no
+--- gradient changes.
+function FeedForward:buffers(prefix) end
+
+--- {prefix, layer} of every part, in order.
+function FeedForward:children() end
+
 function FeedForward:forward(x) end
 
 --- {name, tensor, layer, field} of every parameter in registration order, `prefix` before each
 --- name; layer[field] is the tensor.
 function FeedForward:parameters(prefix) end
+
+--- What an output depends on, see traits.lua; in training with `train`.
+---@param train boolean?
+---@return { causal: boolean, coupled: string }
+function FeedForward:traits(train) end
 end
 
 do
@@ -1038,11 +1114,26 @@ do
 local Linear = {}
 nn.Linear = Linear
 
+--- What has to happen after each update of the optimizer, as with the bias of a router.
+function Linear:after_step() end
+
+--- The buffers in the same form: tensors that belong to the layer as parameters do, but that no
+--- gradient changes.
+function Linear:buffers(prefix) end
+
+--- {prefix, layer} of every part, in order.
+function Linear:children() end
+
 function Linear:forward(x) end
 
 --- {name, tensor, layer, field} of every parameter in registration order, `prefix` before each
 --- name; layer[field] is the tensor.
 function Linear:parameters(prefix) end
+
+--- What an output depends on, see traits.lua; in training with `train`.
+---@param train boolean?
+---@return { causal: boolean, coupled: string }
+function Linear:traits(train) end
 end
 
 do
@@ -1057,11 +1148,26 @@ do
 local MoE = {}
 nn.MoE = MoE
 
+--- What has to happen after each update of the optimizer, as with the bias of a router.
+function MoE:after_step() end
+
+--- The buffers in the same form: tensors that belong to the layer as parameters do, but that no
+--- gradient changes.
+function MoE:buffers(prefix) end
+
+--- {prefix, layer} of every part, in order.
+function MoE:children() end
+
 function MoE:forward(x, how) end
 
 --- {name, tensor, layer, field} of every parameter in registration order, `prefix` before each
 --- name; layer[field] is the tensor.
 function MoE:parameters(prefix) end
+
+--- What an output depends on, see traits.lua; in training with `train`.
+---@param train boolean?
+---@return { causal: boolean, coupled: string }
+function MoE:traits(train) end
 end
 
 do
@@ -1072,24 +1178,41 @@ do
 local RmsNorm = {}
 nn.RmsNorm = RmsNorm
 
+--- What has to happen after each update of the optimizer, as with the bias of a router.
+function RmsNorm:after_step() end
+
+--- The buffers in the same form: tensors that belong to the layer as parameters do, but that no
+--- gradient changes.
+function RmsNorm:buffers(prefix) end
+
+--- {prefix, layer} of every part, in order.
+function RmsNorm:children() end
+
 function RmsNorm:forward(x) end
 
 --- {name, tensor, layer, field} of every parameter in registration order, `prefix` before each
 --- name; layer[field] is the tensor.
 function RmsNorm:parameters(prefix) end
+
+--- What an output depends on, see traits.lua; in training with `train`.
+---@param train boolean?
+---@return { causal: boolean, coupled: string }
+function RmsNorm:traits(train) end
 end
 
 --- Refuses weights that are stored in 16 bits, which is for inference; `where` is the function.
 function nn.check_f32(where, layer) end
 
---- 16 hex digits that change when a parameter does.
+--- 16 hex digits that change when a parameter or a buffer does.
 function nn.fingerprint(layer) end
 
---- A class of layers: see the head of this file. It needs init and forward, and names its
---- parameters in `own` and its layers in `parts`.
+--- A class of layers: see the head of this file. It needs init and forward.
 ---@param name string
 ---@return table class
 function nn.layer_class(name) end
+
+--- Parameters and buffers in one list, as layer:parameters() has them: all that is saved.
+function nn.saved(layer) end
 
 --- All parameters of a layer or model, tensors only.
 function nn.tensors(layer) end
