@@ -29,6 +29,10 @@ end
 local T, N, k = 1901, 13, 3
 local logits, bias = moe.randn(T, N, { seed = 1 }), moe.randn(N, { seed = 2 })
 note("topk_route", { logits }, function(l) return l:topk_route(k, "sigmoid", bias) end)
+local gates, experts = logits:detach():topk_route(k)
+note("routing_shares", { logits:detach():softmax(-1), gates }, function(scores, g)
+  return scores:routing_shares(g, experts)
+end)
 
 print(core.json.encode({ threads = core.threads, bits = bits }))
 ]]

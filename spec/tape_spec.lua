@@ -80,7 +80,7 @@ describe("backward", function()
       gather_rows = { moe.randn(3, 5), ids }, topk_route = { moe.randn(3, 5) },
       moe_ffn = { moe.randn(3, 5), moe.rand(3, 2), route, moe.randn(3, 4, 5), moe.randn(3, 4, 5),
         moe.randn(3, 5, 4) },
-      load_balance = { moe.randn(3, 5), moe.rand(3, 2), route }, sum = { moe.randn(3, 5), 1 },
+      routing_shares = { moe.rand(3, 5), moe.rand(3, 2), route }, sum = { moe.randn(3, 5), 1 },
       transpose = { moe.randn(3, 5) }, reshape = { moe.randn(3, 5), -1 },
       narrow = { moe.randn(3, 5), 2, 2, 3 }, select = { moe.randn(3, 5), 1, 2 },
       silu = { moe.randn(3, 5) }, max = { moe.randn(3, 5), 1 }, pow = { moe.randn(3, 5), 3 },

@@ -172,7 +172,7 @@ describe("writing", function()
     same("expert_choice_route", moe.randn(2, 3, 5), 2)
     same("moe_ffn", moe.randn(3, 5), moe.rand(3, 2), route, moe.randn(3, 4, 5), moe.randn(3, 4, 5),
       moe.randn(3, 5, 4))
-    same("load_balance", moe.randn(3, 3), moe.rand(3, 2), route)
+    same("routing_shares", moe.rand(3, 3), moe.rand(3, 2), route)
     same("embedding", moe.randn(4, 3), ids({ 0, 3, 3 }))
     same("concat", { moe.randn(2), moe.randn(3) })
   end)

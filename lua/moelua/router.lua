@@ -158,7 +158,8 @@ local function log_sum_exp(logits) return (logits - logits:log_softmax(-1)):narr
 local function auxiliary_loss(opts, logits, gates, experts)
   local loss
   if opts.balance and opts.balance.coef ~= 0 then
-    loss = logits:load_balance(gates, experts, opts.balance.form) * opts.balance.coef
+    local u, p = logits:softmax(-1):routing_shares(gates, experts, opts.balance.form)
+    loss = (u * p):sum() * (opts.balance.coef * p:size(2))
   end
   if logits and opts.z_loss ~= 0 then
     local z = log_sum_exp(logits)

@@ -5,9 +5,9 @@ local moe = require("moelua")
 
 local STEP, TOLERANCE = 1e-5, 1e-6
 
--- Turns one sample into a list of arguments.
+-- Turns one sample into a list of arguments, and the set of those that are no variables.
 local function arguments(sample, seed)
-  local draws = 0
+  local draws, constant = 0, {}
   local function draw(make, ...)
     draws = draws + 1
     local shape = { ... }
@@ -18,14 +18,21 @@ local function arguments(sample, seed)
     randn = function(...) return draw(moe.randn, ...) end,
     rand = function(low, high, ...) return draw(moe.rand, ...) * (high - low) + low end,
     ids = function(list) return moe.tensor(list, "i32") end,
+    mask = function(list)
+      local mask = moe.tensor(list)
+      constant[mask] = true
+      return mask
+    end,
   }
-  return table.pack(assert(load("return " .. sample, "=sample", "t", env))())
+  return table.pack(assert(load("return " .. sample, "=sample", "t", env))()), constant
 end
 
-local function leaves(args)
+local function leaves(args, constant)
   local list = {}
   local function visit(value)
-    if type(value) == "userdata" and value:dtype() == "f32" then list[#list + 1] = value end
+    if type(value) == "userdata" and value:dtype() == "f32" and not constant[value] then
+      list[#list + 1] = value
+    end
     if type(value) == "table" then
       for _, v in ipairs(value) do visit(v) end
     end
@@ -60,8 +67,8 @@ local function nudged(leaf, i, delta, f)
 end
 
 local function check(name, sample)
-  local args = arguments(sample, 11)
-  local list = leaves(args)
+  local args, constant = arguments(sample, 11)
+  local list = leaves(args, constant)
   for _, leaf in ipairs(list) do leaf:requires_grad() end
   objective(name, args):backward()
   local function f() return objective(name, args) end

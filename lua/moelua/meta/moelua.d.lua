@@ -308,17 +308,6 @@ moe.keep_slots = Tensor.keep_slots
 function Tensor.linear(x, weight, bias, precision) end
 moe.linear = Tensor.linear
 
---- Load-balancing loss N sum(u p) without its coefficient: logits [T x N], gates and 0-based
---- experts [T x k]. "btx": u is the mean gate (balanced = 1); "switch": the share of tokens
---- (balanced = k).
----@param logits moelua.Tensor
----@param gates moelua.Tensor
----@param experts moelua.Tensor
----@param form? "btx"|"switch" default btx
----@return moelua.Tensor
-function Tensor.load_balance(logits, gates, experts, form) end
-moe.load_balance = Tensor.load_balance
-
 --- Natural logarithm of each element.
 ---@param x moelua.Tensor
 ---@return moelua.Tensor
@@ -506,6 +495,21 @@ moe.rms_norm = Tensor.rms_norm
 ---@return moelua.Tensor
 function Tensor.rope(x, theta, offset, starts) end
 moe.rope = Tensor.rope
+
+--- The factors u and p [segments x N] of a balance loss N sum(u p): scores [T x N], gates and
+--- 0-based experts [T x k], -1 for a slot that is not used. p is the mean score; u the mean gate
+--- ("btx"), the share of tokens with the expert ("switch", its sum is k), the share that has it
+--- first ("gshard"), that of "switch" over k ("deepseek"). mask, T numbers: 0 leaves a token out.
+---@param scores moelua.Tensor
+---@param gates moelua.Tensor
+---@param experts moelua.Tensor
+---@param form? "btx"|"switch"|"gshard"|"deepseek" default btx
+---@param segments? integer default 1
+---@param mask? moelua.Tensor
+---@return moelua.Tensor
+---@return moelua.Tensor
+function Tensor.routing_shares(scores, gates, experts, form, segments, mask) end
+moe.routing_shares = Tensor.routing_shares
 
 --- Adds row i of x to row rows[i] (from 0) of a zero tensor with `count` rows.
 ---@param x moelua.Tensor
