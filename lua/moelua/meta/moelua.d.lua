@@ -109,6 +109,13 @@ moe.attention = Tensor.attention
 function Tensor.backward(loss) end
 moe.backward = Tensor.backward
 
+--- The 0-based expert [T x 1] of every token: of all assignments that give each of N experts T / N
+--- tokens, rounded down or up, one with the largest sum of scores [T x N].
+---@param scores moelua.Tensor
+---@return moelua.Tensor
+function Tensor.balanced_assignment(scores) end
+moe.balanced_assignment = Tensor.balanced_assignment
+
 --- How often each of the ids 0 .. count-1 occurs, as an f32 tensor [count]; ids of -1 are passed
 --- over, as slots that no expert takes.
 ---@param ids moelua.Tensor
