@@ -116,6 +116,16 @@ moe.backward = Tensor.backward
 function Tensor.balanced_assignment(scores) end
 moe.balanced_assignment = Tensor.balanced_assignment
 
+--- A table [V x k] for table_route: ids in the order of how often they occur, counts [V], each to
+--- the least loaded expert; column j of k has the experts of slice j.
+---@param counts moelua.Tensor
+---@param experts integer
+---@param k? integer default 1
+---@param seed? integer default 1
+---@return moelua.Tensor
+function Tensor.balanced_table(counts, experts, k, seed) end
+moe.balanced_table = Tensor.balanced_table
+
 --- How often each of the ids 0 .. count-1 occurs, as an f32 tensor [count]; ids of -1 are passed
 --- over, as slots that no expert takes.
 ---@param ids moelua.Tensor
@@ -274,6 +284,19 @@ function moe.grad_norm(list) end
 ---@return string
 function Tensor.hash(x) end
 moe.hash = Tensor.hash
+
+--- Hash routing: the 0-based experts [B*S x k] of token ids [B x S]. Hash j of k draws one of the
+--- experts of slice j, from the id alone (grams = 1) or from it and the one before (2); what stands
+--- before the first is `before` [B x 1], -1 for nothing.
+---@param ids moelua.Tensor
+---@param experts integer
+---@param k? integer default 1
+---@param grams? integer default 1
+---@param seed? integer default 1
+---@param before? moelua.Tensor
+---@return moelua.Tensor
+function Tensor.hash_route(ids, experts, k, grams, seed, before) end
+moe.hash_route = Tensor.hash_route
 
 --- Mean cross-entropy in nats of logits x W^T against targets: x [N x d], weight [V x d], targets
 --- [N] (0-based ids; `ignore` marks rows that do not count). Computed in chunks.
@@ -598,6 +621,14 @@ moe.sum = Tensor.sum
 ---@return moelua.Tensor
 function Tensor.swiglu(gate, up) end
 moe.swiglu = Tensor.swiglu
+
+--- Routing by a table: the experts [T x k] of T token ids of any shape, from a table [V x k] with a
+--- row for each id.
+---@param ids moelua.Tensor
+---@param table moelua.Tensor
+---@return moelua.Tensor
+function Tensor.table_route(ids, table) end
+moe.table_route = Tensor.table_route
 
 --- Hyperbolic tangent of each element.
 ---@param x moelua.Tensor
