@@ -25,8 +25,8 @@ void moe__blas_multiply(const moe_product *p) {
     if (p->m == 0 || p->k == 0) return;
     for (int64_t j = 0; j < p->n; j += MOE_PANEL, panel += p->panel) {
         int64_t n = p->n - j < MOE_PANEL ? p->n - j : MOE_PANEL;
-        GEMM(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)p->m, (blasint)n, (blasint)p->k,
-             1, p->a, (blasint)p->lda, panel, MOE_PANEL, p->add ? 1 : 0, p->c + j,
-             (blasint)p->ldc);
+        GEMM(CblasRowMajor, p->turned ? CblasTrans : CblasNoTrans, CblasNoTrans, (blasint)p->m,
+             (blasint)n, (blasint)p->k, 1, p->a, (blasint)p->lda, panel, MOE_PANEL, p->add ? 1 : 0,
+             p->c + j, (blasint)p->ldc);
     }
 }

@@ -34,6 +34,7 @@ typedef struct moe_product {
     moe_real *c;
     int64_t ldc;
     bool add;
+    bool turned;                /* A lies as [k x m], its k rows lda apart; in direct formats only */
 } moe_product;
 typedef void moe_multiply_fn(const moe_product *p);
 /* In f32, by OpenBLAS. */
@@ -59,7 +60,8 @@ typedef struct moe_format {
     size_t element;             /* bytes */
     int64_t depth;              /* k is filled up to a multiple of this */
     int64_t rows;               /* A is read in multiples of this: rows past m may hold anything */
-    bool direct;                /* A may be an f32 matrix as it lies in memory */
+    bool direct;                /* A may be an f32 matrix as it lies in memory, or
+                                   its transpose */
     moe_left_fn *left;
     moe_left_transposed_fn *left_transposed;
     moe_right_fn *right;

@@ -181,12 +181,13 @@ static void multiply(const trial *t, const operand *a, const void *rows, const v
     if (t->left.direct) {
         p.a = a->from.at;
         p.lda = a->from.ld;
+        p.turned = t->left.turned;
     }
     int64_t first = t->split ? t->k / 2 / format->depth * format->depth : 0;
     if (first) {
         p.k = first;
         format->multiply(&p);
-        p.a = (const char *)p.a + format->element * (size_t)first;
+        p.a = (const char *)p.a + format->element * (size_t)(p.turned ? first * p.lda : first);
         p.b = (const char *)p.b + format->element * (size_t)(first * MOE_PANEL);
         p.k = t->k - first;
         p.add = true;
@@ -265,11 +266,13 @@ static void try(const trial *t) {
 static trial next(int64_t m, int64_t n, int64_t k, bool exact) {
     static const way left[] = {{.direct = true}, {0}, {.gathered = true, .scaled = true},
                                {.turned = true}, {.turned = true, .gathered = true, .scaled = true},
-                               {.scaled = true}, {.gathered = true}};
+                               {.scaled = true}, {.gathered = true},
+                               {.direct = true, .turned = true}, {.turned = true, .scaled = true},
+                               {.turned = true, .gathered = true}, {.direct = true}};
     static const way right[] = {{0}, {.gathered = true}, {.turned = true}};
     static unsigned turn;
     turn++;
-    trial t = {.m = m, .n = n, .k = k, .left = left[turn % 7], .right = right[turn % 3],
+    trial t = {.m = m, .n = n, .k = k, .left = left[turn % 11], .right = right[turn % 3],
                .add = draw(2), .split = draw(2), .exact = exact};
     if (!format->direct) t.left.direct = false;
     return t;

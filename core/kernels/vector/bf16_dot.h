@@ -3,6 +3,7 @@
 
 typedef uint32_t row_element, panel_element;
 #define STEP 1
+#define TURNS 0
 #include "kernels/vector/tile.h"
 
 INLINE void step(const int rows, const int vectors, const row_element *const group[ROWS / 3],

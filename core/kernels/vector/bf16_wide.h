@@ -6,6 +6,7 @@
 typedef float row_element;
 typedef uint32_t panel_element;
 #define STEP 2
+#define TURNS 0
 #include "kernels/vector/tile.h"
 
 enum { WIDE_ROWS = 4 * ROWS, WIDE_DEPTH = 256 };

@@ -7,6 +7,7 @@
 #define MULTIPLY multiply
 typedef moe_real row_element, panel_element;
 #define STEP 1
+#define TURNS 1
 #include "kernels/vector/tile.h"
 
 INLINE void step(const int rows, const int vectors, const row_element *const group[ROWS / 3],

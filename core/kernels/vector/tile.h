@@ -11,6 +11,7 @@
  *   row_element, panel_element     the types of elements of A and of a panel
  *   STEP                           elements of a row that one step of the sum takes; of a panel it
  *                                  takes MOE_PANEL
+ *   TURNS                          1 if A may lie turned, with STEP 1; otherwise 0
  *
  * and defines `step` afterwards.
  */
@@ -29,36 +30,37 @@
 INLINE void step(const int rows, const int vectors, const row_element *const group[ROWS / 3],
                  int64_t lda, const panel_element *b, vec sum[ROWS][2]);
 
-INLINE void advance(const row_element *group[ROWS / 3], const panel_element **b) {
+INLINE void advance(int64_t by, const row_element *group[ROWS / 3], const panel_element **b) {
 #pragma GCC unroll 12
-    for (int i = 0; i < ROWS / 3; i++) group[i] += STEP;
+    for (int i = 0; i < ROWS / 3; i++) group[i] += by;
     *b += MOE_PANEL;
 }
 
 /* C[rows x 2 vectors] at c (+)= A B for constant sizes, so that the sums are registers. The
  * second-level cache gets an eighth of a panel from `ahead` on. */
-INLINE void tile(const int rows, const int vectors, int64_t steps, const row_element *a,
-                 int64_t lda, const panel_element *b, moe_real *c, int64_t ldc, bool add,
-                 const panel_element *ahead) {
+INLINE void tile(const int rows, const int vectors, const bool turned, int64_t steps,
+                 const row_element *a, int64_t lda, const panel_element *b, moe_real *c,
+                 int64_t ldc, bool add, const panel_element *ahead) {
+    const int64_t next_row = turned ? 1 : lda, next_step = turned ? lda : STEP;
     const int unroll = VBYTES < 64 ? 1 : rows > 8 ? 2 : 4;     /* more would spill sums */
     vec sum[ROWS][2];
     const row_element *group[ROWS / 3];
 #pragma GCC unroll 12
-    for (int i = 0; i < ROWS / 3; i++) group[i] = a + (3 * i < rows ? 3 * i : 0) * lda;
+    for (int i = 0; i < ROWS / 3; i++) group[i] = a + (3 * i < rows ? 3 * i : 0) * next_row;
 #pragma GCC unroll 12
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; v++) sum[i][v] = (vec){0};
     for (; steps % unroll; steps--) {
-        step(rows, vectors, group, lda, b, sum);
-        advance(group, &b);
+        step(rows, vectors, group, next_row, b, sum);
+        advance(next_step, group, &b);
     }
     for (; steps > 0; steps -= unroll, ahead += unroll * MOE_PANEL / AHEAD) {
         __builtin_prefetch(ahead, 0, 2);
 #pragma GCC unroll 4
         for (int u = 0; u < unroll; u++) {
-            step(rows, vectors, group, lda, b, sum);
-            advance(group, &b);
+            step(rows, vectors, group, next_row, b, sum);
+            advance(next_step, group, &b);
         }
     }
 #pragma GCC unroll 12
@@ -71,23 +73,32 @@ INLINE void tile(const int rows, const int vectors, int64_t steps, const row_ele
 typedef void tile_fn(int64_t steps, const row_element *a, int64_t lda, const panel_element *b,
                      moe_real *c, int64_t ldc, bool add, const panel_element *ahead);
 
-#define TILE(rows, vectors)                                                                        \
-    static void tile_##rows##_##vectors(int64_t steps, const row_element *a, int64_t lda,          \
-                                        const panel_element *b, moe_real *c, int64_t ldc,          \
-                                        bool add, const panel_element *ahead) {                    \
-        tile(rows, vectors, steps, a, lda, b, c, ldc, add, ahead);                                 \
+#define TILE(rows, vectors, name, turned)                                                          \
+    static void name##_##rows##_##vectors(int64_t steps, const row_element *a, int64_t lda,        \
+                                          const panel_element *b, moe_real *c, int64_t ldc,        \
+                                          bool add, const panel_element *ahead) {                  \
+        tile(rows, vectors, turned, steps, a, lda, b, c, ldc, add, ahead);                         \
     }
-#define TILES(rows) TILE(rows, 1) TILE(rows, 2)
-TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
+#define TILES(rows, name, turned) TILE(rows, 1, name, turned) TILE(rows, 2, name, turned)
+#define BOTH(rows, name, turned) {name##_##rows##_1, name##_##rows##_2},
+#define FEW(X, ...) X(1, __VA_ARGS__) X(2, __VA_ARGS__) X(3, __VA_ARGS__) X(4, __VA_ARGS__) \
+    X(5, __VA_ARGS__) X(6, __VA_ARGS__)
 #if ROWS == 12
-TILES(7) TILES(8) TILES(9) TILES(10) TILES(11) TILES(12)
+#define ALL(X, ...) FEW(X, __VA_ARGS__) X(7, __VA_ARGS__) X(8, __VA_ARGS__) X(9, __VA_ARGS__) \
+    X(10, __VA_ARGS__) X(11, __VA_ARGS__) X(12, __VA_ARGS__)
+#else
+#define ALL FEW
 #endif
 
-#define BOTH(rows) {tile_##rows##_1, tile_##rows##_2}
-static tile_fn *const tiles[ROWS][2] = {
-    BOTH(1), BOTH(2), BOTH(3), BOTH(4), BOTH(5), BOTH(6),
-#if ROWS == 12
-    BOTH(7), BOTH(8), BOTH(9), BOTH(10), BOTH(11), BOTH(12),
+ALL(TILES, tile, false)
+#if TURNS
+ALL(TILES, turned_tile, true)
+#endif
+
+static tile_fn *const tiles[1 + TURNS][ROWS][2] = {
+    {ALL(BOTH, tile, false)},
+#if TURNS
+    {ALL(BOTH, turned_tile, true)},
 #endif
 };
 
@@ -103,7 +114,7 @@ typedef struct tiling {
 static void partial_tile(const tiling *t, int64_t rows, int64_t columns, const row_element *a,
                          const panel_element *b, moe_real *c) {
     moe_real buffer[ROWS * WIDTH];
-    tiles[rows - 1][columns > VL](t->steps, a, t->lda, b, buffer, WIDTH, false, b);
+    tiles[t->p->turned][rows - 1][columns > VL](t->steps, a, t->lda, b, buffer, WIDTH, false, b);
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < columns; j++) {
             moe_real *to = c + i * t->p->ldc + j;
@@ -119,11 +130,11 @@ static void strip(const tiling *t, int64_t first, const panel_element *b) {
     int64_t groups = (p->m + ROWS - 1) / ROWS, begin = 0;
     for (int64_t g = 0; g < groups; g++) {
         int64_t end = p->m * (g + 1) / groups, rows = end - begin;
-        const row_element *a = t->rows + begin * t->lda;
+        const row_element *a = t->rows + begin * (p->turned ? 1 : t->lda);
         moe_real *c = p->c + begin * p->ldc + first;
         if (columns == WIDTH)
-            tiles[rows - 1][1](t->steps, a, t->lda, b, c, p->ldc, p->add,
-                               ahead + g % AHEAD * t->steps * MOE_PANEL / AHEAD);
+            tiles[p->turned][rows - 1][1](t->steps, a, t->lda, b, c, p->ldc, p->add,
+                                          ahead + g % AHEAD * t->steps * MOE_PANEL / AHEAD);
         else
             partial_tile(t, rows, columns, a, b, c);
         begin = end;
