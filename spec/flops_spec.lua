@@ -49,6 +49,8 @@ describe("flops", function()
   it("refuse what is no layer", function()
     assert.error_matches(function() flops.ffn({}, 16) end, "flops.ffn: ffn")
     assert.error_matches(function() flops.ffn({ hidden = 24 }, 16) end, "flops.ffn: ffn")
+    assert.error_matches(function() flops.ffn({ kind = "dense", hidden = 24, k = 2 }, 16) end,
+      "flops.ffn: unknown option 'k'")
     assert.error_matches(function() flops.ffn({ kind = "dense", hidden = 24 }) end,
       "flops.ffn: dim")
     assert.error_matches(function() flops.attention(48) end, "flops.attention: context")

@@ -80,8 +80,9 @@ end)
 describe("configuration", function()
   it("is completed", function()
     local config = models.tiny({ ffn = { {}, models.mixture({ router = { k = 1 } }) } }).config
-    assert.same({ { kind = "dense", hidden = 24 }, { kind = "moe", hidden = 24, experts = 4,
-      router = { kind = "topk", k = 1, gate = "selected", z_loss = 0 } } }, config.ffn)
+    assert.same({ { kind = "dense", hidden = 24, activation = "swiglu" },
+      { kind = "moe", hidden = 24, experts = 4, activation = "swiglu",
+        router = require("moelua.router").options({ k = 1 }, 4) } }, config.ffn)
     assert.equal(2, config.kv_heads)
     assert.equal(8, config.head_dim)
     assert.equal(10000, config.rope_theta)
@@ -101,9 +102,13 @@ describe("configuration", function()
     misuse(new({ hidden = 0 }), "moe.model.new: hidden must be at least 1, not 0")
     misuse(new({ ffn = { { hidden = 8 } } }),
       "moe.model.new: ffn lists 1 layers, but the model has 2")
-    misuse(new({ ffn = { kind = "moe" } }), "moe.model.new: a moe layer needs experts = N")
+    misuse(new({ ffn = { kind = "moe" } }),
+      "moe.model.new: option 'experts' is missing: integer expected")
     misuse(new({ ffn = { experts = 4 } }),
-      "moe.model.new: a dense layer has no experts and no router\nhint: kind = \"moe\"")
+      "moe.model.new: a dense layer has no option 'experts'\nhint: kind = \"moe\"")
+    misuse(new({ ffn = { activation = "tanh" } }), "moe.model.new: option 'activation' is " ..
+      "'tanh': unknown\nhint: known are swiglu, relu, gelu, silu")
+    misuse(new({ ffn = { {}, 3 } }), "moe.model.new: ffn must be a table of options, not 3")
     misuse(new({ ffn = models.mixture({ experts = 1 }) }),
       "router: k must be 1 to the number of experts: 2 of 1")
     misuse(new({ ffn = { kind = "sparse" } }),

@@ -46,14 +46,25 @@ describe("Embedding and RmsNorm", function()
 end)
 
 describe("FeedForward", function()
+  local x = moe.randn(5, 4, { seed = 1, stream = "x" })
+
   it("is W2 (silu(W1 x) * W3 x)", function()
     local layer = nn.FeedForward({ dim = 4, hidden = 6, std = 1, seed = 3 })
     local names, shapes = models.shapes(layer)
     assert.same({ "w1", "w3", "w2" }, names)
     assert.same({ w1 = "6x4", w3 = "6x4", w2 = "4x6" }, shapes)
-    local x = moe.randn(5, 4, { seed = 1, stream = "x" })
     helper.close(layer(x), swiglu(x, layer.w1, layer.w3, layer.w2))
   end)
+
+  for _, activation in ipairs({ "relu", "gelu", "silu" }) do
+    it("is W2 a(W1 x) without a gate: " .. activation, function()
+      local layer = nn.FeedForward({ dim = 4, hidden = 6, std = 1, seed = 3,
+        activation = activation })
+      assert.same({ "w1", "w2" }, (models.shapes(layer)))
+      local up = x:matmul(layer.w1:transpose(1, 2))
+      helper.close(layer(x), moe[activation](up):matmul(layer.w2:transpose(1, 2)))
+    end)
+  end
 end)
 
 describe("Attention", function()
@@ -209,9 +220,6 @@ describe("MoE", function()
   end)
 
   it("refuses what it cannot do", function()
-    misuse(function() mixture(nil, { shared = 1 }) end,
-      "nn.MoE: shared = 1: this layer has routed experts only\n" ..
-      "hint: leave shared out, or set it to 0")
     misuse(function() mixture({ k = 4 }) end,
       "router: k must be 1 to the number of experts: 4 of 3")
     misuse(function() nn.MoE({ dim = 4, experts = 3 }) end,

@@ -2,25 +2,21 @@
 --
 -- Training FLOPs per token = 6 (parameters used, without embedding) + 6 dim vocab (head)
 --   + 12 layers heads head_dim context / 2 (causal attention); forward alone is a third of that.
--- A mixture layer uses k experts and its router.
+-- A mixture layer uses k experts, the shared ones and its router; see `size` of each kind of layer.
 
 local expect = require("moelua.expect")
+local ffn = require("moelua.ffn")
 
 local flops = {}
 
---- Training FLOPs of one token in a feed-forward layer: three matrices, those of k experts and the
---- router in a mixture.
----@param ffn table kind, hidden, experts and router of a layer, as in a model's config
+--- Training FLOPs of one token in a feed-forward layer, on average: of the matrices that it meets.
+---@param opts table options of a layer, as in a model's config
 ---@param dim integer
 ---@return number
-function flops.ffn(ffn, dim)
-  local complete = type(ffn) == "table" and math.type(ffn.hidden) == "integer" and
-    (ffn.kind == "dense" or type(ffn.router) == "table")
-  expect(complete, "flops.ffn", "ffn", "one of model.config.ffn", ffn)
+function flops.ffn(opts, dim)
+  expect(type(opts) == "table" and opts.kind, "flops.ffn", "ffn", "one of model.config.ffn", opts)
   expect(math.type(dim) == "integer", "flops.ffn", "dim", "an integer", dim)
-  local expert = 3 * dim * ffn.hidden
-  if ffn.kind == "dense" then return 6.0 * expert end
-  return 6.0 * (ffn.router.k * expert + ffn.experts * dim)
+  return 6.0 * ffn.size(ffn.options("flops.ffn", opts), dim).macs
 end
 
 --- Training FLOPs of one token in causal attention without its projections: scores and mixing over
@@ -46,8 +42,8 @@ function flops.per_token(config, context)
   expect(type(context) == "number", "flops.per_token", "context", "a number", context)
   local wide, narrow = config.heads * config.head_dim, config.kv_heads * config.head_dim
   local total = 6.0 * config.dim * config.vocab
-  for _, ffn in ipairs(config.ffn) do
-    total = total + 6.0 * config.dim * (2 * wide + 2 * narrow) + flops.ffn(ffn, config.dim) +
+  for _, layer in ipairs(config.ffn) do
+    total = total + 6.0 * config.dim * (2 * wide + 2 * narrow) + flops.ffn(layer, config.dim) +
       flops.attention(wide, context)
   end
   return total

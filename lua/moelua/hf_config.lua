@@ -2,7 +2,9 @@
 -- our configuration of a model, see model.check_config.
 
 local core = require("moelua.core")
+local ffn = require("moelua.ffn")
 local model = require("moelua.model")
+local options = require("moelua.options")
 local json = core.json
 
 local hf_config = {}
@@ -10,27 +12,35 @@ local hf_config = {}
 -- ---- writing ----------------------------------------------------------------------------------
 
 -- Settings of a router that only training needs.
-local function router_settings(ffn)
-  return { balance = ffn.router.balance, z_loss = ffn.router.z_loss }
+local function router_settings(layer)
+  local routing = layer.router
+  return { balance = routing.balance, z_loss = routing.z_loss, jitter = routing.jitter }
 end
 
--- What Mixtral can say: the same mixture in every layer, gates over the selected experts.
+-- Whether two descriptions are the same; keys come in order.
+local function same(a, b) return json.encode(a) == json.encode(b) end
+
+local function all_as_first(config)
+  for _, layer in ipairs(config.ffn) do
+    if not same(layer, config.ffn[1]) then return false end
+  end
+  return true
+end
+
+-- What Mixtral can say: the same mixture in every layer, gates over the k selected experts, and
+-- nothing beyond that but what only training needs.
 local function is_mixtral(config)
   local first = config.ffn[1]
-  local settings = first.router and json.encode(router_settings(first))
-  for _, ffn in ipairs(config.ffn) do
-    if ffn.kind ~= "moe" or ffn.hidden ~= first.hidden or ffn.experts ~= first.experts or
-      ffn.router.k ~= first.router.k or ffn.router.gate ~= "selected" or
-      json.encode(router_settings(ffn)) ~= settings then return false end
-  end
-  return true
+  if first.kind ~= "moe" or not all_as_first(config) then return false end
+  local plain = options.merge(router_settings(first), { k = first.router.k })
+  return same(first, ffn.options("config.json", { kind = "moe", hidden = first.hidden,
+    experts = first.experts, router = plain }))
 end
 
+-- What Llama can say: the same dense layer everywhere.
 local function is_llama(config)
-  for _, ffn in ipairs(config.ffn) do
-    if ffn.kind ~= "dense" or ffn.hidden ~= config.ffn[1].hidden then return false end
-  end
-  return true
+  local first = config.ffn[1]
+  return first.kind == "dense" and first.activation == "swiglu" and all_as_first(config)
 end
 
 -- Every field is written: the defaults of the families differ.
@@ -54,13 +64,14 @@ function hf_config.to_json(config)
     out.model_type, out.architectures = "llama", { "LlamaForCausalLM" }
     out.attention_bias, out.mlp_bias = false, false
   elseif is_mixtral(config) then
-    local ffn = config.ffn[1]
+    local first = config.ffn[1]
+    local routing = first.router
     out.model_type, out.architectures = "mixtral", { "MixtralForCausalLM" }
-    out.num_local_experts, out.num_experts_per_tok = ffn.experts, ffn.router.k
-    out.router_aux_loss_coef = ffn.router.balance and ffn.router.balance.coef or 0.0
-    out.router_jitter_noise, out.output_router_logits = 0.0, false
+    out.num_local_experts, out.num_experts_per_tok = first.experts, routing.k
+    out.router_aux_loss_coef = routing.balance and routing.balance.coef or 0.0
+    out.router_jitter_noise, out.output_router_logits = routing.jitter or 0.0, false
     out.sliding_window = json.null
-    out.moelua.router = router_settings(ffn)
+    out.moelua.router = router_settings(first)
   else
     out.model_type, out.architectures = "moelua", { "MoeluaForCausalLM" }
     out.ffn = config.ffn
@@ -129,7 +140,8 @@ local function read_ffn(hf)
   local coef = hf.router_aux_loss_coef or 0
   local balance = own.balance or coef > 0 and { form = "switch", coef = coef } or nil
   return { kind = "moe", hidden = hf.intermediate_size, experts = hf.num_local_experts or 8,
-    router = { k = hf.num_experts_per_tok or 2, balance = balance, z_loss = own.z_loss } }
+    router = { k = hf.num_experts_per_tok or 2, balance = balance, z_loss = own.z_loss,
+      jitter = own.jitter } }
 end
 
 local known = { llama = true, mistral = true, mixtral = true, moelua = true }

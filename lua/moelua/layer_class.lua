@@ -25,12 +25,14 @@ local function list_of(self, method, fields, prefix)
   return list
 end
 
---- A class of layers: see the head of this file. It needs init and forward.
+--- A class of layers: see the head of this file. It needs init and forward. With `slots`, names of
+--- fields, the layers are userdata, which hold tensors there and check what becomes of them.
 ---@param name string
+---@param slots string[]?
 ---@return table class
-return function(name)
+return function(name, slots)
   expect(type(name) == "string", "nn.layer_class", "name", "a string", name)
-  local cls = class(name)
+  local cls = slots and class.userdata(name, slots) or class(name)
   cls.__call = function(self, ...) return self:forward(...) end
 
   --- {prefix, layer} of every part, in order.

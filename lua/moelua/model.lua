@@ -6,10 +6,11 @@
 
 local core = require("moelua.core")
 local expect = require("moelua.expect")
+local ffn = require("moelua.ffn")
 local generate = require("moelua.generate")
+local limits = require("moelua.limits")
 local nn = require("moelua.nn")
 local options = require("moelua.options")
-local router = require("moelua.router")
 local weight = require("moelua.parameter")
 
 local model = {}
@@ -26,27 +27,9 @@ local declared = {
   std = { "number", 0.02 }, seed = { "integer", 1 },
   recompute = "boolean",                -- of each block only its input is kept for backward
 }
-local declared_ffn = {
-  kind = { { "dense", "moe" }, "dense" }, hidden = "integer", experts = "integer",
-  router = "table",
-}
 
--- A configuration may come from a stranger's file: what is beyond these is no model, and must not
--- keep anybody busy. The sum of the parameters has a bound as well.
-local most = { layers = 4096, experts = 4096, heads = 65536, kv_heads = 65536 }
-local MOST_SIZE, MOST_PARAMETERS = 2^31 - 1, 2.0^50
-
-local function in_range(options_table, names)
-  for _, name in ipairs(names) do
-    local value, limit = options_table[name], most[name] or MOST_SIZE
-    if value and value < 1 then
-      raise("moe.model.new: %s must be at least 1, not %d", name, value)
-    end
-    if value and value > limit then
-      raise("moe.model.new: %s must be at most %d, not %d", name, limit, value)
-    end
-  end
-end
+-- A model of more parameters than this is none. See limits.lua.
+local MOST_PARAMETERS = 2.0^50
 
 local function not_negative(config, names)
   for _, name in ipairs(names) do
@@ -57,49 +40,44 @@ local function not_negative(config, names)
   end
 end
 
--- One layer's feed-forward options, complete.
-local function ffn_options(given, config)
-  local ffn = options.check("ffn", given, declared_ffn)
-  ffn.hidden = ffn.hidden or config.hidden
-  if not ffn.hidden then
-    raise("moe.model.new: the width of the feed-forward layers is missing\nhint: hidden = %d",
-      4 * config.dim)
-  end
-  in_range(ffn, { "hidden", "experts" })
-  if ffn.kind == "moe" then
-    if not ffn.experts then raise("moe.model.new: a moe layer needs experts = N") end
-    ffn.router = router.options(ffn.router, ffn.experts)
-  elseif ffn.experts or ffn.router then
-    raise("moe.model.new: a dense layer has no experts and no router\nhint: kind = \"moe\"")
-  end
-  return ffn
-end
-
--- `ffn` as a list with one table per layer.
+-- `ffn` as a list with one complete table per layer.
 local function ffn_per_layer(config)
   local given, list = config.ffn or {}, {}
   if given[1] and #given ~= config.layers then
     raise("moe.model.new: ffn lists %d layers, but the model has %d", #given, config.layers)
   end
-  for i = 1, config.layers do list[i] = ffn_options(given[1] and given[i] or given, config) end
+  for i = 1, config.layers do
+    local one = given[1] and given[i] or given
+    if not (config.hidden or type(one) == "table" and one.hidden) then
+      raise("moe.model.new: the width of the feed-forward layers is missing\nhint: hidden = %d",
+        4 * config.dim)
+    end
+    list[i] = ffn.options("moe.model.new", one, config.hidden)
+  end
   return list
 end
 
---- How many parameters a model has, as a float: the product of wrong sizes may be beyond integers.
---- Norms are not counted.
+local function check_complete(where, config)
+  expect(type(config) == "table" and type(config.ffn) == "table" and config.head_dim, where,
+    "config", "one that model.new has checked", config)
+end
+
+--- How many parameters a model has, and how many of them one token uses, as floats: the product of
+--- wrong sizes may be beyond integers. Norms are not counted.
 ---@param config table
----@return number
+---@return number total
+---@return number active
 function model.parameters(config)
-  expect(type(config) == "table" and type(config.ffn) == "table" and config.head_dim,
-    "model.parameters", "config", "model.config", config)
+  check_complete("model.parameters", config)
   local dim = config.dim + 0.0
   local total = (config.tied and 1 or 2) * config.vocab * dim
-  for _, ffn in ipairs(config.ffn) do
-    local experts = ffn.experts or 0
-    total = total + 2 * dim * config.head_dim * (config.heads + config.kv_heads) +
-      3 * dim * ffn.hidden * math.max(experts, 1) + dim * experts
+  local active = total
+  for _, layer in ipairs(config.ffn) do
+    local attention = 2 * dim * config.head_dim * (config.heads + config.kv_heads)
+    local size = ffn.size(layer, dim)
+    total, active = total + attention + size.parameters, active + attention + size.active
   end
-  return total
+  return total, active
 end
 
 --- The options of a model, checked and with everything filled in: plain data, which a model keeps
@@ -108,7 +86,8 @@ end
 ---@return table config
 local function check_config(given)
   local config = options.check("moe.model.new", given, declared)
-  in_range(config, { "dim", "layers", "heads", "vocab", "context", "kv_heads", "head_dim" })
+  limits.check("moe.model.new", config, { "dim", "layers", "heads", "vocab", "context", "kv_heads",
+    "head_dim", "hidden" })
   config.kv_heads = config.kv_heads or config.heads
   if config.heads % config.kv_heads ~= 0 then
     raise("moe.model.new: %d heads cannot share %d kv_heads", config.heads, config.kv_heads)
@@ -139,19 +118,16 @@ Block.parts = { "attention_norm", "attention", "ffn_norm", "ffn" }
 
 function Block:init(config, number)
   local name = ("layers.%d."):format(number)
-  local ffn = config.ffn[number + 1]
   -- Each block adds to the residual twice: its share of the variance (Radford et al. 2019).
   local residual_std = config.std / math.sqrt(2 * config.layers)
+  local init = { dim = config.dim, seed = config.seed, std = config.std,
+    residual_std = residual_std, dtype = config.dtype }
   self.attention_norm = nn.RmsNorm(config.dim, config.norm_eps)
-  self.attention = nn.Attention({ dim = config.dim, heads = config.heads,
+  self.attention = nn.Attention(options.merge(init, { heads = config.heads,
     kv_heads = config.kv_heads, head_dim = config.head_dim, rope_theta = config.rope_theta,
-    seed = config.seed, std = config.std, residual_std = residual_std, dtype = config.dtype,
-    name = name .. "attention." })
+    name = name .. "attention." }))
   self.ffn_norm = nn.RmsNorm(config.dim, config.norm_eps)
-  local init = { dim = config.dim, hidden = ffn.hidden, seed = config.seed, std = config.std,
-    residual_std = residual_std, dtype = config.dtype, name = name .. "ffn." }
-  if ffn.kind == "moe" then init.experts, init.router = ffn.experts, ffn.router end
-  self.ffn = ffn.kind == "moe" and nn.MoE(init) or nn.FeedForward(init)
+  self.ffn = ffn.layer(config.ffn[number + 1], options.merge(init, { name = name .. "ffn." }))
 end
 
 function Block:forward(x, how, step, layer)
@@ -167,8 +143,7 @@ model.Model = Model
 -- With a `dtype` the model is blank: zeros of that type where random numbers would be overwritten
 -- anyway.
 function Model:init(config, dtype)
-  expect(type(config) == "table" and type(config.ffn) == "table" and config.head_dim,
-    "model.Model", "config", "one that model.new has checked", config)
+  check_complete("model.Model", config)
   self.config = config
   local init = options.merge(config, { std = dtype and 0 or config.std, dtype = dtype or "f32" })
   local named = { std = init.std, seed = init.seed, dtype = init.dtype }
@@ -306,7 +281,7 @@ function Model:to(dtype)
   for _, entry in ipairs(self:parameters()) do
     local tensor, layer, field = entry[2], entry[3], entry[4]
     if tensor:dtype() == "f32" then tensor:requires_grad(dtype == "f32") end
-    if tensor:dim() > 1 and getmetatable(layer) ~= router.Router and tensor:dtype() ~= dtype then
+    if tensor:dim() > 1 and not layer.stays_f32 and tensor:dtype() ~= dtype then
       layer[field] = tensor:to(dtype)
       if dtype == "f32" then layer[field]:requires_grad() end
     end
@@ -326,24 +301,24 @@ function Model:copy()
   return twin
 end
 
---- Number of parameters, and of those that one token uses.
+--- Number of parameters, and of those that one token uses: the mean where that differs from token
+--- to token.
+---@return integer total
+---@return number active
 function Model:count()
-  local total, active = 0, 0
-  for _, entry in ipairs(self:parameters()) do
-    local n = entry[2]:count()
-    total = total + n
-    local layer = entry[1]:match("^layers%.(%d+)%.ffn%.experts%.")
-    local ffn = layer and self.config.ffn[tonumber(layer) + 1]
-    active = active + (ffn and n // ffn.experts * ffn.router.k or n)
-  end
-  return total, active
+  local all = 0
+  for _, tensor in ipairs(nn.tensors(self)) do all = all + tensor:count() end
+  local total, active = model.parameters(self.config)
+  local used = all - (total - active)
+  return all, math.tointeger(used) or used
 end
 
 --- A new model with random weights. Options: dim, layers, heads, vocab, context; hidden (width of
---- dense layers) or ffn, one table or a list of one per layer: { kind = "dense" or "moe", hidden,
---- experts, router }, see router.lua; kv_heads, head_dim, rope_theta, norm_eps, tied (is the
---- head the embedding?), std (of the weights), seed; recompute (keep only the input of each block
---- for backward and compute the rest again: a third more work, much less memory, the same bits).
+--- dense layers) or ffn, one table or a list of one per layer: { kind = "dense", hidden,
+--- activation } or { kind = "moe", hidden, experts, shared, segments, activation, router }, see
+--- nn.MoE; kv_heads, head_dim, rope_theta, norm_eps, tied (is the head the embedding?), std (of the
+--- weights), seed; recompute (keep only the input of each block for backward and compute the rest
+--- again: a third more work, much less memory, the same bits).
 ---@param given table
 ---@return moelua.Model
 function model.new(given) return Model(check_config(given)) end

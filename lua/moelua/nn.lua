@@ -19,9 +19,10 @@ local expect = require("moelua.expect")
 local feed_forward = require("moelua.feed_forward")
 local layer_class = require("moelua.layer_class")
 local layer_options = require("moelua.layer_options")
+local mixture = require("moelua.mixture")
 local weight = require("moelua.parameter")
 
-local nn = { layer_class = layer_class, MoE = require("moelua.mixture"),
+local nn = { layer_class = layer_class, MoE = mixture.MoE,
   FeedForward = feed_forward.FeedForward, Experts = feed_forward.Experts }
 local need = layer_options.need
 
@@ -100,9 +101,14 @@ function Attention:forward(x, step, layer)
   return q:attention(k, v, lengths):reshape(B, T, self.heads * self.head_dim):linear(self.o)
 end
 
+--- Whether this is a layer or model: it has parameters.
+function nn.is_layer(value)
+  local methods = type(value) == "table" and value or getmetatable(value)
+  return type(methods) == "table" and type(methods.parameters) == "function"
+end
+
 local function check_layer(where, layer)
-  expect(type(layer) == "table" and type(layer.parameters) == "function", where, "layer",
-    "a layer or model", layer)
+  expect(nn.is_layer(layer), where, "layer", "a layer or model", layer)
 end
 
 --- All parameters of a layer or model, tensors only.

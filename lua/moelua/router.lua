@@ -79,6 +79,15 @@ function router.slots(opts, experts)
   return kind_of(opts.kind).slots(opts, experts)
 end
 
+--- How many matrices [experts x dim] a token is multiplied with to be routed.
+---@param opts table as router.options returns them
+---@return integer
+function router.matrices(opts)
+  check_complete("router.matrices", opts)
+  local kind = kind_of(opts.kind)
+  return (kind.weight == false and 0 or 1) + #(kind.parameters or {})
+end
+
 --- On what else the routing of a token depends: causal (not on later positions), coupled ("no";
 --- "sequence": on other positions of its sequence; "batch": on other sequences). train: in
 --- training, not in evaluation.
@@ -94,6 +103,7 @@ end
 --- where: dim, experts, and init (see parameter.lua).
 local Router = class("Router")
 router.Router = Router
+Router.stays_f32 = true         -- also in a model of 16 bits
 
 function Router:init(given, where)
   expect(type(where) == "table", "router.Router", "where", "{ dim = ..., experts = ... }", where)

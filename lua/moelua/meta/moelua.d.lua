@@ -873,12 +873,11 @@ moe.flops = flops
 ---@return number
 function flops.attention(width, context) end
 
---- Training FLOPs of one token in a feed-forward layer: three matrices, those of k experts and the
---- router in a mixture.
----@param ffn table kind, hidden, experts and router of a layer, as in a model's config
+--- Training FLOPs of one token in a feed-forward layer, on average: of the matrices that it meets.
+---@param opts table options of a layer, as in a model's config
 ---@param dim integer
 ---@return number
-function flops.ffn(ffn, dim) end
+function flops.ffn(opts, dim) end
 
 --- Training FLOPs of one token at the given context length (default: the model's). Norms and
 --- lookups are not counted.
@@ -941,7 +940,10 @@ function Model:children() end
 ---@return moelua.Model
 function Model:copy() end
 
---- Number of parameters, and of those that one token uses.
+--- Number of parameters, and of those that one token uses: the mean where that differs from token
+--- to token.
+---@return integer total
+---@return number active
 function Model:count() end
 
 --- ids i32 [B x T] -> hidden states after the last norm [B x T x dim], and the infos of the
@@ -1008,18 +1010,20 @@ end
 function model.check_config(given) end
 
 --- A new model with random weights. Options: dim, layers, heads, vocab, context; hidden (width of
---- dense layers) or ffn, one table or a list of one per layer: { kind = "dense" or "moe", hidden,
---- experts, router }, see router.lua; kv_heads, head_dim, rope_theta, norm_eps, tied (is the
---- head the embedding?), std (of the weights), seed; recompute (keep only the input of each block
---- for backward and compute the rest again: a third more work, much less memory, the same bits).
+--- dense layers) or ffn, one table or a list of one per layer: { kind = "dense", hidden,
+--- activation } or { kind = "moe", hidden, experts, shared, segments, activation, router }, see
+--- nn.MoE; kv_heads, head_dim, rope_theta, norm_eps, tied (is the head the embedding?), std (of the
+--- weights), seed; recompute (keep only the input of each block for backward and compute the rest
+--- again: a third more work, much less memory, the same bits).
 ---@param given table
 ---@return moelua.Model
 function model.new(given) end
 
---- How many parameters a model has, as a float: the product of wrong sizes may be beyond integers.
---- Norms are not counted.
+--- How many parameters a model has, and how many of them one token uses, as floats: the product of
+--- wrong sizes may be beyond integers. Norms are not counted.
 ---@param config table
----@return number
+---@return number total
+---@return number active
 function model.parameters(config) end
 
 ---@class moelua.nn
@@ -1089,7 +1093,8 @@ end
 
 do
 
---- A bank of SwiGLU experts: w1, w3 [E x hidden x dim], w2 [E x dim x hidden].
+--- A bank of experts, each a feed-forward layer: w1, w3 [E x hidden x dim], w2 [E x dim x hidden].
+--- Options: experts, dim, hidden, activation as in nn.FeedForward; seed, std.
 ---@class moelua.Experts
 ---@overload fun(opts?: any): moelua.Experts
 local Experts = {}
@@ -1105,6 +1110,7 @@ function Experts:buffers(prefix) end
 --- {prefix, layer} of every part, in order.
 function Experts:children() end
 
+--- x [T x dim], gates f32 and experts i32 [T x s] -> [T x dim]; expert -1 is a slot without one.
 function Experts:forward(x, gates, experts) end
 
 --- {name, tensor, layer, field} of every parameter in registration order, `prefix` before each
@@ -1119,8 +1125,9 @@ end
 
 do
 
---- Dense SwiGLU feed-forward (Shazeer 2020): W2 (silu(W1 x) * W3 x); w1, w3 [hidden x dim],
---- w2 [dim x hidden].
+--- Dense feed-forward: W2 (silu(W1 x) * W3 x) with activation "swiglu", the default, and W2 a(W1 x)
+--- with "relu", "gelu" or "silu"; w1, w3 [hidden x dim], w2 [dim x hidden]. Options: dim, hidden,
+--- activation; seed, std.
 ---@class moelua.FeedForward
 ---@overload fun(opts?: any): moelua.FeedForward
 local FeedForward = {}
@@ -1180,13 +1187,15 @@ end
 
 do
 
---- A mixture layer: y, info = layer(x) with x [.. x dim]. Options: dim, hidden (of an expert),
---- experts, router = { kind, k, gate, balance, z_loss }, see router.lua; seed, std.
+--- A mixture layer: y, info = layer(x, how) with x [.. x dim], as a rule [B x S x dim]. Options:
+--- dim, hidden (of an expert), experts, activation, router = { kind, k, gate, ... }, see
+--- router.lua; shared = K or { experts = K, hidden, gate }: experts that all tokens use; segments =
+--- m: each of the experts cut into m, see mixture.lua; seed, std. `how` is explained in nn.lua.
 --- info: loss (a tensor to add to the training loss, or nil), load (share of routed slots per
 --- expert), entropy (mean entropy of softmax(logits), nats), dropped (share of slots; dropless: 0).
 --- `stats = false` leaves the figures out.
 ---@class moelua.MoE
----@overload fun(opts?: any): moelua.MoE
+---@overload fun(given?: any): moelua.MoE
 local MoE = {}
 nn.MoE = MoE
 
@@ -1248,10 +1257,15 @@ function nn.check_f32(where, layer) end
 --- 16 hex digits that change when a parameter or a buffer does.
 function nn.fingerprint(layer) end
 
---- A class of layers: see the head of this file. It needs init and forward.
+--- Whether this is a layer or model: it has parameters.
+function nn.is_layer(value) end
+
+--- A class of layers: see the head of this file. It needs init and forward. With `slots`, names of
+--- fields, the layers are userdata, which hold tensors there and check what becomes of them.
 ---@param name string
+---@param slots string[]?
 ---@return table class
-function nn.layer_class(name) end
+function nn.layer_class(name, slots) end
 
 --- Parameters and buffers in one list, as layer:parameters() has them: all that is saved.
 function nn.saved(layer) end
@@ -1355,6 +1369,11 @@ function Router:parameters(prefix) end
 --- load, entropy and dropped, see nn.MoE.
 function Router:route(x, how) end
 end
+
+--- How many matrices [experts x dim] a token is multiplied with to be routed.
+---@param opts table as router.options returns them
+---@return integer
+function router.matrices(opts) end
 
 --- The options of a router of `experts` experts (nil: not known yet), complete and checked.
 --- Options that are complete already stay as they are.

@@ -1,0 +1,73 @@
+-- ffn.lua: the feed-forward layers of a model by their kind. A module of a kind has
+--
+--   declared                the options of such a layer in a configuration
+--   options(where, given)   checks and completes them; what is complete stays as it is
+--   size(opts, dim)         { parameters, active, macs } of a layer: what it holds, what of that a
+--                           token uses, and multiply-adds per token; floats
+--   layer(opts)             makes one, with dim and the options of its initialisation
+--
+-- Complete options are plain data: config.json holds them.
+
+local core = require("moelua.core")
+local expect = require("moelua.expect")
+local options = require("moelua.options")
+local raise = core.raise
+
+local ffn = {}
+
+local kinds = {
+  dense = require("moelua.feed_forward"),
+  moe = require("moelua.mixture"),
+}
+local names = { "dense", "moe" }
+local articles = { dense = "a dense layer", moe = "a mixture of experts" }
+
+local function sorted(declared)
+  local list = {}
+  for name in pairs(declared) do list[#list + 1] = name end
+  table.sort(list)
+  return list
+end
+
+-- What one kind has and another has not is told as such.
+local function check_names(where, given, kind)
+  for _, other in ipairs(names) do
+    for _, name in ipairs(sorted(kinds[other].declared)) do
+      if given[name] ~= nil and not kinds[kind].declared[name] then
+        raise("%s: %s has no option '%s'\nhint: kind = \"%s\"", where, articles[kind], name, other)
+      end
+    end
+  end
+end
+
+--- The options of one layer, complete. `width` is its `hidden` when it says none.
+---@param where string the function that was called, for messages
+---@param given table kind, hidden, activation; experts, shared, segments and router of "moe"
+---@param width integer?
+---@return table
+function ffn.options(where, given, width)
+  expect(type(given) == "table", where, "ffn", "a table of options", given)
+  local kind = options.check("ffn", { kind = given.kind }, { kind = { names, "dense" } }).kind
+  given = options.merge(given, { hidden = given.hidden or width })
+  given.kind = nil
+  check_names(where, given, kind)
+  local complete = kinds[kind].options(where, given)
+  complete.kind = kind
+  return complete
+end
+
+--- What a layer with these options holds, what of that a token uses on average, and its
+--- multiply-adds per token.
+---@param opts table complete options
+---@param dim integer
+---@return { parameters: number, active: number, macs: number }
+function ffn.size(opts, dim) return kinds[opts.kind].size(opts, dim) end
+
+--- The layer with these complete options; `init` has dim and how its parameters begin.
+function ffn.layer(opts, init)
+  local own = options.merge(opts, init)
+  own.kind = nil
+  return kinds[opts.kind].layer(own)
+end
+
+return ffn
