@@ -66,6 +66,21 @@ describe("a class of layers", function()
       { causal = true, coupled = "sequence" } }))
   end)
 
+  it("is grouped as all of its parts are", function()
+    local function group(...)
+      local list = {}
+      for i, g in ipairs({ ... }) do
+        list[i] = { causal = true, coupled = "batch", group = g or nil }
+      end
+      return traits.join(list).group
+    end
+    assert.equal(4, group(4))
+    assert.equal(4, group(false, 4, false))
+    assert.equal(12, group(4, 6))
+    assert.equal("batch", group(4, "batch", 3))
+    assert.is_nil(group(false))
+  end)
+
   it("changes its fingerprint with a buffer", function()
     local pair = Pair()
     local before = nn.fingerprint(pair)
@@ -117,6 +132,33 @@ describe("a model", function()
     assert.is_false(probe.calls[2].stats)
     assert.is_true(probe.calls[2].train)
     assert.same(probe.calls[1].mask:totable(), probe.calls[2].mask:totable())
+  end)
+
+  it("gives each layer its own shares", function()
+    for _, recompute in ipairs({ false, true }) do
+      local m, probe = probed({ recompute = recompute })
+      m:forward(ids, { shares = { false, { u = 1, p = 2 } } })
+      m:forward(ids, { shares = { { u = 1, p = 2 } } })
+      assert.same({ u = 1, p = 2 }, probe.calls[1].shares)
+      assert.is_false(probe.calls[2].shares)
+    end
+  end)
+
+  it("keeps the tensors of an info when its blocks run again", function()
+    local m = models.tiny({ recompute = true })
+    local Told = nn.layer_class("Told")
+    function Told:init() self.weight = moe.ones(16):requires_grad() end
+    function Told:forward(x)
+      local y = x * self.weight
+      return y, { loss = y:sum(), experts = moe.tensor({ 1, 2 }, "i32"),
+        balance = { u = y:mean(), p = y:max() } }
+    end
+    m.layers[1].ffn = Told()
+    local _, infos = m:forward(ids)
+    assert.same({ 1, 2 }, infos[1].experts:totable())
+    local loss = infos[1].loss + infos[1].balance.u * infos[1].balance.p
+    loss:backward()
+    assert.is_not_nil(m.layers[1].ffn.weight:grad())
   end)
 
   it("passes on updates, traits and buffers", function()

@@ -61,7 +61,7 @@ return function(name, slots)
 
   --- What an output depends on, see traits.lua; in training with `train`.
   ---@param train boolean?
-  ---@return { causal: boolean, coupled: string }
+  ---@return { causal: boolean, coupled: string, group: integer|string|nil }
   function cls:traits(train)
     local list = {}
     for _, child in ipairs(self:children()) do

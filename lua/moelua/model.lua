@@ -177,22 +177,31 @@ function Model:parameters()
   return list
 end
 
--- A block that runs twice: the figures of the first time are the ones that count, and all tensors
--- of its info are results, so that they are part of the graph.
+-- A block that runs twice: the figures of the first time are the ones that count. All tensors of
+-- its info are results, which makes them part of the graph and keeps them.
 local function run_again(x, layer, how, turn)
   if turn.again then how = options.merge(how, { stats = false, again = true }) end
   turn.again = true
   local y, info = layer(x, how)
-  local balance = info and info.balance or {}
-  return y, info and info.loss or nil, balance.u, balance.p, info
+  local inside = info or {}
+  local balance = inside.balance or {}
+  return y, inside.loss, balance.u, balance.p, inside.experts, info
+end
+
+-- `how` for layer number i: of the shares it gets its own.
+local function how_of_layer(how, i)
+  return how.shares and options.merge(how, { shares = how.shares[i] or false }) or how
 end
 
 local function run_block(self, i, x, how)
   local layer = self.layers[i]
+  how = how_of_layer(how, i)
   if not self.config.recompute then return layer(x, how) end
-  local y, loss, u, p, info = core.recompute(run_again, x, layer, how, {})
-  if info then info.loss = loss end
-  if info and info.balance then info.balance.u, info.balance.p = u, p end
+  local y, loss, u, p, experts, info = core.recompute(run_again, x, layer, how, {})
+  if info then
+    info.loss, info.experts = loss, experts
+    if info.balance then info.balance = { u = u, p = p } end
+  end
   return y, info
 end
 

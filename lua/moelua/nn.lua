@@ -12,7 +12,7 @@
 --   labels   i32 [B], the domain of each sequence, counted from 0
 --   mask     f32 [B x S], 1 where a token counts and 0 where it is padding; Model:loss makes it
 --   again    true while a block that recomputes runs for the second time: nothing is counted
---   shares   the shares of a whole step, see balance.lua
+--   shares   { u, p } of a whole step, see balance.lua; for a model a list of them by layer
 
 local core = require("moelua.core")
 local expect = require("moelua.expect")
