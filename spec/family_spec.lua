@@ -163,6 +163,7 @@ describe("other mixtures", function()
     local again = assert(moe.load(folder))
     models.same(m, again)
     assert.same(m.config, again.config)
+    assert.equal(m:logits({ 1, 2, 3 }):bytes(), again:logits({ 1, 2, 3 }):bytes())
     local config = config_of(folder)
     return config.model_type, config.architectures[1]
   end
@@ -176,11 +177,26 @@ describe("other mixtures", function()
       { models.mixture(), models.mixture({ router = { z_loss = 0.5 } }) },
       models.mixture({ router = { gate = "all" } }),
       { { hidden = 8 }, { hidden = 12 } },                                -- dense widths differ
+      { activation = "gelu" },
+      models.mixture({ shared = 1 }),
+      models.mixture({ shared = { experts = 2, hidden = 6, gate = true } }),
+      models.mixture({ segments = 2, shared = 1, router = { gate = "all" } }),
     }) do
       local kind, architecture = type_of(ffn)
       assert.equal("moelua", kind)
       assert.equal("MoeluaForCausalLM", architecture)
     end
+  end)
+
+  it("name shared experts and their gate as others do", function()
+    local folder = saved(models.tiny({ ffn = models.mixture({
+      shared = { experts = 2, hidden = 6, gate = true } }) }))
+    local names = tensors_of(folder)
+    assert.equal("F32 12x16", names["model.layers.1.mlp.shared_experts.gate_proj.weight"])
+    assert.equal("F32 12x16", names["model.layers.1.mlp.shared_experts.up_proj.weight"])
+    assert.equal("F32 16x12", names["model.layers.1.mlp.shared_experts.down_proj.weight"])
+    assert.equal("F32 1x16", names["model.layers.1.mlp.shared_expert_gate.weight"])
+    assert.same({ experts = 2, hidden = 6, gate = true }, config_of(folder).ffn[1].shared)
   end)
 
   it("are Mixtral when all layers are alike", function()

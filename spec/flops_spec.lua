@@ -39,10 +39,54 @@ describe("flops", function()
     assert.equal(dense + 6 * 4 * (3 * 128 * 352 + 4 * 128), mixed)
   end)
 
+  -- Rounds to so many digits.
+  local function about(x, digits) return ("%." .. digits .. "g"):format(x) end
+  local sizes = require("moelua.model").parameters
+  local check_config = require("moelua.model").check_config
+
+  it("of DeepSeekMoE 16B, which has 16.4 billion parameters and uses 2.83", function()
+    local ffn = { { hidden = 10944 } }
+    for i = 2, 28 do
+      ffn[i] = { kind = "moe", hidden = 1408, experts = 64, shared = 2,
+        router = { k = 6, gate = "all" } }
+    end
+    local config = check_config({ dim = 2048, layers = 28, heads = 16, vocab = 102400,
+      context = 4096, tied = false, ffn = ffn })
+    local total, active = sizes(config)
+    assert.equal("1.638e+10", about(total, 4))
+    assert.equal("2.83e+09", about(active, 3))
+    -- 6 per parameter that a token meets, which the embedding is not, and its attention
+    local embedding, attention = 102400 * 2048, 12 * 28 * 2048 * 4096 / 2
+    assert.equal(6 * (active - embedding) + attention, flops.per_token(config))
+  end)
+
+  it("of DeepSeekMoE 2B: 16 experts cut into four, one of them shared", function()
+    local function shape(more)
+      local ffn = { kind = "moe", hidden = 5120, activation = "relu", experts = 16,
+        router = { k = 2, gate = "all" } }
+      for name, value in pairs(more) do ffn[name] = value end
+      return check_config({ dim = 1280, layers = 9, heads = 10, vocab = 8192, context = 2048,
+        ffn = ffn })
+    end
+    local config = shape({ segments = 4, shared = 1 })
+    assert.equal(63, config.ffn[9].experts)
+    assert.equal(7, config.ffn[9].router.k)
+    assert.equal(1280, config.ffn[9].hidden)
+    local total, active = sizes(config)
+    assert.equal("2e+09", about(total, 2))
+    assert.equal("3e+08", about(active, 1))
+    -- GShard's shape has the same but for the routers
+    assert.equal(6 * 9 * (63 - 16) * 1280, flops.per_token(config) - flops.per_token(shape({})))
+  end)
+
   it("of one layer", function()
     assert.equal(6 * 3 * 16 * 24, flops.ffn({ kind = "dense", hidden = 24 }, 16))
     assert.equal(6 * (2 * 3 * 16 * 24 + 5 * 16),
       flops.ffn({ kind = "moe", hidden = 24, experts = 5, router = { k = 2 } }, 16))
+    assert.equal(6 * 2 * 16 * 24, flops.ffn({ kind = "dense", hidden = 24, activation = "gelu" },
+      16))
+    assert.equal(6 * (2 * 3 * 16 * 24 + 5 * 16 + 2 * 3 * 16 * 7 + 16), flops.ffn({ kind = "moe",
+      hidden = 24, experts = 5, shared = { experts = 2, hidden = 7, gate = true } }, 16))
     assert.equal(12 * 48 * 256 / 2, flops.attention(48, 256))
   end)
 

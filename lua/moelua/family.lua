@@ -1,6 +1,7 @@
 -- family.lua: models as Hugging Face directories: config.json (hf_config.lua), the weights under
--- the names that others know, the tokenizer. A dense model is written as Llama, a top-k mixture in
--- every layer as Mixtral, any other pattern in the same layout with "model_type": "moelua".
+-- the names that others know, the tokenizer. A dense SwiGLU model is written as Llama, a top-k
+-- mixture of such experts in every layer as Mixtral, all else in the same layout with "model_type":
+-- "moelua" and the list `ffn` of our configuration.
 
 local core = require("moelua.core")
 local checkpoint = require("moelua.checkpoint")
@@ -27,10 +28,17 @@ local layer_names = {
   ["attention.v"] = "self_attn.v_proj", ["attention.o"] = "self_attn.o_proj",
   ["ffn.w1"] = "mlp.gate_proj", ["ffn.w3"] = "mlp.up_proj", ["ffn.w2"] = "mlp.down_proj",
   ["ffn.router"] = "block_sparse_moe.gate", ["ffn.router.noise"] = "block_sparse_moe.gate_noise",
+  ["ffn.shared.w1"] = "mlp.shared_experts.gate_proj",           -- as DeepSeek-V2 has it
+  ["ffn.shared.w3"] = "mlp.shared_experts.up_proj",
+  ["ffn.shared.w2"] = "mlp.shared_experts.down_proj",
+  ["ffn.shared_gate"] = "mlp.shared_expert_gate",               -- Qwen2-MoE
+  ["ffn.controller"] = "mlp.controller",
 }
-local buffer_names = {
-  ["ffn.router.bias"] = "block_sparse_moe.gate.e_score_correction_bias",
+-- Those that are no weights of matrices.
+local bare_names = {
+  ["ffn.router.bias"] = "block_sparse_moe.gate.e_score_correction_bias",        -- DeepSeek-V3
   ["ffn.router.table"] = "block_sparse_moe.gate.table",
+  ["ffn.temperature"] = "mlp.temperature",
 }
 
 --- The name in a checkpoint of one of our parameters or buffers. For a stack of experts, the name
@@ -42,7 +50,7 @@ function family.file_name(name, e)
   if matrix then
     return ("model.layers.%s.block_sparse_moe.experts.%d.%s.weight"):format(layer, e, matrix)
   end
-  if buffer_names[rest] then return ("model.layers.%s.%s"):format(layer, buffer_names[rest]) end
+  if bare_names[rest] then return ("model.layers.%s.%s"):format(layer, bare_names[rest]) end
   return ("model.layers.%s.%s.weight"):format(layer, layer_names[rest])
 end
 
