@@ -35,6 +35,8 @@ local function one_of(list) return list[pick(#list)] end
 
 local base = { vocab = 16, dim = 4, layers = 2, heads = 2, hidden = 8, context = 8 }
 local mixture = { kind = "moe", hidden = 8, experts = 2, router = { k = 1 } }
+local shared = { kind = "moe", hidden = 8, experts = 3, activation = "gelu", router = { k = 2 },
+  shared = { experts = 2, hidden = 4, gate = true } }
 
 local function config_of(ffn, tied)
   local options = { ffn = ffn, tied = tied }
@@ -46,6 +48,7 @@ local made = {      -- models in folders, whose config.json is replaced
   llama = model.new(config_of(nil, true)),
   mixtral = model.new(config_of(mixture, false)),
   moelua = model.new(config_of({ { kind = "dense" }, mixture }, true)),
+  shared = model.new(config_of({ shared, { kind = "dense", activation = "relu" } }, true)),
 }
 local texts = {}  -- name -> JSON value of a file that is right
 assert(core.system.make_folder(folder))
@@ -85,7 +88,8 @@ local odd = {
   ("["):rep(5000), "\"" .. ("x"):rep(5000) .. "\"", "1" .. ("0"):rep(400),
   "{\"type\":\"linear\"}", "{\"type\":{}}", "{\"rope_type\":7}", "{\"rope_theta\":\"a\"}",
   "{\"router\":1}", "{\"router\":{\"balance\":3}}",
-  "{\"router\":{\"balance\":{\"coef\":\"a\"}}}", "{\"seed\":1.5}", "\"llama\"", "\"mixtral\"",
+  "{\"router\":{\"balance\":{\"coef\":\"a\"}}}", "{\"experts\":2}", "{\"experts\":4096}",
+  "{\"experts\":2,\"hidden\":2147483647}", "\"gelu\"", "\"swiglu\"", "\"sigmoid\"", "{\"seed\":1.5}", "\"llama\"", "\"mixtral\"",
   "\"moelua\"", "\"dense\"", "\"moe\"", "\"../x\"", "\"model.safetensors\"",
 }
 
@@ -96,7 +100,7 @@ local keys = {
   "rope_scaling", "rope_parameters", "sliding_window", "hidden_act", "attention_bias", "mlp_bias",
   "num_local_experts", "num_experts_per_tok", "router_aux_loss_coef", "rms_norm_eps",
   "tie_word_embeddings", "initializer_range", "moelua", "ffn", "merges",
-  "added_tokens", "normalizer",
+  "added_tokens", "normalizer", "kind", "activation", "shared", "segments", "gate",
 }
 
 -- Where in the text the values are: { first byte, last byte } of each that follows a colon.
@@ -164,12 +168,16 @@ end
 
 local function finite(value) return value == value and value >= 0 and value < math.huge end
 
+-- Parameters of the layer per width of the model.
 local function check_ffn(ffn)
   assert(whole(ffn.hidden, 2 ^ 31), "hidden")
-  if ffn.kind == "dense" then return 3.0 * ffn.hidden end
+  local matrices = ffn.activation == "swiglu" and 3.0 or 2.0
+  if ffn.kind == "dense" then return matrices * ffn.hidden end
   assert(ffn.kind == "moe" and whole(ffn.experts, 4096), "experts")
   assert(whole(ffn.router.k, ffn.experts), "k")
-  return 3.0 * ffn.hidden * ffn.experts
+  local shared = ffn.shared or { experts = 0, hidden = 0 }
+  assert(ffn.shared == nil or whole(shared.experts, 4096) and whole(shared.hidden, 2 ^ 31))
+  return matrices * (ffn.hidden * ffn.experts + shared.hidden * shared.experts)
 end
 
 local function check_config(config)
@@ -234,7 +242,7 @@ local function try_json(text)
   assert(json.encode(json.decode(encoded)) == encoded, encoded)
 end
 
-local names = { "llama", "mixtral", "moelua" }
+local names = { "llama", "mixtral", "moelua", "shared" }
 local tests = {
   function() try_config(make(texts[one_of(names)])) end,
   function() try_config(make(texts[one_of(names)])) end,
