@@ -1,7 +1,9 @@
 -- batches.lua: training batches from several corpora, each with its even share over time.
 --
--- The cursor is all there is to remember: how many sequences were taken, and how many windows of
--- each corpus. From it every later batch follows. Cursors are never changed, only replaced.
+-- Row g of the whole run belongs to corpus g mod count, so that every part of a batch mixes the
+-- corpora evenly. The cursor is all there is to remember: how many rows were taken, and how many
+-- windows of each corpus. From it every later batch follows. Cursors are never changed, only
+-- replaced.
 
 local core = require("moelua.core")
 local class = require("moelua.class")
@@ -10,11 +12,13 @@ local raise = core.raise
 
 local Batches = class("Batches")
 
---- data: a corpus, or { name = corpus }. how: batch, context, seed, vocab (of the model).
+--- data: a corpus, or { name = corpus }. how: batch, context, seed, vocab and labels of the model
+--- (see corpora.labels).
 function Batches:init(data, how)
   self.corpora = corpora.named(data, "moe.train: data")
   self.names, self.how = corpora.names(self.corpora, "moe.train: data.%s"), how
   if #self.names == 0 then raise("moe.train: data is empty") end
+  self.labels = how.labels(self.names)
   self.cursor = { sequences = 0, draws = {} }
   for _, name in ipairs(self.names) do
     local vocab = self.corpora[name]:vocab()
@@ -25,33 +29,65 @@ function Batches:init(data, how)
   end
 end
 
--- How many sequences of the next batch come from each corpus: sequence g of the whole run belongs
--- to corpus g mod count.
-local function shares(self)
-  local share, count = {}, #self.names
-  for i = 1, count do share[i] = 0 end
+-- The name of the corpus of each row of the next batch, and how many rows are of each.
+local function order(self)
+  local rows, share, count = {}, {}, #self.names
   for g = self.cursor.sequences, self.cursor.sequences + self.how.batch - 1 do
-    share[g % count + 1] = share[g % count + 1] + 1
+    local name = self.names[g % count + 1]
+    rows[#rows + 1], share[name] = name, (share[name] or 0) + 1
   end
-  return share
+  return rows, share
 end
 
---- The next batch: ids and targets, i32 [batch x context], and the cursor behind it. It stays the
---- next one until that cursor is set.
-function Batches:next()
-  local xs, ys, how, draws = {}, {}, self.how, {}
-  for i, n in ipairs(shares(self)) do
-    local name = self.names[i]
-    draws[name] = self.cursor.draws[name] or 0
-    if n > 0 then
-      xs[#xs + 1], ys[#ys + 1], draws[name] = self.corpora[name]:batch({ split = "train",
-        batch = n, context = how.context, seed = how.seed, stream = "batches." .. name,
-        draw = draws[name] })
-    end
+-- Ids and targets of that many windows of a corpus, and the number of the draw behind them.
+local function draw(self, name, n)
+  local how = self.how
+  return self.corpora[name]:batch({ split = "train", batch = n, context = how.context,
+    seed = how.seed, stream = "batches." .. name, draw = self.cursor.draws[name] or 0 })
+end
+
+-- Tensors one after the other; an op takes a limited number of them.
+local function join(list)
+  local MOST = 64
+  if #list == 1 then return list[1] end
+  if #list <= MOST then return core.concat(list, 1) end
+  local parts = {}
+  for i = 1, #list, MOST do
+    parts[#parts + 1] = join(table.move(list, i, math.min(i + MOST - 1, #list), 1, {}))
   end
-  local cursor = { sequences = self.cursor.sequences + how.batch, draws = draws }
-  if #xs == 1 then return xs[1], ys[1], cursor end
-  return core.concat(xs, 1), core.concat(ys, 1), cursor
+  return join(parts)
+end
+
+-- The rows of tensors by corpus in the order of the batch.
+local function mix(rows, tensors)
+  if not next(tensors, next(tensors)) then return tensors[rows[1]] end
+  local list, taken = {}, {}
+  for i, name in ipairs(rows) do
+    taken[name] = (taken[name] or 0) + 1
+    list[i] = tensors[name]:narrow(1, taken[name], 1)
+  end
+  return join(list)
+end
+
+local function labels_of(self, rows)
+  local list = {}
+  for i, name in ipairs(rows) do list[i] = self.labels[name] end
+  return core.tensor(list, "i32")
+end
+
+--- The next batch: x and y, ids and targets i32 [batch x context], and labels, which domain each
+--- row is of, i32 [batch]; and the cursor behind it. It stays the next one until that is set.
+---@return { x: moelua.Tensor, y: moelua.Tensor, labels: moelua.Tensor } batch
+---@return table cursor
+function Batches:next()
+  local rows, share = order(self)
+  local xs, ys, draws = {}, {}, {}
+  for _, name in ipairs(self.names) do
+    draws[name] = self.cursor.draws[name] or 0
+    if share[name] then xs[name], ys[name], draws[name] = draw(self, name, share[name]) end
+  end
+  return { x = mix(rows, xs), y = mix(rows, ys), labels = labels_of(self, rows) },
+    { sequences = self.cursor.sequences + self.how.batch, draws = draws }
 end
 
 return Batches

@@ -1,6 +1,7 @@
 -- corpora.lua: { name = corpus }, as training, branching and evaluation take their text.
 
 local core = require("moelua.core")
+local options = require("moelua.options")
 local describe, raise = core.describe, core.raise
 
 local corpora = {}
@@ -28,6 +29,34 @@ function corpora.names(given, what)
   end
   table.sort(names)
   return names
+end
+
+-- The domains that the routers of a model go by; nil when none does.
+local function router_domains(config)
+  for _, ffn in ipairs(config.ffn) do
+    if ffn.router and ffn.router.kind == "domain" then return ffn.router.domains end
+  end
+end
+
+--- What `how.labels` calls each corpus: a function of the list of names that gives their numbers
+--- from 0. They are places in that list; in a model with routers that go by domain, places among
+--- the domains of those, and other names are an error.
+---@param where string the function that was called
+---@param config table of the model
+---@return fun(names: string[]): table<string, integer>
+function corpora.labels(where, config)
+  local domains = router_domains(config)
+  return function(names)
+    local labels = {}
+    for i, name in ipairs(domains or names) do labels[name] = i - 1 end
+    for _, name in ipairs(names) do
+      if not labels[name] then
+        raise("%s: corpus '%s' is none of the domains that the model routes by%s", where, name,
+          options.hint(name, domains))
+      end
+    end
+    return labels
+  end
 end
 
 return corpora

@@ -1,6 +1,8 @@
--- diverged.lua: where the numbers of a training step stopped being finite.
+-- diverged.lua: training whose numbers are no longer finite: where that began, and the end of it.
 
 local core = require("moelua.core")
+local options = require("moelua.options")
+local run = require("moelua.run")
 
 local diverged = {}
 
@@ -63,14 +65,14 @@ function diverged.refused(message)
 end
 
 -- One block as its own forward() computes it, part by part. Returns the output, or nil and a place.
-local function through_block(block, name, x)
+local function through_block(block, name, x, how)
   local normed = block.attention_norm(x)
   if not is_finite(normed) then return nil, name .. "attention_norm" end
   local h = x + block.attention(normed)
   if not is_finite(h) then return nil, name .. "attention" end
   normed = block.ffn_norm(h)
   if not is_finite(normed) then return nil, name .. "ffn_norm" end
-  local ok, y, info = pcall(block.ffn, normed, { stats = false })
+  local ok, y, info = pcall(block.ffn, normed, how)
   if not ok then
     if diverged.refused(y) then return nil, name .. "ffn.router" end
     error(y, 0)
@@ -90,10 +92,11 @@ local function in_logits(model, hidden)
   end
 end
 
-local function in_forward(model, ids)
+local function in_forward(model, ids, how)
   local x = model.embedding:embedding(ids)
+  how = options.merge(how, { ids = ids, stats = false, again = true })
   for i, block in ipairs(model.layers) do
-    local y, place, whole = through_block(block, ("layers.%d."):format(i - 1), x)
+    local y, place, whole = through_block(block, ("layers.%d."):format(i - 1), x, how)
     if place then return whole and place or "the output of " .. place end
     x = y
   end
@@ -110,20 +113,53 @@ local function looking(f, ...)
   return core.no_grad(f, ...)
 end
 
-local function first_place(model, optimizer, ids, what)
+local function first_place(model, optimizer, ids, how, what)
   local place = in_weights(model, optimizer) or in_gradients(model)
   if place then return place end
-  return what == "gradient" and "the sum of its squares" or in_forward(model, ids)
+  return what == "gradient" and "the sum of its squares" or in_forward(model, ids, how)
 end
 
---- The weight, or its moment, that is not finite, in words; nil when all are.
-function diverged.in_weights(model, optimizer) return looking(in_weights, model, optimizer) end
-
 --- The tensor where NaN or infinity first appears, in words: looks at the weights and their
---- moments, then at the gradients, then runs the layers on the batch. `what` is what was noticed:
---- "loss" or "gradient".
-function diverged.place(model, optimizer, ids, what)
-  return looking(first_place, model, optimizer, ids, what)
+--- moments, then at the gradients, then runs the layers on the batch. `how` is what the model was
+--- told with it, `what` what was noticed: "loss" or "gradient".
+function diverged.place(model, optimizer, ids, how, what)
+  return looking(first_place, model, optimizer, ids, how, what)
+end
+
+-- ---- the end of a run -------------------------------------------------------------------------
+
+--- Neither NaN nor infinite.
+function diverged.is_finite(value) return value - value == 0 end
+
+local function kind_of(value) return value ~= value and "NaN" or "infinite" end
+
+--- Ends the run of moe.train.
+function diverged.stop(job, fmt, ...)
+  local saved = job.run and job.run.saved
+  local kept = saved and ("; the state of step %d is saved"):format(saved) or ""
+  run.fail(("%s: %s\nhint: try a lower rate (lr is %g) or a smaller clip%s"):format(job.opts.name,
+    fmt:format(...), job.opts.lr, kept), "diverged")
+end
+
+--- Ends it at a step that is under way; `what` is the loss or the gradient.
+function diverged.refuse_step(job, what, value, ids, how)
+  diverged.stop(job, "the %s became %s at step %d, first in %s; the step was not applied", what,
+    kind_of(value), job.step + 1, diverged.place(job.model, job.optimizer, ids, how, what))
+end
+
+--- Ends it when a weight is not finite: nothing is saved, measured or handed on that is not. A loss
+--- does not tell in time: an update can break a weight that the next batches do not use.
+function diverged.check_weights(job)
+  local place = looking(in_weights, job.model, job.optimizer)
+  if place then
+    diverged.stop(job, "after step %d %s is not finite; it was not saved", job.step, place)
+  end
+end
+
+--- Ends it when the validation loss is not finite.
+function diverged.check_validation(job, value)
+  if diverged.is_finite(value) then return end
+  diverged.stop(job, "the validation loss became %s after step %d", kind_of(value), job.step)
 end
 
 return diverged

@@ -7,6 +7,7 @@
 
 local core = require("moelua.core")
 local Batches = require("moelua.batches")
+local corpora = require("moelua.corpora")
 local diverged = require("moelua.diverged")
 local error_text = require("moelua.error_text")
 local evaluate = require("moelua.evaluate")
@@ -20,40 +21,13 @@ local progress = require("moelua.progress")
 local run = require("moelua.run")
 local schedule = require("moelua.schedule")
 local train_options = require("moelua.train_options")
+local train_step = require("moelua.train_step")
 local raise, system = core.raise, core.system
-
--- ---- numbers that are not finite --------------------------------------------------------------
-
-local function is_finite(value) return value - value == 0 end
-
-local function kind_of(value) return value ~= value and "NaN" or "infinite" end
-
-local function stop_diverged(job, fmt, ...)
-  local saved = job.run and job.run.saved
-  local kept = saved and ("; the state of step %d is saved"):format(saved) or ""
-  run.fail(("%s: %s\nhint: try a lower rate (lr is %g) or a smaller clip%s"):format(job.opts.name,
-    fmt:format(...), job.opts.lr, kept), "diverged")
-end
-
--- Ends the run at a step that is under way; `what` is the loss or the gradient.
-local function refuse_step(job, what, value, ids)
-  stop_diverged(job, "the %s became %s at step %d, first in %s; the step was not applied", what,
-    kind_of(value), job.step + 1, diverged.place(job.model, job.optimizer, ids, what))
-end
-
--- Nothing is saved, measured or handed on that is not finite. A loss does not tell in time: an
--- update can break a weight that the next batches do not use.
-local function check_finite(job)
-  local place = diverged.in_weights(job.model, job.optimizer)
-  if place then
-    stop_diverged(job, "after step %d %s is not finite; it was not saved", job.step, place)
-  end
-end
 
 -- ---- states -----------------------------------------------------------------------------------
 
 local function save_state(job)
-  check_finite(job)
+  diverged.check_weights(job)
   job.run:save_state(job.step, job.optimizer:state(), { step = job.step,
     cursor = job.batches.cursor, seconds = job.seconds, recent = job.recent,
     validated = job.validated })
@@ -72,30 +46,10 @@ end
 
 -- ---- the loop ---------------------------------------------------------------------------------
 
--- The loss of a batch. A router refuses logits that are not finite before there is a loss.
-local function forward(job, x, y, logged)
-  local ok, loss, info = pcall(job.model.loss, job.model, x, y, { stats = logged })
-  local refused = not ok and diverged.refused(loss)
-  if refused then refuse_step(job, "loss", refused, x) end
-  if not ok then error(loss, 0) end
-  local value = loss:item()
-  if not is_finite(value) then refuse_step(job, "loss", value, x) end
-  return loss, value, info
-end
-
--- Load figures of the mixture layers for the log: the largest share over the mean, per layer.
-local function routing_figures(infos, layers)
-  local list
-  for i = 1, layers do
-    local info = infos[i]
-    if info and info.load then
-      list = list or {}
-      local most = 0
-      for _, share in ipairs(info.load) do most = math.max(most, share * #info.load) end
-      list[#list + 1] = { layer = i, max_over_mean = most, entropy = info.entropy }
-    end
-  end
-  return list
+-- What the log and the summary get to know.
+local function record(job, entry)
+  if job.run then job.run:log(entry) end
+  job.entries[#job.entries + 1] = entry
 end
 
 -- One batch tells little: the log and the curve show the mean since the last entry.
@@ -105,8 +59,7 @@ local function log_step(job, entry)
   entry.tokens = entry.step * job.tokens_per_step
   entry.flops = entry.tokens * job.flops_per_token
   entry.seconds = job.seconds
-  if job.run then job.run:log(entry) end
-  job.curve[#job.curve + 1] = { entry.tokens, entry.bits }
+  record(job, entry)
 end
 
 -- The update, and everything that has to agree with it. `done` is what the step has found out.
@@ -121,18 +74,14 @@ end
 -- One batch and one update. Its tensors are gone when it returns; what it returns is plain data.
 local function one_step(job)
   local began, step = system.clock(), job.step + 1
-  local logged = step % job.opts.log_every == 0 or step == job.opts.steps
   local _ <close> = core.scope()
-  local x, y, cursor = job.batches:next()
-  local loss, value, info = forward(job, x, y, logged)
-  loss:backward()
-  local norm = job.optimizer:norm()
-  if not is_finite(norm) then refuse_step(job, "gradient", norm, x) end
-  local entry = { step = step, loss = value, lr = schedule.rate(job.rates, step, job.opts.steps),
-    grad_norm = norm,
-    routing = logged and routing_figures(info.layers, job.model.config.layers) or nil }
-  core.uninterrupted(apply, job, { entry = entry, cursor = cursor, nll = info.nll:item(),
-    began = began, logged = logged })
+  local batch, cursor = job.batches:next()
+  batch.logged = step % job.opts.log_every == 0 or step == job.opts.steps
+  local done = train_step.gradient(job, batch)
+  local entry = { step = step, loss = done.loss, grad_norm = done.norm, routing = done.routing,
+    lr = schedule.rate(job.rates, step, job.opts.steps) }
+  core.uninterrupted(apply, job, { entry = entry, cursor = cursor, nll = done.nll, began = began,
+    logged = batch.logged })
   return entry
 end
 
@@ -141,26 +90,39 @@ local function validate(job)
   local opts = job.opts
   local due = opts.eval_every > 0 and job.step > 0 and job.step % opts.eval_every == 0
   if not due or job.validated == job.step then return end
-  check_finite(job)
+  diverged.check_weights(job)
   local ok, report = pcall(evaluate, job.model, job.batches.corpora,
     { windows = opts.eval_windows, context = job.context })
   local value = ok and report.mean or not ok and diverged.refused(report)
   if not value then error(report, 0) end
-  if not is_finite(value) then
-    stop_diverged(job, "the validation loss became %s after step %d", kind_of(value), job.step)
-  end
+  diverged.check_validation(job, value)
   core.uninterrupted(function()
-    if job.run then
-      job.run:log({ step = job.step, validation = report.metric, mean = report.mean })
-    end
+    record(job, { step = job.step, validation = report.metric, mean = report.mean })
     job.validated = job.step
   end)
 end
 
+-- The coefficient of variation of the experts' load: its mean over logged steps and layers, and the
+-- largest; nil when there are no mixture layers.
+local function routing_of(entries)
+  local sum, count, most = 0.0, 0, 0.0
+  for _, entry in ipairs(entries) do
+    for _, layer in ipairs(entry.routing or {}) do
+      sum, count, most = sum + layer.cv, count + 1, math.max(most, layer.cv)
+    end
+  end
+  return count > 0 and { cv = sum / count, cv_max = most } or nil
+end
+
 local function summary(job)
-  local tokens = job.opts.steps * job.tokens_per_step
+  local tokens, curve, validation = job.opts.steps * job.tokens_per_step, {}, {}
+  for _, entry in ipairs(job.entries) do
+    if entry.tokens then curve[#curve + 1] = { entry.tokens, entry.bits } end
+    if entry.validation then validation[#validation + 1] = { entry.step, entry.mean } end
+  end
   return { steps = job.opts.steps, tokens = tokens, flops = tokens * job.flops_per_token,
-    seconds = job.seconds, curve = job.curve }
+    seconds = job.seconds, curve = curve, validation = validation,
+    routing = routing_of(job.entries) }
 end
 
 local function loop(job)
@@ -177,7 +139,7 @@ local function loop(job)
       save_state(job)
     end
   end
-  check_finite(job)
+  diverged.check_weights(job)
   line:done()
 end
 
@@ -235,9 +197,10 @@ local function new_job(model, given)
   local opts = train_options.check("moe.train", given)
   local context = opts.context or model.config.context
   local batches = Batches(opts.data, { batch = opts.batch, context = context, seed = opts.seed,
-    vocab = model.config.vocab })
+    vocab = model.config.vocab,
+    labels = corpora.labels("moe.train", model.config) })
   check_validation(batches, opts, context)
-  return { model = model, opts = opts, context = context, step = 0, seconds = 0, curve = {},
+  return { model = model, opts = opts, context = context, step = 0, seconds = 0, entries = {},
     recent = { sum = 0.0, count = 0 },
     tokens_per_step = opts.batch * context,
     flops_per_token = flops.per_token(model.config, context),
@@ -260,14 +223,6 @@ local function adopt(job)
   job.model.path = trained.path
 end
 
-local function old_curve(folder)
-  local curve = {}
-  for _, entry in ipairs(run.read_log(folder)) do
-    if entry.tokens then curve[#curve + 1] = { entry.tokens, entry.bits } end
-  end
-  return curve
-end
-
 -- From where the job stands to the end of the run.
 local function complete(job)
   loop(job)
@@ -285,7 +240,7 @@ local function train_in_folder(job)
     return done
   end
   restore(job)
-  job.curve = old_curve(opts.out)
+  job.entries = run.read_log(opts.out)
   local ok, message = pcall(complete, job)
   if not ok and message == "interrupted!" and not run.finished(opts.out) then keep(job) end
   if not ok then error(message, 0) end
@@ -298,17 +253,21 @@ local function train_in_memory(job)
 end
 
 --- Trains the model in place to predict the next token. Options: data (a corpus, or
---- { name = corpus, ... } with even shares), steps, batch (sequences), context (tokens), lr (peak),
---- schedule, warmup, floor, decay, beta1, beta2, eps, weight_decay, clip, precision (of products:
---- weights and moments stay f32), seed, out, fresh, log_every, save_every, eval_every,
---- eval_windows, name, quiet, save_model; see train_options.lua.
+--- { name = corpus, ... } with even shares), steps, batch (sequences a step), accumulate (equal
+--- micro-batches that a step goes through, one after the other: the same gradient in less memory),
+--- context (tokens), lr (peak), schedule, warmup, floor, decay, beta1, beta2, eps, weight_decay,
+--- clip, precision (of products: weights and moments stay f32), seed, out, fresh, log_every,
+--- save_every, eval_every, eval_windows, name, quiet, save_model; see train_options.lua.
 --- With `out`, a run folder, the same call again goes on where the last one stopped, bit for bit,
 --- and the model is saved in out/model; an interrupt saves the state of the last complete step.
 --- Raises { message, code = "diverged" } when loss, gradient or weights are no longer finite.
---- The curve has { tokens, bits per token } for each logged step.
+--- The curve has { tokens, bits per token } for each logged step, validation { step, mean } for
+--- each evaluation, routing the coefficient of variation of the experts' load over logged steps and
+--- mixture layers (mean and largest).
 ---@param model moelua.Model
 ---@param given table
----@return { steps: integer, tokens: integer, flops: number, seconds: number, curve: number[][] }
+---@return { steps: integer, tokens: integer, flops: number, seconds: number, curve: number[][],
+---  validation: number[][], routing: { cv: number, cv_max: number }? }
 return function(model, given)
   expect(type(model) == "table" and type(model.config) == "table", "moe.train", "model", "a model",
     model)

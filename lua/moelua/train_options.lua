@@ -12,6 +12,7 @@ local declared = options.merge(Optimizer.options, {
   data = { "any", required = true },          -- a corpus, or { name = corpus, ... } mixed evenly
   steps = { "integer", required = true },
   batch = { "integer", 32 },                  -- sequences a step
+  accumulate = { "integer", 1 },              -- equal micro-batches of a step
   context = "integer",                        -- tokens a sequence; default: the model's
   lr = { "number", 3e-3 },                    -- the peak
   schedule = { schedule.kinds, "cosine" },
@@ -37,8 +38,13 @@ train_options.incidental = { out = true, fresh = true, quiet = true, name = true
 --- The options, complete and checked; `where` is the function that was called, for messages.
 function train_options.check(where, given)
   local opts = options.check(where, given, declared)
-  for _, name in ipairs({ "steps", "batch", "log_every", "save_every", "eval_windows" }) do
+  for _, name in ipairs({ "steps", "batch", "accumulate", "log_every", "save_every",
+    "eval_windows" }) do
     if opts[name] < 1 then raise("%s: %s must be at least 1, not %d", where, name, opts[name]) end
+  end
+  if opts.batch % opts.accumulate ~= 0 then
+    raise("%s: a batch of %d does not divide into %d micro-batches\n" ..
+      "hint: accumulate must divide batch", where, opts.batch, opts.accumulate)
   end
   if opts.lr <= 0 or opts.lr ~= opts.lr then
     raise("%s: lr must be above 0, not %s", where, describe(opts.lr))
