@@ -2,6 +2,9 @@
 --
 --   local optimizer = moe.optimizer(model, { lr = 1e-3 })
 --   loss:backward();  optimizer:step()        -- clips, updates, forgets the gradients
+--
+-- Buffers of the layer (the bias of a router, say) have no gradient: the layer changes them itself
+-- after each update, and they are part of the state.
 
 local core = require("moelua.core")
 local class = require("moelua.class")
@@ -25,6 +28,7 @@ function Optimizer:init(layer, given)
     "a layer or model", layer)
   self.opts = options.check("moe.optimizer", given, Optimizer.options)
   nn.check_f32("moe.optimizer", layer)
+  self.layer, self.buffers = layer, layer:buffers()
   self.params, self.tensors = layer:parameters(), nn.tensors(layer)
   self.m, self.v, self.decay, self.steps = {}, {}, {}, 0
   for i, p in ipairs(self.tensors) do
@@ -40,11 +44,12 @@ local function update(self, args)
   self.steps = args.step
   core.adamw_step(self.tensors, self.m, self.v, args)
   self:zero_grad()
+  self.layer:after_step()
 end
 
---- One update from the gradients that backward() left, which are then forgotten. Parameters
---- without a gradient stay as they are. Returns the norm before clipping. An interrupt comes before
---- the update or after it.
+--- One update from the gradients that backward() left, which are then forgotten; the layer is told
+--- of it. Parameters without a gradient stay as they are. Returns the norm before clipping. An
+--- interrupt comes before all of that or after it.
 function Optimizer:step(lr, norm)
   local opts = self.opts
   expect(lr == nil or type(lr) == "number", "step", "lr", "a number", lr)
@@ -61,13 +66,14 @@ function Optimizer:zero_grad()
   for _, p in ipairs(self.tensors) do p:zero_grad() end
 end
 
---- Parameters and moments by name: what a training state holds.
+--- Parameters, moments and buffers by name: what a training state holds.
 function Optimizer:state()
   local state = {}
   for i, entry in ipairs(self.params) do
     state["w." .. entry[1]] = entry[2]
     state["m." .. entry[1]], state["v." .. entry[1]] = self.m[i], self.v[i]
   end
+  for _, entry in ipairs(self.buffers) do state["b." .. entry[1]] = entry[2] end
   return state
 end
 

@@ -1,9 +1,10 @@
 -- train.lua: the training loop. Next-token loss, AdamW, a schedule, a log, states to resume from.
 --
--- A resumed run is the uninterrupted one: parameters and moments are saved as they are, and the
--- batches follow from how many windows were drawn from each corpus. A step changes nothing that
--- lasts until `apply`, which no interrupt can cut in two: at any moment the job is what it was
--- after some whole number of steps, and can be saved.
+-- A resumed run is the uninterrupted one: parameters, moments and buffers are saved as they are,
+-- the batches follow from how many windows were drawn from each corpus, and random numbers inside
+-- the model from seed, step and micro-batch. A step changes nothing that lasts until `apply`, which
+-- no interrupt can cut in two: at any moment the job is what it was after some whole number of
+-- steps, and can be saved.
 
 local core = require("moelua.core")
 local Batches = require("moelua.batches")
@@ -216,9 +217,9 @@ local function adopt(job)
       "hint: --fresh trains it again", job.opts.out)
   end
   local trained = run.check(family.load(job.opts.out .. "/model"))
-  local list = trained:parameters()
+  local list = nn.saved(trained)
   core.no_grad(function()
-    for i, entry in ipairs(job.model:parameters()) do entry[2]:copy_(list[i][2]) end
+    for i, entry in ipairs(nn.saved(job.model)) do entry[2]:copy_(list[i][2]) end
   end)
   job.model.path = trained.path
 end
