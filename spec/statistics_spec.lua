@@ -54,6 +54,8 @@ describe("statistics", function()
 
   it("are written with their interval", function()
     assert.equal("-0.012 ± 0.004", statistics.text { mean = -0.0123, half = 0.0041, n = 3 })
+    assert.equal("+0.012 ± 0.004",
+      statistics.text({ mean = 0.0123, half = 0.0041, n = 3 }, "%+.3f"))
     assert.equal("1.50", statistics.text({ mean = 1.5, n = 1 }, "%.2f"))
   end)
 

@@ -12,12 +12,14 @@
 --     },
 --     arguments = "MODEL ...",                                       -- allows words: opt.arguments
 --     presets = { smoke = { steps = 20 } },
+--     compares = true,                                               -- arms over several seeds
 --     trains = false,                                                -- a tool, not a recipe
 --   }
 --
 -- All have --json, --quiet and --help as well, recipes also --seed, --out, --preset, --fresh,
--- --precision, --save-every and --dry-run. What stands on the command line wins over the preset,
--- the preset over the defaults.
+-- --precision, --save-every and --dry-run, comparisons also --domain, --max-bytes, --seeds, --lr,
+-- --eval-windows and --split. What stands on the command line wins over the preset, the preset over
+-- the defaults.
 
 local options = require("moelua.options")
 local run = require("moelua.run")
@@ -80,6 +82,18 @@ local function recipe_options(declaration)
     { "dry_run", false, "print the plan (data, compute, memory, disk, time), write nothing" } }
 end
 
+-- What every recipe has that compares arms over several seeds, see comparison.lua.
+local comparison_options = {
+  { "domain", {}, "name=path of a file or folder; replaces the three standard domains",
+    repeatable = true },
+  { "max_bytes", 32000000, "text used of each domain", min = 1 },
+  { "seeds", 3, "models of each arm: the seeds from --seed on", min = 1 },
+  { "lr", nil, "learning rate of all arms, in place of the best of a grid", type = "number",
+    min = 0 },
+  { "eval_windows", 256, "windows of each domain in the final table", min = 1 },
+  { "split", "test", "what the final table reads", choices = { "test", "validation" } },
+}
+
 -- The recipe's own options, then the common ones that it did not declare.
 local function all_options(declaration)
   local list, by_name = {}, {}
@@ -89,6 +103,7 @@ local function all_options(declaration)
     list[#list + 1], by_name[option.name] = option, option
   end
   for _, declared in ipairs(declaration.options or {}) do add(declared) end
+  for _, declared in ipairs(declaration.compares and comparison_options or {}) do add(declared) end
   local recipe = declaration.trains ~= false
   for _, declared in ipairs(recipe and recipe_options(declaration) or {}) do add(declared) end
   add { "json", false, recipe and "results, or the plan, as one JSON object" or "results as JSON" }

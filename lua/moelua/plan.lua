@@ -5,6 +5,7 @@
 
 local core = require("moelua.core")
 local class = require("moelua.class")
+local Comparison = require("moelua.comparison")
 local corpora = require("moelua.corpora")
 local domains = require("moelua.domains")
 local flops = require("moelua.flops")
@@ -76,7 +77,8 @@ local function add_stage(self, name, model, opts, text)
   stage.states = left > 0 and state_bytes(stage, opts.save_every) or 0
   self.stages[#self.stages + 1] = stage
   return stage, { tokens = opts.steps * tokens, flops = opts.steps * per_step,
-    seconds = opts.steps * step.seconds, curve = {} }
+    seconds = opts.steps * step.seconds, steps = opts.steps, curve = {},
+    validation = { { opts.steps, 0.0 } } }
 end
 
 -- The options as the stage would get them, checked.
@@ -86,13 +88,31 @@ local function complete(self, where, name, given)
     precision = given.precision or self.opt.precision }))
 end
 
+-- Seconds to evaluate a model on so many windows of each domain (nil: all there are).
+local function seconds_of(self, model, split, windows, batch)
+  local context, tokens = self.opt.context or model.config.context, 0
+  for _, name in ipairs(self.names) do
+    tokens = tokens + context * self.domains[name].handle:windows(split, context, windows)
+  end
+  local step = trial.step(model, batch, context, core.precision())
+  return FORWARD * tokens * step.seconds / (batch * context)
+end
+
 --- Records a stage; the model stays as it is. Returns its estimated cost.
-function Plan:train(name, model, given)
+function Plan:stage(name, model, given)
   local opts = complete(self, "moe.train", name, given)
   local text = corpora.names(corpora.named(opts.data, "moe.train: data"), "moe.train: data.%s")
-  local _, cost = add_stage(self, name, model, opts, text)
+  local stage, cost = add_stage(self, name, model, opts, text)
+  if opts.eval_every > 0 and stage.left > 0 then
+    local seconds = seconds_of(self, model, "validation", opts.eval_windows, opts.batch)
+    self.evaluations.seconds = self.evaluations.seconds + stage.left // opts.eval_every * seconds
+  end
   return cost
 end
+Plan.train = Plan.stage
+
+--- The model that a stage would have made: one like it.
+function Plan.trained(_, _, make) return make() end
 
 -- What is left of stages that share the processors, at most `workers` at a time.
 local function together(stages, workers)
@@ -126,18 +146,27 @@ function Plan:branch(model, given)
   return experts, costs
 end
 
---- Counts what the evaluation of a model would take.
-function Plan:arm(_, model)
-  local context, tokens = self.opt.context or model.config.context, 0
-  for _, name in ipairs(self.names) do
-    local corpus = self.domains[name]
-    tokens = tokens + context * corpus.handle:windows(self.split, context, self.opt.eval_windows)
-  end
-  local batch = self.opt.batch or 32
-  local step = trial.step(model, batch, context, core.precision())
-  local all = self.evaluations
+--- Counts what the evaluation of a model would take; returns one that found nothing.
+function Plan:measure(_, model)
+  local all, batch = self.evaluations, self.opt.batch or 32
   all.models = all.models + 1
-  all.seconds = all.seconds + FORWARD * tokens * step.seconds / (batch * context)
+  all.seconds = all.seconds + seconds_of(self, model, self.split, self.opt.eval_windows, batch)
+  local result = { metric = {}, mean = 0.0, tokens = {}, routing = {}, statistics = {},
+    causal = true, coupled = false }
+  for _, name in ipairs(self.names) do result.metric[name], result.tokens[name] = 0.0, 0 end
+  return result
+end
+
+--- As Study:arm.
+function Plan:arm(name, model) return self:measure(name, model) end
+
+--- As Study:compare: the arms are counted, and nothing is claimed about them.
+function Plan:compare(given)
+  local comparison = Comparison(self, given)
+  for _, name in ipairs { "beats", "lower", "balanced", "reach" } do
+    comparison[name] = function() end
+  end
+  return comparison
 end
 
 --- Counts a model that would be kept in the run folder.
@@ -147,7 +176,8 @@ end
 
 -- Nothing has been measured that could be shown or claimed.
 local function nothing() end
-for _, name in ipairs { "say", "curve", "routing", "claim", "better", "best_on_own_domain" } do
+for _, name in ipairs { "say", "curve", "routing", "claim", "better", "best_on_own_domain",
+    "enter" } do
   Plan[name] = nothing
 end
 

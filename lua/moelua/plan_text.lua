@@ -31,15 +31,55 @@ end
 
 local function time_text(seconds) return seconds > 0 and duration(math.max(seconds, 1)) or "-" end
 
+-- Whether two stages are runs of the same arm of a comparison.
+local function alike(a, b)
+  local folder = a.name:match("^(.*)/")
+  return folder and b.name:match("^(.*)/") == folder and a.parameters == b.parameters and
+    table.concat(a.text, ",") == table.concat(b.text, ",")
+end
+
+-- Lists of successive stages that are alike.
+local function groups(stages)
+  local list = {}
+  for i, stage in ipairs(stages) do
+    if i > 1 and alike(stages[i - 1], stage) then table.insert(list[#list], stage)
+    else list[#list + 1] = { stage } end
+  end
+  return list
+end
+
+-- The steps of each: "3 x 100, 3 x 400".
+local function all_steps(group)
+  local parts, counts = {}, {}
+  for _, stage in ipairs(group) do
+    local text = steps(stage)
+    if text ~= parts[#parts] then parts[#parts + 1], counts[#parts + 1] = text, 0 end
+    counts[#parts] = counts[#parts] + 1
+  end
+  for i, count in ipairs(counts) do
+    if count > 1 and parts[i] ~= "done" then parts[i] = ("%d x %s"):format(count, parts[i]) end
+  end
+  return table.concat(parts, ", ")
+end
+
+-- Stages that are alike share a row.
+local function stage_row(group)
+  local first, tokens, flops, seconds = group[1], 0, 0, 0
+  for _, stage in ipairs(group) do
+    tokens, flops = tokens + stage.tokens, flops + stage.flops
+    seconds = seconds + stage.seconds
+  end
+  local name = #group > 1 and first.name:match("^(.*)/") or first.name
+  return { name, table.concat(first.text, ", "), all_steps(group), first.parameters,
+    first.active, tokens, flops, time_text(seconds) }
+end
+
 local function stage_table(plan)
   local columns = { "stage", "text", "steps", { name = "parameters", format = "si" },
     { name = "active", format = "si" }, { name = "tokens", format = "si" },
     { name = "FLOPs", format = "si" }, { name = "time", right = true } }
   local rows = {}
-  for i, stage in ipairs(plan.stages) do
-    rows[i] = { stage.name, table.concat(stage.text, ", "), steps(stage), stage.parameters,
-      stage.active, stage.tokens, stage.flops, time_text(stage.seconds) }
-  end
+  for i, group in ipairs(groups(plan.stages)) do rows[i] = stage_row(group) end
   rows[#rows + 1] = { "all", "", "", nil, nil, plan.tokens, plan.flops,
     time_text(plan.seconds.training) }
   return text_table.format(columns, rows)

@@ -19,7 +19,7 @@ end
 -- Input -----------------------------------------------------------------------------------
 
 local PARTS = { "about", "axes", "captions", "claims", "command", "config", "curves", "domains",
-  "experts", "heat", "notes", "result", "seed", "title", "versions" }
+  "experts", "heat", "notes", "result", "seed", "tables", "title", "versions" }
 
 local AXES = { "x", "x_scale", "y", "y_scale" }
 local CAPTIONS = { "compute", "curves", "heat", "results" }
@@ -41,12 +41,14 @@ local function measured(value, arm, what)
   return svg.finite(value, string.format("report.html: %s of arm %q", what, arm))
 end
 
--- Arms with checked numbers: { name, metric = {domain = number}, mean, tokens, flops, seconds }.
+-- Arms with checked numbers: { name, metric = {domain = number}, mean, interval, tokens, flops,
+-- seconds }.
 local function checked_arms(results)
   local arms = {}
   for index, given in ipairs(results.arms or {}) do
     local name = tostring(given.name or ("arm " .. index))
-    local arm = { name = name, metric = {}, mean = measured(given.mean, name, "the mean") }
+    local arm = { name = name, metric = {}, mean = measured(given.mean, name, "the mean"),
+      interval = measured(given.interval, name, "the interval") }
     for _, field in ipairs { "tokens", "flops", "seconds" } do
       arm[field] = measured(given[field], name, field)
     end
@@ -172,6 +174,13 @@ local function heat_section(parts, caption)
   return section("Routing", figure(drawing, caption))
 end
 
+-- Tables beside the first one: { title, columns, rows }, see text_table.format.
+local function tables_section(list)
+  local out = {}
+  for index, given in ipairs(list or {}) do out[index] = tables.plain(given) end
+  return section("More tables", table.concat(out))
+end
+
 -- How to repeat it ------------------------------------------------------------------------
 
 local function shown(value)
@@ -247,12 +256,12 @@ end
 
 -- One self-contained HTML page for a run.
 -- results: { recipe, seed, arms = { { name, tokens, flops, seconds, metric = {domain = bits per
--- byte}, mean } }, claims = { { name, holds = true | false | anything else, detail } } }.
+-- byte}, mean, interval } }, claims = { { name, holds = true | false | anything else, detail } } }.
 -- parts, all optional: title, result (the sentence under it), about, domains (order of columns),
--- curves and axes (see line_chart), heat and experts (see heat_map), claims, config, versions
--- (lists of {key, value}), command, seed, notes (text or list), captions = { results, curves, heat,
--- compute } in place of the usual ones. What was not measured is shown as
--- a dash; a number that is NaN or infinite, or an unknown part, is an error.
+-- tables ({ title, columns, rows } each), curves and axes (see line_chart), heat and experts (see
+-- heat_map), claims, config, versions (lists of {key, value}), command, seed, notes (text or list),
+-- captions = { results, curves, heat, compute } in place of the usual ones. What was not measured
+-- is shown as a dash; a number that is NaN or infinite, or an unknown part, is an error.
 function report.html(results, parts)
   results, parts = results or {}, parts or {}
   check_keys(parts, PARTS, "part")
@@ -270,7 +279,7 @@ function report.html(results, parts)
       element("p", { class = "result" }, sentence), about }),
     section("Results",
       tables.results(arms, domains_of(arms, parts.domains), captions.results)),
-    claims_section(claims), curves_section(parts, captions.curves),
+    tables_section(parts.tables), claims_section(claims), curves_section(parts, captions.curves),
     heat_section(parts, captions.heat), section("Compute", tables.compute(arms, captions.compute)),
     repeat_section(results, parts), config_section(parts.config), notes_section(parts.notes),
     element("footer", nil, "Written by moelua" ..

@@ -2,6 +2,7 @@
 -- their digits, what was not measured is a dash.
 
 local svg = require("moelua.svg")
+local text_table = require("moelua.text_table")
 
 local report_tables = {}
 
@@ -28,10 +29,12 @@ local function lowest(arms, read)
   return count > 1 and bits(best) or nil
 end
 
-local function value_cell(value, best)
+-- `half`: of the interval around the value, if there is one.
+local function value_cell(value, best, half)
   if not value then return DASH end
   local text = bits(value)
-  return element("td", nil, text == best and element("strong", nil, text) or text)
+  return element("td", nil, (text == best and element("strong", nil, text) or text)
+    .. (half and " ± " .. bits(half) or ""))
 end
 
 -- Bars start at zero: their lengths compare as the numbers do.
@@ -66,19 +69,22 @@ local function result_columns(arms, domains)
   for index, domain in ipairs(domains) do
     columns[index] = { name = domain, read = function(arm) return arm.metric[domain] end }
   end
-  columns[#columns + 1] = { name = "mean", read = function(arm) return arm.mean end }
+  columns[#columns + 1] = { name = "mean", read = function(arm) return arm.mean end,
+    half = function(arm) return arm.interval end }
   for _, column in ipairs(columns) do column.best = lowest(arms, column.read) end
   return columns
 end
 
 local function results_caption(arms, columns)
-  local missing, compared = false, false
+  local missing, compared, repeated = false, false, false
   for _, column in ipairs(columns) do compared = compared or column.best ~= nil end
   for _, arm in ipairs(arms) do
+    repeated = repeated or arm.interval
     for _, column in ipairs(columns) do missing = missing or column.read(arm) == nil end
   end
   return "Held-out bits per byte; lower is better."
     .. (compared and " The best value of each column is bold. Bars show the mean, from zero." or "")
+    .. (repeated and " After the mean of the seeds: its 95 % interval." or "")
     .. (missing and " A dash: not measured." or "")
 end
 
@@ -95,13 +101,29 @@ function report_tables.results(arms, domains, caption)
   for index, arm in ipairs(arms) do
     local cells = {}
     for place, column in ipairs(columns) do
-      cells[place] = value_cell(column.read(arm), column.best)
+      cells[place] = value_cell(column.read(arm), column.best, column.half and column.half(arm))
     end
     cells[#cells + 1] = bar_cell(arm.mean, highest, columns[#columns].best)
     rows[index] = row_of(arm.name, cells)
   end
   caption = caption and escape(caption) or results_caption(arms, columns)
   return table_of(caption, header, rows)
+end
+
+-- A table as it stands in the terminal: { title, columns, rows }.
+function report_tables.plain(given)
+  local header, columns, rows = {}, text_table.cells(given.columns, given.rows), {}
+  for place, column in ipairs(given.columns) do
+    header[place] = header_cell(type(column) == "table" and column.name or column)
+  end
+  for index = 1, #given.rows do
+    local cells = {}
+    for place = 2, #columns do
+      cells[place - 1] = element("td", nil, escape(columns[place][index]))
+    end
+    rows[index] = row_of(columns[1][index], cells)
+  end
+  return table_of(escape(given.title), header, rows)
 end
 
 -- Compute ---------------------------------------------------------------------------------

@@ -97,14 +97,15 @@ function statistics.below_zero(interval)
   return interval.mean < 0
 end
 
---- As people write it: "-0.012 ± 0.004", "-0.012" without an interval.
+--- As people write it: "0.012 ± 0.004", "0.012" without an interval.
 ---@param interval { mean: number, half: number? }
----@param format string? of one number
+---@param format string? of one number; "%+.3f" shows the sign of the mean
 ---@return string
 function statistics.text(interval, format)
   format = format or "%.3f"
   local mean = format:format(interval.mean)
-  return interval.half and ("%s ± %s"):format(mean, format:format(interval.half)) or mean
+  if not interval.half then return mean end
+  return ("%s ± %s"):format(mean, format:gsub("%+", ""):format(interval.half))
 end
 
 return statistics

@@ -4,6 +4,7 @@
 --   study:train("seed", model, { data = ..., steps = ... })     -- a stage: runs/NAME/seed
 --   study:branch(model, { steps = ... })                        -- stages runs/NAME/branches/...
 --   study:arm("seed", model, cost)                              -- a row of the table
+--   study:compare { steps = ..., rates = ... }                  -- arms over several seeds
 --   study:keep(model)                                           -- runs/NAME/model
 --   study:claim("btx beats the seed", holds, detail)
 --   study:finish()
@@ -11,17 +12,23 @@
 -- Everything that costs goes through these calls: with --dry-run a plan (plan.lua) takes them.
 --
 -- results.json: {"recipe", "seed", "arms": [{"name", "tokens", "flops", "seconds",
--- "metric": {domain: bits per byte}, "mean"}], "claims": [{"name", "holds", "detail"}]}.
+-- "metric": {domain: bits per byte}, "mean"}], "claims": [{"name", "holds", "detail"}]}; arms over
+-- several seeds have "interval", "rate" and "seeds" as well, and those that see later text are
+-- listed in "apart".
 
 local core = require("moelua.core")
 local lfs = require("lfs")
+local arm_tables = require("moelua.arm_tables")
 local branch = require("moelua.branch")
 local class = require("moelua.class")
+local Comparison = require("moelua.comparison")
+local cost_of = require("moelua.cost")
 local data = require("moelua.data")
 local domains = require("moelua.domains")
 local error_text = require("moelua.error_text")
 local evaluate = require("moelua.evaluate")
 local expect = require("moelua.expect")
+local family = require("moelua.family")
 local options = require("moelua.options")
 local Plan = require("moelua.plan")
 local report = require("moelua.report")
@@ -34,9 +41,9 @@ local study = {}
 
 local Study = class("Study")
 
--- Options that change nothing about the result.
+-- Options that change nothing about the stages of a run: more seeds are more stages.
 local incidental = { out = true, fresh = true, quiet = true, workers = true, arguments = true,
-  json = true, save_every = true, dry_run = true }
+  json = true, save_every = true, dry_run = true, seeds = true }
 
 -- The options as config.json of the run folder.
 local function request(opt)
@@ -90,7 +97,8 @@ function Study:init(opt, parts)
   self.names = {}
   for name in pairs(self.domains) do self.names[#self.names + 1] = name end
   table.sort(self.names)
-  self.arms, self.claims, self.curves, self.heat, self.notes = {}, {}, {}, {}, {}
+  self.arms, self.apart, self.claims, self.notes = {}, {}, {}, {}
+  self.curves, self.heat = {}, {}
 end
 
 --- Narration goes to stderr, and not at all with --quiet.
@@ -123,16 +131,27 @@ local function complete(self, given, folder)
     precision = given.precision or self.opt.precision })
 end
 
---- Trains a stage in its own run folder; finished stages are not trained again. Its curve begins
--- where the cost `before` ended. Returns its own cost { tokens, flops, seconds, curve }.
-function Study:train(name, model, given, before)
+--- Trains a stage in its own run folder; finished stages are not trained again. Returns its own
+-- cost { tokens, flops, seconds, curve }.
+function Study:stage(name, model, given)
   local opts = complete(self, given, name)
   opts.name = name
   begin(self, name, model, opts)
-  local cost = train(model, opts)
+  return train(model, opts)
+end
+
+--- A stage whose loss curve is shown, from where the cost `before` ended.
+function Study:train(name, model, given, before)
+  local cost = self:stage(name, model, given)
   self:curve(name, cost.curve, before)
   return cost
 end
+
+--- The model of a finished stage.
+function Study:trained(name) return check(family.load(self.opt.out .. "/" .. name .. "/model")) end
+
+--- Arms over several seeds, see comparison.lua.
+function Study:compare(given) return Comparison(self, given) end
 
 --- Trains a copy of the model on each domain, in a process of its own (see moe.branch). Returns the
 -- experts, and what each cost, in the order of study.names.
@@ -161,28 +180,29 @@ function Study:curve(name, points, before)
   self.curves[#self.curves + 1] = { name = name, points = shifted }
 end
 
---- Costs added up, with FLOPs and seconds of everything that a model needed.
-function study.sum(...)
-  local total = { tokens = 0, flops = 0, seconds = 0 }
-  for _, cost in ipairs({ ... }) do
-    expect(type(cost) == "table", "study.sum", "cost", "{ tokens, flops, seconds }", cost)
-    for k in pairs(total) do
-      expect(type(cost[k]) == "number", "study.sum", k, "a number", cost[k])
-      total[k] = total[k] + cost[k]
-    end
-  end
-  return total
+study.sum = cost_of.sum
+
+--- Evaluates a model on the split of the final table. `more`: options of moe.evaluate.
+function Study:measure(name, model, more)
+  self:say("evaluating %s", name)
+  return evaluate(model, self.domains,
+    options.merge({ split = self.split, windows = self.windows }, more or {}))
 end
 
---- Evaluates a model on the split of the final table and adds it as a row. `cost` is what it took
--- to make it, from the first step on. Returns the evaluation.
+--- Evaluates a model and adds it as a row of the table. `cost` is what it took to make it, from the
+-- first step on. Returns the evaluation.
 function Study:arm(name, model, cost)
-  self:say("evaluating %s", name)
-  local result = evaluate(model, self.domains, { split = self.split, windows = self.windows })
-  self.arms[#self.arms + 1] = { name = name, tokens = cost.tokens, flops = cost.flops,
-    seconds = cost.seconds, metric = result.metric, mean = result.mean }
-  result.arm = self.arms[#self.arms]
+  local result = self:measure(name, model)
+  result.arm = { name = name, tokens = cost.tokens, flops = cost.flops, seconds = cost.seconds,
+    metric = result.metric, mean = result.mean }
+  self:enter(result.arm, true)
   return result
+end
+
+--- Adds a row to the table, or to that of the arms whose losses do not compare.
+function Study:enter(arm, comparable)
+  local list = comparable and self.arms or self.apart
+  list[#list + 1] = arm
 end
 
 --- The routing of an evaluated mixture for the report's heat map.
@@ -236,18 +256,13 @@ end
 
 -- ---- the end ----------------------------------------------------------------------------------
 
-function Study:table()
-  local columns = { "model", table.unpack(self.names) }
-  columns[#columns + 1] = "mean"
-  columns[#columns + 1] = { name = "tokens", format = "si", best = false }
-  columns[#columns + 1] = { name = "FLOPs", format = "si", best = false }
-  local rows = {}
-  for i, arm in ipairs(self.arms) do
-    rows[i] = { arm.name }
-    for j, name in ipairs(self.names) do rows[i][j + 1] = arm.metric[name] end
-    table.move({ arm.mean, arm.tokens, arm.flops }, 1, 3, #self.names + 2, rows[i])
-  end
-  return text_table.format(columns, rows, { best = "min" })
+-- The tables beside the first one.
+local function more_tables(self)
+  local all = table.move(self.apart, 1, #self.apart, #self.arms + 1, { table.unpack(self.arms) })
+  local list = { arm_tables.reach(self.arms) }
+  list[#list + 1] = arm_tables.routing(all)
+  if #self.apart > 0 then list[#list + 1] = arm_tables.apart(self.names, self.apart) end
+  return list
 end
 
 -- How much of the test text the models may have seen: near-duplicates across the splits.
@@ -273,6 +288,7 @@ function Study:write(results)
   check(system.write(out .. "/report.html", report.html(results, {
     title = self.parts.title, about = self.parts.about, domains = self.names,
     curves = self.curves, heat = self.heat, experts = self.experts, config = request(self.opt),
+    tables = more_tables(self),
     versions = { { "moelua", core.version }, { "kernels", core.kernels } },
     command = command_line(), notes = self.notes,
     axes = { x = "training tokens", y = "training loss, bits per byte" } })))
@@ -289,9 +305,12 @@ end
 
 -- The table and the claims.
 local function print_text(self)
-  print(("held-out text (%s split), bits per byte; FLOPs and tokens from the first step on")
-    :format(self.split))
-  print(self:table())
+  local first = arm_tables.results(self.names, self.arms, self.split)
+  print(first.title)
+  print(text_table.format(first.columns, first.rows))
+  for _, more in ipairs(more_tables(self)) do
+    print(("\n%s\n%s\n"):format(more.title, text_table.format(more.columns, more.rows)))
+  end
   for _, claim in ipairs(self.claims) do
     print(("%s  %s: %s"):format(mark[claim.holds] or "?  ", claim.name, claim.detail))
   end
@@ -303,7 +322,8 @@ end
 function Study:finish()
   self:overlap()
   local results = { recipe = self.opt.name or self.parts.recipe, seed = self.opt.seed,
-    arms = self.arms, claims = json.array(self.claims) }
+    arms = self.arms, claims = json.array(self.claims),
+    apart = #self.apart > 0 and self.apart or nil }
   self:write(results)
   if self.opt.json then
     print(json.encode(options.merge(results, { paths = paths(self) })))

@@ -126,7 +126,7 @@ local function make_column(given, place, rows, best)
   local numeric, numbers, whole = is_numeric(values, #rows)
   column.whole = whole
   local made = { name = plain(given.name), unit = plain(given.unit or ""), cells = {},
-    right = numeric }
+    right = numeric or given.right }
   for index = 1, #rows do made.cells[index] = cell_text(values[index], column, index) end
   made.marked = numeric and numbers > 1 and column.best and true or false
   if made.marked then mark_best(made, column, values, #rows) end
@@ -246,9 +246,19 @@ local function check_options(options)
   end
 end
 
+-- The texts of the cells, column by column.
+function text_table.cells(columns, rows)
+  local list = {}
+  for place, given in ipairs(columns) do
+    list[place] = make_column(given, place, rows, nil).cells
+  end
+  return list
+end
+
 -- Lines of text joined by newlines, without a last one.
--- columns: names or { name, key = name, unit = "", format = "%.3f" | "si" | function, best };
--- rows: lists in the order of the columns, or tables by key; nil shows as "-".
+-- columns: names or { name, key = name, unit = "", format = "%.3f" | "si" | function, best, right
+-- (words to the right) }; rows: lists in the order of the columns, or tables by key; nil shows as
+-- "-".
 -- options: best = "min" | "max" marks the best value of every column of numbers that does not say
 -- otherwise (best = false: none); width: columns of the terminal. A table too wide first shortens
 -- its words, then continues below. Numbers that are not finite are refused.
