@@ -3,14 +3,16 @@ local helper = require("spec.helper")
 local models = require("spec.models")
 local moe = require("moelua")
 local nn = require("moelua.nn")
+local options = require("moelua.options")
 local router = require("moelua.router")
 local misuse = models.misuse
 
 describe("router options", function()
   it("have defaults", function()
-    assert.same({ kind = "topk", k = 2, gate = "selected", z_loss = 0 }, router.options({}))
-    assert.same({ kind = "topk", k = 2, gate = "selected", z_loss = 0,
-      balance = { form = "btx", coef = 0.01 } }, router.options({ balance = {} }))
+    local defaults = { kind = "topk", k = 2, gate = "selected", z_loss = 0 }
+    assert.same(defaults, router.options({}))
+    assert.same(options.merge(defaults, { balance = { form = "btx", coef = 0.01 } }),
+      router.options({ balance = {} }))
   end)
 
   it("are checked", function()
@@ -18,8 +20,9 @@ describe("router options", function()
       "router: unknown option 'gates'\nhint: did you mean 'gate'?")
     misuse(function() router.options({ gate = "selcted" }) end,
       "router: option 'gate' is 'selcted': unknown\nhint: did you mean 'selected'?")
-    misuse(function() router.options({ kind = "hash" }) end,
-      "router: option 'kind' is 'hash': unknown\nhint: known are topk")
+    misuse(function() router.options({ kind = "random" }) end,
+      "router: option 'kind' is 'random': unknown\nhint: known are topk, switch, noisy_topk, " ..
+      "gshard, sample, soft")
     misuse(function() router.options({ balance = { form = "gshard" } }) end,
       "router.balance: option 'form' is 'gshard': unknown\nhint: known are btx, switch")
     misuse(function() router.options({ k = 0 }) end,

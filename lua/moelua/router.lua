@@ -1,21 +1,37 @@
 -- router.lua: which experts a token goes to, with what weight, and the losses that keep the load
--- even. Here is what all routers share; what makes a kind is in its file, routers/KIND.lua:
+-- even. Here is what all routers share:
 --
---   options                             declared options beside the common ones below; false
---                                       instead of a declaration: this kind has no such option
---   check(opts, experts)                refuses what cannot be; may fill in what follows (optional)
---   weight = false                      for a kind without logits
---   parameters, buffers                 names of tensors beside `weight` that are trained, or only
---                                       kept; init(router, where) makes them
---   route(router, logits, how, x)       -> gates f32, experts i32 [T x s] and perhaps
---                                       { loss = tensor, scores = probabilities [T x N] };
---                                       x is [B x S x dim], logits f32 [B S x N]
---   slots(opts, experts)                experts that a token uses on average
---   traits(opts, train)                 see router.traits
+--   l = W (x * jitter)                      logits, in f32 whatever the precision
+--   gates, experts = route(l)               what makes a kind, in its file routers/KIND.lua
+--   loss = balance + z-loss + the kind's own
+--   experts = capacity(experts)             see capacity.lua
+--   gates = scale * gates
 --
--- Expert -1: the slot is not used. Routers compute in f32.
+-- Expert -1: the slot is not used. A file of a kind returns a table of
+--
+--   options                          its declared options beside the common ones below; false in
+--                                    place of a declaration: this kind has no such option
+--   check(opts, experts)             refuses what cannot be; may fill in what follows
+--   remedy(opts)                     where every gate is 1 whatever the logits are, and no loss of
+--                                    the kind's own reaches the router: what to do about it
+--   for_layer(opts, is_first)        -> the options of a layer, where they depend on its place
+--   weight = false                   for a kind without logits
+--   init_scale                       the weight begins with so many times its std
+--   parameters, buffers              names of tensors beside `weight` that are trained, or only
+--                                    kept; init(router, where) makes them
+--   route(router, logits, how, x)    -> gates f32, experts i32 [T x s] and perhaps
+--                                    { loss = tensor, scores = probabilities [T x N] };
+--                                    x is [B x S x dim], logits f32 [B S x N]; how as given to
+--                                    the layer, mask by token [B S], and sequences = B
+--   after_step(router)               after each step of the optimizer
+--   slots(opts, experts)             experts that a token uses on average
+--   traits(opts, train)              as router.traits, before anything is dropped
+--
+-- of which options, route, slots and traits are always there.
 
 local core = require("moelua.core")
+local balance = require("moelua.balance")
+local capacity = require("moelua.capacity")
 local class = require("moelua.class")
 local expect = require("moelua.expect")
 local options = require("moelua.options")
@@ -23,16 +39,16 @@ local weight = require("moelua.parameter")
 
 local router = {}
 
-local kinds = { "topk" }
-
 local declared = {
-  kind = { kinds, "topk" },
-  -- coef * N * sum of u_e p_e, p_e the mean probability of expert e, u_e its mean gate ("btx",
-  -- Sukhbaatar et al. 2024) or the share of tokens that go to it ("switch", Fedus et al. 2022).
-  balance = "table",              -- { form = "btx" | "switch", coef = 0.01 }
-  z_loss = { "number", 0 },       -- coefficient of mean(logsumexp^2), ST-MoE eq. 5
+  kind = { { "topk", "switch", "noisy_topk", "gshard", "sample", "soft" }, "topk" },
+  balance = "table|boolean",      -- { form, coef, ... }, see balance.lua; false: none
+  z_loss = { "number", 0 },       -- coefficient of mean(logsumexp(l)^2), ST-MoE eq. 5
+  jitter = "number",              -- eps: the router's input times U(1 - eps, 1 + eps) in training
+  capacity = "table|boolean",     -- { factor, ... }, see capacity.lua; without: dropless
+  scale = "number",               -- factor of all gates (DeepSeek-V3: 2.5)
 }
-local declared_balance = { form = { { "btx", "switch" }, "btx" }, coef = { "number", 0.01 } }
+
+-- ---- options ------------------------------------------------------------------------------------
 
 -- The module of a kind, whose name has been checked.
 local function kind_of(name) return require("moelua.routers." .. name) end
@@ -46,21 +62,30 @@ local function declared_by(kind)
   return list
 end
 
+local function check_range(opts, name, least, below)
+  local value = opts[name]
+  if value and not (value >= least and value < below) then
+    core.raise("router: %s must be at least %s and %s, not %s", name, least,
+      below == math.huge and "finite" or "below " .. below, value)
+  end
+end
+
 --- The options of a router of `experts` experts (nil: not known yet), complete and checked.
 --- Options that are complete already stay as they are.
 ---@param given table?
 ---@param experts integer?
 ---@return table opts
 function router.options(given, experts)
-  expect(given == nil or type(given) == "table", "router", "options", "a table", given)
   expect(experts == nil or math.type(experts) == "integer", "router", "experts", "an integer",
     experts)
-  local name = options.check("router", { kind = given and given.kind }, { kind = declared.kind })
-  local kind = kind_of(name.kind)
+  local name = type(given) == "table" and given.kind or nil
+  local kind = kind_of(options.check("router", { kind = name }, { kind = declared.kind }).kind)
   local opts = options.check("router", given, declared_by(kind))
-  if opts.balance then
-    opts.balance = options.check("router.balance", opts.balance, declared_balance)
-  end
+  check_range(opts, "z_loss", 0, math.huge)
+  check_range(opts, "jitter", 0, 1)
+  check_range(opts, "scale", 0, math.huge)
+  opts.balance = opts.balance and balance.options(opts.balance, experts)
+  opts.capacity = opts.capacity and capacity.options(opts.capacity)
   if kind.check then kind.check(opts, experts) end
   return opts
 end
@@ -68,6 +93,17 @@ end
 local function check_complete(where, opts)
   expect(type(opts) == "table" and type(opts.kind) == "string", where, "opts",
     "what router.options returns", opts)
+end
+
+--- The options of one layer's router: those of a whole model, where the kind treats the first
+--- mixture layer in a way of its own.
+---@param opts table as router.options returns them
+---@param is_first boolean of the mixture layers of the model
+---@return table opts
+function router.for_layer(opts, is_first)
+  check_complete("router.for_layer", opts)
+  local kind = kind_of(opts.kind)
+  return kind.for_layer and kind.for_layer(opts, is_first) or opts
 end
 
 --- How many experts a token uses, on average over a batch: what its compute is counted by.
@@ -79,31 +115,46 @@ function router.slots(opts, experts)
   return kind_of(opts.kind).slots(opts, experts)
 end
 
---- How many matrices [experts x dim] a token is multiplied with to be routed.
----@param opts table as router.options returns them
----@return integer
-function router.matrices(opts)
-  check_complete("router.matrices", opts)
-  local kind = kind_of(opts.kind)
-  return (kind.weight == false and 0 or 1) + #(kind.parameters or {})
-end
-
---- On what else the routing of a token depends: causal (not on later positions), coupled ("no";
---- "sequence": on other positions of its sequence; "batch": on other sequences). train: in
---- training, not in evaluation.
+--- On what else the output of a token depends, in training or in evaluation. causal: not on later
+--- positions of its sequence. coupled: "no"; "sequence", on the other positions; "batch", on other
+--- sequences as well.
 ---@param opts table as router.options returns them
 ---@param train boolean?
----@return { causal: boolean, coupled: "no"|"batch"|"sequence" } traits
+---@return { causal: boolean, coupled: "no"|"sequence"|"batch" } traits
 function router.traits(opts, train)
   check_complete("router.traits", opts)
-  return kind_of(opts.kind).traits(opts, train or false)
+  local kind = kind_of(opts.kind)
+  return capacity.traits(opts.capacity, kind.traits(opts, train or false), train or false)
 end
+
+local function reaches(loss) return loss and loss.coef ~= 0 end
+
+-- What to do about a token's only gate that is always 1; nil where gates depend on the logits.
+local function remedy(opts)
+  local kind = kind_of(opts.kind)
+  if opts.capacity and opts.capacity.renormalise and kind.slots(opts, math.huge) == 1 then
+    return "capacity = { renormalise = false }"
+  end
+  return kind.remedy and kind.remedy(opts)
+end
+
+--- Raises when a router of these options has nothing to learn from: its gates are constant and no
+--- loss reaches it. For the start of a training; such a model can still be used.
+---@param opts table as router.options returns them
+function router.check_trainable(opts)
+  check_complete("router.check_trainable", opts)
+  local hint = remedy(opts)
+  if not hint or reaches(opts.balance) or opts.z_loss ~= 0 then return end
+  core.raise("router: the only gate of a token is 1 whatever the logits are: the router gets no " ..
+    "gradient and cannot learn\nhint: %s; or a balance loss or z_loss, which reach it", hint)
+end
+
+-- ---- the router ---------------------------------------------------------------------------------
 
 --- A router of a mixture layer. given: its options, see `declared` above and the files in routers/.
 --- where: dim, experts, and init (see parameter.lua).
-local Router = class("Router")
+local Router = class.userdata("Router", { "weight", "noise", "bias", "table", "counts" })
 router.Router = Router
-Router.stays_f32 = true         -- also in a model of 16 bits
 
 function Router:init(given, where)
   expect(type(where) == "table", "router.Router", "where", "{ dim = ..., experts = ... }", where)
@@ -113,6 +164,7 @@ function Router:init(given, where)
   self.kind = kind_of(self.opts.kind)
   self.count, self.dim = where.experts, where.dim
   local init = options.merge(where.init or { std = 0.02 }, { dtype = "f32" })
+  init.std = init.std * (self.kind.init_scale or 1)
   self.name = (init.name or "router."):sub(1, -2)
   if self.kind.weight ~= false then
     self.weight = weight(init, "weight", where.experts, where.dim)
@@ -120,9 +172,10 @@ function Router:init(given, where)
   if self.kind.init then self.kind.init(self, options.merge(where, { init = init })) end
 end
 
-local function append(list, router_, prefix, names)
+-- Those of the named tensors that this router has.
+local function append(list, owner, prefix, names)
   for _, name in ipairs(names or {}) do
-    list[#list + 1] = { prefix .. "." .. name, router_[name], router_, name }
+    if owner[name] then list[#list + 1] = { prefix .. "." .. name, owner[name], owner, name } end
   end
   return list
 end
@@ -138,6 +191,11 @@ end
 --- What is kept without being trained, as layers.0.ffn.router.bias.
 function Router:buffers(prefix)
   return append({}, self, (prefix or "router."):sub(1, -2), self.kind.buffers)
+end
+
+--- What follows a step of the optimizer: a bias moves.
+function Router:after_step()
+  if self.kind.after_step then self.kind.after_step(self) end
 end
 
 --- Random numbers for one use, as "jitter": core.rand ("rand") or core.randn ("randn") of that
@@ -160,31 +218,7 @@ function Router:noise(law, use, how, ...)
   return core[law](table.unpack(sizes))
 end
 
-local function add(a, b) return a and a + b or b end
-
--- Log-sum-exp per token [T x 1]: x - log_softmax(x) is the same in every column.
-local function log_sum_exp(logits) return (logits - logits:log_softmax(-1)):narrow(2, 1, 1) end
-
-local function auxiliary_loss(opts, logits, gates, experts)
-  local loss
-  if opts.balance and opts.balance.coef ~= 0 then
-    local u, p = logits:softmax(-1):routing_shares(gates, experts, opts.balance.form)
-    loss = (u * p):sum() * (opts.balance.coef * p:size(2))
-  end
-  if logits and opts.z_loss ~= 0 then
-    local z = log_sum_exp(logits)
-    loss = add(loss, (z * z):mean() * opts.z_loss)
-  end
-  return loss
-end
-
-local function statistics(info, logits, experts, count)
-  local counts = experts:bincount(count)
-  info.load = (counts / math.max(counts:sum():item(), 1)):totable()
-  local l = logits and logits:detach()
-  info.entropy = l and -(l:softmax(-1) * l:log_softmax(-1)):sum(-1):mean():item() or 0
-  info.dropped = 0
-end
+-- ---- routing ------------------------------------------------------------------------------------
 
 -- x [.. x dim] as [B x S x dim]; rows without an order in sequences are one sequence.
 local function by_sequence(x, dim)
@@ -197,19 +231,90 @@ local function by_sequence(x, dim)
   return x:reshape(B, #shape > 1 and shape[#shape - 1] or 1, dim)
 end
 
---- x [.. x dim], as a rule [B x S x dim] -> gates f32 [T x s], experts i32 [T x s] counted from 0,
---- -1 where a slot is not used, and info: loss (a tensor, or nil), and unless how.stats is false
---- load, entropy and dropped, see nn.MoE.
-function Router:route(x, how)
+-- Multiplicative noise on what the router sees, and only there (Fedus et al. 2021, section 2.4).
+local function jittered(self, x, how)
+  local eps = self.opts.jitter or 0
+  if eps == 0 or not how.train then return x end
+  return x * (self:noise("rand", "jitter", how, table.unpack(x:shape())) * (2 * eps) + (1 - eps))
+end
+
+local function logits_of(self, x, how)
+  if not self.weight then return nil end
+  return core.linear(jittered(self, x, how):reshape(-1, self.dim), self.weight, nil, "f32")
+end
+
+-- The mean over tokens [T x 1] that count.
+local function mean(values, mask)
+  if not mask then return values:mean() end
+  return (values * mask:reshape(-1, 1)):sum() / math.max(mask:sum():item(), 1)
+end
+
+-- Mean of the squared log-sum-exp; x - log_softmax(x) is the same in every column.
+local function z_loss(logits, mask)
+  local z = (logits - logits:log_softmax(-1)):narrow(2, 1, 1)
+  return mean(z * z, mask)
+end
+
+local function add(a, b) return a and b and a + b or a or b end
+
+-- The losses of a routing before anything is dropped, and what the balance loss was made from.
+local function losses(opts, logits, gates, experts, extra, how)
+  local loss, shares = extra.loss, nil
+  if reaches(opts.balance) then
+    local term
+    term, shares = balance.loss(opts.balance, extra.scores or logits:softmax(-1), gates, experts,
+      how)
+    loss = add(loss, term)
+  end
+  if logits and opts.z_loss ~= 0 then
+    loss = add(loss, z_loss(logits, how.mask) * opts.z_loss)
+  end
+  return loss, shares
+end
+
+-- How often each expert is used by tokens that count.
+local function counts(experts, count, mask)
+  return (mask and experts:keep_slots(mask) or experts):bincount(count)
+end
+
+-- What is told about a routing: chosen as the router said, experts as the capacity left them.
+local function statistics(self, logits, chosen, experts, mask)
+  local used = counts(experts, self.count, mask)
+  local slots = used:sum():item()
+  local wanted = chosen == experts and slots or counts(chosen, self.count, mask):sum():item()
+  local l = logits and logits:detach()
+  return {
+    experts = experts,
+    counts = used:to("i32"):totable(),
+    load = (used / math.max(slots, 1)):totable(),
+    dropped = 1 - slots / math.max(wanted, 1),
+    entropy = l and mean(-(l:softmax(-1) * l:log_softmax(-1)):sum(-1, true), mask):item() or 0,
+  }
+end
+
+-- `how` for one layer's routing: the mask by token.
+local function complete(how, B)
   expect(how == nil or type(how) == "table", "forward", "how", "a table", how)
-  how, x = how or {}, by_sequence(x, self.dim)
-  local logits = self.weight
-    and core.linear(x:reshape(-1, self.dim), self.weight, nil, "f32") or nil
-  local gates, experts, extra = self.kind.route(self, logits, how, x)
-  local info = { loss = add(extra and extra.loss, auxiliary_loss(self.opts, logits, gates,
-    experts)) }
-  if how.stats ~= false then statistics(info, logits, experts, self.count) end
-  return gates, experts, info
+  return options.merge(how or {}, { sequences = B,
+    mask = how and how.mask and how.mask:reshape(-1) or nil })
+end
+
+--- x [.. x dim], as a rule [B x S x dim] -> gates f32 [T x s], experts i32 [T x s] counted from 0,
+--- -1 where a slot is not used, and info: loss (a tensor, or nil), balance ({ u, p }, what the
+--- balance loss was made from), and unless how.stats is false load, counts, experts, entropy and
+--- dropped, see nn.MoE.
+function Router:route(x, how)
+  x = by_sequence(x, self.dim)
+  local B, opts = x:size(1), self.opts
+  how = complete(how, B)
+  local logits = logits_of(self, x, how)
+  local gates, chosen, extra = self.kind.route(self, logits, how, x)
+  local loss, shares = losses(opts, logits, gates, chosen, extra or {}, how)
+  local experts
+  gates, experts = capacity.apply(opts.capacity, gates, chosen, self.count, B, how.train)
+  local info = how.stats ~= false and statistics(self, logits, chosen, experts, how.mask) or {}
+  info.loss, info.balance = loss, shares
+  return opts.scale and gates * opts.scale or gates, experts, info
 end
 
 return router

@@ -63,7 +63,7 @@ describe("messages about models", function()
       "router.balance: option 'form' is 'swich': unknown\n" ..
       "hint: did you mean 'switch'?" },
     { [[moe.nn.MoE { dim = 8, hidden = 4, experts = 4, router = { balance = 0.01 } }]],
-      "router: option 'balance' has the wrong type: table expected, got 0.01" },
+      "router: option 'balance' has the wrong type: table or boolean expected, got 0.01" },
     { [[moe.nn.MoE { dim = 8, hidden = 4, experts = 4, shared = 1 }]],
       "nn.MoE: shared = 1: this layer has routed experts only\n" ..
       "hint: leave shared out, or set it to 0" },

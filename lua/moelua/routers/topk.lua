@@ -1,27 +1,100 @@
--- topk.lua: token-choice routing, the k largest logits of each token (Shazeer et al. 2017).
+-- topk.lua: each token goes to the k experts of its largest logits.
 --
 --   S = the k largest of l_1 .. l_N
---   gate "selected"   g_i = exp l_i / sum_S exp l_j      i in S     (BTX, Mixtral)
---   gate "all"        g_i = exp l_i / sum_j exp l_j                 (Switch, DeepSeekMoE)
---   gate "sigmoid"    g_i = s_i / sum_S s_j,  s = sigmoid(l)        (DeepSeek-V3)
+--   gate "selected"   g_i = exp l_i / sum_S exp l_j            (BTX, Mixtral)
+--   gate "all"        g_i = exp l_i / sum_j exp l_j            (Switch, DeepSeekMoE)
+--   gate "sigmoid"    g_i = s_i / sum_S s_j,  s = sigmoid(l)   (DeepSeek-V3; k = 1: g = s)
+--
+-- With bias = { rate } the load is balanced without a loss (Wang et al. 2024): a bias b per expert
+-- takes part in the selection alone, S = the k largest of s_i + b_i, and after each step
+--
+--   b_i = b_i + rate * sign(mean load - load_i)
+--
+-- where the load is that of the step's whole batch. rate = 0 freezes the bias.
 
 local core = require("moelua.core")
+local options = require("moelua.options")
 
 local topk = {}
 
 topk.options = {
   k = { "integer", 2 },
   gate = { { "selected", "all", "sigmoid" }, "selected" },
+  bias = "table|boolean",         -- { rate = 1e-3 }; false: none
 }
+topk.buffers = { "bias" }
 
-function topk.check(opts, experts)
+local declared_bias = { rate = { "number", 1e-3 } }
+
+--- Refuses a k that there are not enough experts for.
+function topk.check_k(opts, experts)
   if opts.k < 1 or experts and opts.k > experts then
     core.raise("router: k must be 1 to the number of experts: %d of %s", opts.k,
       experts or "any number")
   end
 end
 
-function topk.route(router, logits) return logits:topk_route(router.opts.k, router.opts.gate) end
+function topk.check(opts, experts)
+  topk.check_k(opts, experts)
+  if not opts.bias then return end
+  opts.bias = options.check("router.bias", opts.bias, declared_bias)
+  if not (opts.bias.rate >= 0 and opts.bias.rate < math.huge) then
+    core.raise("router.bias: rate must be finite and not negative, not %s", opts.bias.rate)
+  end
+end
+
+function topk.remedy(opts)
+  return opts.k == 1 and opts.gate == "selected" and "gate = \"all\", as in Switch" or nil
+end
+
+function topk.init(router)
+  if not router.opts.bias then return end
+  router.bias, router.counts = core.zeros(router.count), core.zeros(router.count)
+end
+
+-- Adds up how often each expert is chosen in a step; an interrupted step counts for nothing, and
+-- neither does what a block computes a second time.
+local function count(router, experts, how)
+  if not how.train or how.again or router.opts.bias.rate == 0 then return end
+  core.no_grad(function()
+    if how.micro == 0 then router.counts:fill_(0) end
+    local chosen = how.mask and experts:keep_slots(how.mask) or experts
+    router.counts:copy_(router.counts + chosen:bincount(router.count))
+  end)
+end
+
+-- sigmoid(l) as probabilities, for the balance loss (Megatron).
+local function shares(logits)
+  local s = logits:sigmoid()
+  return s / s:sum(-1, true)
+end
+
+function topk.route(router, logits, how)
+  local opts = router.opts
+  local gates, experts
+  if not opts.bias then
+    gates, experts = logits:topk_route(opts.k, opts.gate)
+  else
+    gates, experts = logits:topk_route(opts.k, opts.gate, router.bias)
+    count(router, experts, how)
+  end
+  return gates, experts, { scores = opts.gate == "sigmoid" and shares(logits) or nil }
+end
+
+local function sign(x) return x > 0 and 1 or x < 0 and -1 or 0 end
+
+function topk.after_step(router)
+  if not router.opts.bias then return end
+  local load, bias, total = router.counts:totable(), router.bias:totable(), 0
+  for _, n in ipairs(load) do total = total + n end
+  for e, n in ipairs(load) do
+    bias[e] = bias[e] + router.opts.bias.rate * sign(total / #load - n)
+  end
+  core.no_grad(function()
+    router.bias:copy_(core.tensor(bias))
+    router.counts:fill_(0)
+  end)
+end
 
 function topk.slots(opts) return opts.k end
 
