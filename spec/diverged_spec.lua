@@ -128,7 +128,8 @@ describe("what is computed from finite weights is named:", function()
 
   it("the losses of a router", function()
     diverges(not_applied("loss", "infinite", "the losses of layers.1.ffn.router"), 6, function(m)
-      m.layers[2].ffn.router.opts.balance = { form = "btx", coef = INF }
+      m.layers[2].ffn.router.opts.balance = { form = "btx", coef = INF,
+        scope = "batch", reduce = "sum" }
     end)
   end)
 

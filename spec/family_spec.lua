@@ -119,7 +119,8 @@ describe("a mixture", function()
       torch_dtype = "float32", sliding_window = null, num_local_experts = 3,
       num_experts_per_tok = 2, router_aux_loss_coef = 0.02, router_jitter_noise = 0.0,
       output_router_logits = false, moelua = { seed = 9, router = {
-        balance = { form = "btx", coef = 0.02 }, z_loss = 1e-3 } },
+        balance = { form = "btx", coef = 0.02, scope = "batch", reduce = "sum" },
+        z_loss = 1e-3 } },
     }, config_of(folder))
   end)
 

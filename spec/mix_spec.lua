@@ -129,7 +129,8 @@ describe("mix", function()
 
   it("routes to the top two, with BTX's balance loss, unless told otherwise", function()
     assert.same({ kind = "topk", k = 2, gate = "selected", z_loss = 0,
-      balance = { form = "btx", coef = 0.01 } }, mixed.config.ffn[2].router)
+      balance = { form = "btx", coef = 0.01, scope = "batch", reduce = "sum" } },
+      mixed.config.ffn[2].router)
     assert.equal(1, moe.mix({ a }).config.ffn[1].router.k)
     assert.same({ kind = "topk", k = 3, gate = "all", z_loss = 0 },
       moe.mix({ a, b, c }, { router = { k = 3, gate = "all" } }).config.ffn[1].router)

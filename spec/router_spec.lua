@@ -11,8 +11,8 @@ describe("router options", function()
   it("have defaults", function()
     local defaults = { kind = "topk", k = 2, gate = "selected", z_loss = 0 }
     assert.same(defaults, router.options({}))
-    assert.same(options.merge(defaults, { balance = { form = "btx", coef = 0.01 } }),
-      router.options({ balance = {} }))
+    assert.same(options.merge(defaults, { balance = { form = "btx", coef = 0.01,
+      scope = "batch", reduce = "sum" } }), router.options({ balance = {} }))
   end)
 
   it("are checked", function()
@@ -23,8 +23,8 @@ describe("router options", function()
     misuse(function() router.options({ kind = "random" }) end,
       "router: option 'kind' is 'random': unknown\nhint: known are topk, switch, noisy_topk, " ..
       "gshard, sample, soft")
-    misuse(function() router.options({ balance = { form = "gshard" } }) end,
-      "router.balance: option 'form' is 'gshard': unknown\nhint: known are btx, switch")
+    misuse(function() router.options({ balance = { form = "gshrd" } }) end,
+      "router.balance: option 'form' is 'gshrd': unknown\nhint: did you mean 'gshard'?")
     misuse(function() router.options({ k = 0 }) end,
       "router: k must be 1 to the number of experts: 0 of any number")
     misuse(function() router.options({ k = 5 }, 4) end,

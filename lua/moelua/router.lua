@@ -22,7 +22,7 @@
 --   route(router, logits, how, x)    -> gates f32, experts i32 [T x s] and perhaps
 --                                    { loss = tensor, scores = probabilities [T x N] };
 --                                    x is [B x S x dim], logits f32 [B S x N]; how as given to
---                                    the layer, mask by token [B S], and sequences = B
+--                                    the layer, mask by token [B S], and segments = B
 --   after_step(router)               after each step of the optimizer
 --   slots(opts, experts)             experts that a token uses on average
 --   traits(opts, train)              as router.traits, before anything is dropped
@@ -127,7 +127,13 @@ function router.traits(opts, train)
   return capacity.traits(opts.capacity, kind.traits(opts, train or false), train or false)
 end
 
-local function reaches(loss) return loss and loss.coef ~= 0 end
+local function reaches(coef) return coef ~= nil and coef ~= 0 end
+
+-- Does a loss that all kinds share reach the router?
+local function has_loss(opts)
+  local even = opts.balance
+  return reaches(opts.z_loss) or even and (reaches(even.coef) or reaches(even.expert_coef))
+end
 
 -- What to do about a token's only gate that is always 1; nil where gates depend on the logits.
 local function remedy(opts)
@@ -144,7 +150,7 @@ end
 function router.check_trainable(opts)
   check_complete("router.check_trainable", opts)
   local hint = remedy(opts)
-  if not hint or reaches(opts.balance) or opts.z_loss ~= 0 then return end
+  if not hint or has_loss(opts) then return end
   core.raise("router: the only gate of a token is 1 whatever the logits are: the router gets no " ..
     "gradient and cannot learn\nhint: %s; or a balance loss or z_loss, which reach it", hint)
 end
@@ -192,6 +198,9 @@ end
 function Router:buffers(prefix)
   return append({}, self, (prefix or "router."):sub(1, -2), self.kind.buffers)
 end
+
+--- On what else an output depends, see router.traits.
+function Router:traits(train) return router.traits(self.opts, train) end
 
 --- What follows a step of the optimizer: a bias moves.
 function Router:after_step()
@@ -243,33 +252,20 @@ local function logits_of(self, x, how)
   return core.linear(jittered(self, x, how):reshape(-1, self.dim), self.weight, nil, "f32")
 end
 
--- The mean over tokens [T x 1] that count.
-local function mean(values, mask)
-  if not mask then return values:mean() end
-  return (values * mask:reshape(-1, 1)):sum() / math.max(mask:sum():item(), 1)
-end
-
--- Mean of the squared log-sum-exp; x - log_softmax(x) is the same in every column.
-local function z_loss(logits, mask)
-  local z = (logits - logits:log_softmax(-1)):narrow(2, 1, 1)
-  return mean(z * z, mask)
-end
-
 local function add(a, b) return a and b and a + b or a or b end
 
--- The losses of a routing before anything is dropped, and what the balance loss was made from.
+-- The losses of a routing, before anything is dropped: loss, of which `rest` is all but the balance
+-- loss, and the shares that this one is made from.
 local function losses(opts, logits, gates, experts, extra, how)
-  local loss, shares = extra.loss, nil
-  if reaches(opts.balance) then
-    local term
-    term, shares = balance.loss(opts.balance, extra.scores or logits:softmax(-1), gates, experts,
+  local rest, even, shares = extra.loss, nil, nil
+  if reaches(opts.z_loss) then
+    rest = add(rest, balance.z_loss(logits, how.mask) * opts.z_loss)
+  end
+  if opts.balance then
+    even, shares = balance.loss(opts.balance, extra.scores or logits:softmax(-1), gates, experts,
       how)
-    loss = add(loss, term)
   end
-  if logits and opts.z_loss ~= 0 then
-    loss = add(loss, z_loss(logits, how.mask) * opts.z_loss)
-  end
-  return loss, shares
+  return { loss = add(rest, even), rest = rest, balance = shares }
 end
 
 -- How often each expert is used by tokens that count.
@@ -277,44 +273,47 @@ local function counts(experts, count, mask)
   return (mask and experts:keep_slots(mask) or experts):bincount(count)
 end
 
+-- Mean entropy of softmax(l), over the tokens that count.
+local function entropy(logits, mask)
+  local l = logits:detach()
+  local h = -(l:softmax(-1) * l:log_softmax(-1)):sum(-1)
+  if not mask then return h:mean():item() end
+  return (h * mask):sum():item() / math.max(mask:sum():item(), 1)
+end
+
 -- What is told about a routing: chosen as the router said, experts as the capacity left them.
-local function statistics(self, logits, chosen, experts, mask)
+local function statistics(info, self, logits, chosen, experts, mask)
   local used = counts(experts, self.count, mask)
   local slots = used:sum():item()
   local wanted = chosen == experts and slots or counts(chosen, self.count, mask):sum():item()
-  local l = logits and logits:detach()
-  return {
-    experts = experts,
-    counts = used:to("i32"):totable(),
-    load = (used / math.max(slots, 1)):totable(),
-    dropped = 1 - slots / math.max(wanted, 1),
-    entropy = l and mean(-(l:softmax(-1) * l:log_softmax(-1)):sum(-1, true), mask):item() or 0,
-  }
+  info.experts = experts
+  info.counts = used:to("i32"):totable()
+  info.load = (used / math.max(slots, 1)):totable()
+  info.dropped = 1 - slots / math.max(wanted, 1)
+  info.entropy = logits and entropy(logits, mask) or 0
 end
 
--- `how` for one layer's routing: the mask by token.
+-- `how` for one routing: the mask by token, and how many sequences the tokens make.
 local function complete(how, B)
   expect(how == nil or type(how) == "table", "forward", "how", "a table", how)
-  return options.merge(how or {}, { sequences = B,
+  return options.merge(how or {}, { segments = B,
     mask = how and how.mask and how.mask:reshape(-1) or nil })
 end
 
 --- x [.. x dim], as a rule [B x S x dim] -> gates f32 [T x s], experts i32 [T x s] counted from 0,
---- -1 where a slot is not used, and info: loss (a tensor, or nil), balance ({ u, p }, what the
---- balance loss was made from), and unless how.stats is false load, counts, experts, entropy and
---- dropped, see nn.MoE.
+--- -1 where a slot is not used, and info: loss (a tensor, or nil; of which `rest` is all but the
+--- balance loss, and `balance` the shares which that is made from), and unless how.stats is false
+--- load, counts, experts, entropy and dropped, see nn.MoE.
 function Router:route(x, how)
   x = by_sequence(x, self.dim)
   local B, opts = x:size(1), self.opts
   how = complete(how, B)
   local logits = logits_of(self, x, how)
   local gates, chosen, extra = self.kind.route(self, logits, how, x)
-  local loss, shares = losses(opts, logits, gates, chosen, extra or {}, how)
-  local experts
-  gates, experts = capacity.apply(opts.capacity, gates, chosen, self.count, B, how.train)
-  local info = how.stats ~= false and statistics(self, logits, chosen, experts, how.mask) or {}
-  info.loss, info.balance = loss, shares
-  return opts.scale and gates * opts.scale or gates, experts, info
+  local info = losses(opts, logits, gates, chosen, extra or {}, how)
+  local left, experts = capacity.apply(opts.capacity, gates, chosen, self.count, B, how.train)
+  if how.stats ~= false then statistics(info, self, logits, chosen, experts, how.mask) end
+  return opts.scale and left * opts.scale or left, experts, info
 end
 
 return router

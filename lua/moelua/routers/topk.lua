@@ -71,13 +71,8 @@ end
 
 function topk.route(router, logits, how)
   local opts = router.opts
-  local gates, experts
-  if not opts.bias then
-    gates, experts = logits:topk_route(opts.k, opts.gate)
-  else
-    gates, experts = logits:topk_route(opts.k, opts.gate, router.bias)
-    count(router, experts, how)
-  end
+  local gates, experts = logits:topk_route(opts.k, opts.gate, router.bias)
+  if opts.bias then count(router, experts, how) end
   return gates, experts, { scores = opts.gate == "sigmoid" and shares(logits) or nil }
 end
 
