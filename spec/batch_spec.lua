@@ -152,6 +152,72 @@ describe("batch", function()
     assert.is_nil(seen[10])
   end)
 
+  it("is drawn apart where members must share no document", function()
+    -- Documents of 5 to 64 tokens: windows of 11 touch one, two or three of them.
+    local documents, ends, at = {}, {}, 0
+    for i = 1, 40 do
+      documents[i] = { 5 + core.uniform(1, "sizes", i, 60), "train" }
+      at = at + documents[i][1]
+      ends[i] = at
+    end
+    local corpus = counting(nil, documents)
+    local function document_of(token)
+      for i, last in ipairs(ends) do
+        if token < last then return i end
+      end
+    end
+    local function near(a, b)
+      return document_of(a) <= document_of(b + 10) and document_of(b) <= document_of(a + 10)
+    end
+    local draw, skipped = 0, 0
+    for _ = 1, 30 do
+      local x, y, next_draw = corpus:batch { batch = 12, context = 10, draw = draw, apart = 4 }
+      local list = starts(x)
+      for i = 1, 12 do
+        assert.equal(list[i] + 10, y:totable()[i][10])
+        for k = math.max(1, i - 3), i - 1 do assert.is_false(near(list[k], list[i])) end
+      end
+      skipped = skipped + next_draw - draw - 12
+      draw = next_draw
+    end
+    assert.is_true(skipped > 0)
+    assert.is_true(skipped < 12 * 30)
+  end)
+
+  it("keeps neighbours apart: one predicts the token that the other begins with", function()
+    -- Two documents that end where windows do: the token between belongs to the second.
+    local corpus = counting(nil, { { 100, "train" }, { 101, "train" }, { 100, "train" } })
+    for seed = 1, 20 do
+      local list = starts((corpus:batch { batch = 2, context = 10, apart = 2, seed = seed }))
+      table.sort(list)
+      assert.is_true(list[2] - list[1] > 10)
+      assert.not_equal(list[1] // 100, (list[2] + 10) // 100)
+    end
+  end)
+
+  it("takes the same windows as ever when members may be near", function()
+    local corpus = counting(1009)
+    local opt = { batch = 8, context = 10, seed = 3, stream = "a", draw = 16, apart = 1 }
+    assert.same({ 530, 400, 300, 160, 570, 620, 20, 790 }, starts((corpus:batch(opt))))
+  end)
+
+  it("is refused where too few windows are apart", function()
+    local corpus = counting(nil, { { 100, "train" }, { 5, "train" }, { 200, "train" } })
+    corpus:batch { batch = 4, context = 10, apart = 2 }
+    misuse(function() corpus:batch { batch = 6, context = 10, apart = 3 } end,
+      "batch: split \"train\" has 2 windows of 10 tokens that share no document: a group " ..
+      "needs 3\n" ..
+      "hint: give the corpus more documents, or use smaller groups")
+    -- Enough for one pair, but the short document has a single window.
+    local uneven = counting(nil, { { 400, "train" }, { 30, "train" } })
+    misuse(function() uneven:batch { batch = 20, context = 10, apart = 2 } end,
+      "batch: split \"train\": no batch of 20 windows of 10 tokens was found in which no 2 " ..
+      "successive ones share a document\n" ..
+      "hint: give the corpus more documents, or use smaller groups or batches")
+    misuse(function() corpus:batch { batch = 2, context = 10, apart = 0 } end,
+      "batch: apart must be a whole number from 1 on: got 0")
+  end)
+
   it("says what is wrong", function()
     local corpus = counting(nil, { { 60, "train" }, { 10, "test" } })
     local function wrong(opt, message)
@@ -245,6 +311,15 @@ describe("evaluation windows", function()
     assert.same({ { 1, 2, -1, -1, -1 } }, y:totable())
     assert.equal(0, corpus:windows("train", 5))
     assert.equal(0, corpus:windows("validation", 5))
+  end)
+
+  it("tell which documents they touch", function()
+    local corpus = counting(nil, { { 20, "test" }, { 5, "train" }, { 14, "test" }, { 9, "test" } })
+    -- Tokens 0-10, 10-20, 20-30, 30-40, 40-42 of documents that begin at 0, 20 and 34.
+    assert.same({ { 0, 0 }, { 0, 1 }, { 1, 1 }, { 1, 2 }, { 2, 2 } },
+      corpus:window_documents("test", 10):totable())
+    assert.same({ { 0, 0 }, { 1, 1 } }, corpus:window_documents("test", 10, 2):totable())
+    assert.same({ 0, 2 }, corpus:window_documents("validation", 10):shape())
   end)
 
   it("say what is wrong", function()

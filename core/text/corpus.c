@@ -135,8 +135,8 @@ static moe_status copy_ids(const moe_corpus *c, int64_t from, int64_t n, int32_t
     return MOE_OK;
 }
 
-/* The document that holds token `at` of the stream: the last that does not begin after it. */
-static int64_t document_at(const moe_part *part, int64_t at) {
+int64_t moe__corpus_document(const moe_corpus *c, int split, int64_t at) {
+    const moe_part *part = &c->part[split];
     int64_t low = 0, high = part->documents - 1;
     while (low < high) {
         int64_t middle = high - (high - low) / 2;
@@ -150,7 +150,7 @@ moe_status moe__corpus_read(const moe_corpus *c, int split, int64_t first, int64
                             int32_t *out) {
     const moe_part *part = &c->part[split];
     moe_status status = MOE_OK;
-    for (int64_t d = n > 0 ? document_at(part, first) : 0; n > 0 && status == MOE_OK; d++) {
+    for (int64_t d = n > 0 ? moe__corpus_document(c, split, first) : 0; n > 0 && status == MOE_OK; d++) {
         int64_t here = part->at[d + 1] - first < n ? part->at[d + 1] - first : n;
         status = copy_ids(c, part->from[d] + first - part->at[d], here, out);
         first += here;

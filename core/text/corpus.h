@@ -10,6 +10,12 @@
  * falls into range, so that no table is needed either. The members of a batch lie in one epoch and
  * therefore never share an input: a batch that would straddle two begins with the next one.
  *
+ * Where a model mixes sequences, one member of a batch must not hold what another is to predict:
+ * the next token of a window may be the first input of the window behind it. Such batches are drawn
+ * apart: of so many successive members no two touch the same document with any of their tokens,
+ * targets included, so that windows that overlap or adjoin are apart as well. A draw that is too
+ * near is skipped, and its window is left out of this epoch.
+ *
  * Evaluation reads non-overlapping windows in order.
  */
 #ifndef MOE_TEXT_CORPUS_H
@@ -51,6 +57,10 @@ void moe__corpus_free(moe_corpus *corpus);
 /* "test", "validation", "train". */
 const char *moe__split_name(int split);
 
+/* The document, from 0, that holds token `at` of a split's stream: the last one that does not begin
+ * after it. */
+int64_t moe__corpus_document(const moe_corpus *corpus, int split, int64_t at);
+
 /* Tokens first .. first+n-1 of a split's stream. The range must exist. MOE_EFORMAT for an id that
  * is not below the size of the vocabulary. */
 moe_status moe__corpus_read(const moe_corpus *corpus, int split, int64_t first, int64_t n,
@@ -59,6 +69,7 @@ moe_status moe__corpus_read(const moe_corpus *corpus, int split, int64_t first, 
 typedef struct moe_draw {
     int split;
     int64_t batch, context;
+    int64_t apart;          /* of so many successive members no two share a document; 1: any may */
     uint64_t seed, stream;
     int64_t first;          /* number of the batch's first draw, from 0 */
 } moe_draw;
@@ -69,11 +80,17 @@ int64_t moe__corpus_epoch(const moe_corpus *corpus, int split, int64_t context);
 /* Where the window of draw k begins in the stream of its split. */
 int64_t moe__corpus_window(const moe_corpus *corpus, const moe_draw *draw, int64_t k);
 
-/* Can such a batch be filled? MOE_EARG with both numbers when the split is too short. */
+/* How many windows of an epoch without a phase there are, at most, no two of which share a
+ * document. */
+int64_t moe__corpus_apart(const moe_corpus *corpus, int split, int64_t context);
+
+/* Can such a batch be filled? MOE_EARG with both numbers when the split is too short, or has too
+ * few documents. */
 moe_status moe__corpus_can_draw(const moe_corpus *corpus, const moe_draw *draw);
 
 /* Fills x and y, [batch x context] each, and tells the number of the draw after the batch. The
- * draw must have passed moe__corpus_can_draw. */
+ * draw must have passed moe__corpus_can_draw. MOE_ENOMEM; MOE_EARG when no order of several epochs
+ * had enough windows apart. */
 moe_status moe__corpus_batch(const moe_corpus *corpus, const moe_draw *draw, int32_t *x,
                              int32_t *y, int64_t *next);
 
@@ -85,6 +102,10 @@ int64_t moe__corpus_windows(const moe_corpus *corpus, int split, int64_t context
  * is 0 and y is -1. */
 moe_status moe__corpus_evaluation(const moe_corpus *corpus, int split, int64_t context,
                                   int64_t limit, int64_t first, int64_t n, int32_t *x, int32_t *y);
+
+/* The first and the last document that window `i` of those touches. */
+void moe__corpus_evaluation_documents(const moe_corpus *corpus, int split, int64_t context,
+                                      int64_t limit, int64_t i, int64_t *first, int64_t *last);
 
 /* Lines of the test split of more than `longer` tokens, and how many of them the train split holds
  * as well. Lines end with the token `newline` or their document. MOE_ENOMEM. */

@@ -65,7 +65,51 @@ int64_t moe__corpus_window(const moe_corpus *c, const moe_draw *d, int64_t k) {
     return phase + n * d->context;
 }
 
+/* ---- documents ------------------------------------------------------------------------------ */
+
+/* The documents that a window touches with its tokens, the last target included. */
+typedef struct span {
+    int64_t first, last;
+} span;
+
+static span documents_of(const moe_corpus *c, int split, int64_t at, int64_t targets) {
+    return (span){moe__corpus_document(c, split, at),
+                  moe__corpus_document(c, split, at + targets)};
+}
+
+/* Each window in order that begins behind the documents of the one before: the earliest ends leave
+ * most room. */
+int64_t moe__corpus_apart(const moe_corpus *c, int split, int64_t context) {
+    const moe_part *part = &c->part[split];
+    int64_t windows = moe__corpus_epoch(c, split, context), count = 0;
+    for (int64_t i = 0; i < windows; count++) {
+        int64_t last = documents_of(c, split, i * context, context).last;
+        i = (part->at[last + 1] + context - 1) / context;
+    }
+    return count;
+}
+
+/* Does window `at` share a document with one of the members before it that must be apart from it? */
+static bool is_near(const moe_corpus *c, const moe_draw *d, const int64_t *members, int64_t i) {
+    if (d->apart == 1) return false;
+    span own = documents_of(c, d->split, members[i], d->context);
+    for (int64_t k = i > d->apart - 1 ? i - (d->apart - 1) : 0; k < i; k++) {
+        span other = documents_of(c, d->split, members[k], d->context);
+        if (own.first <= other.last && other.first <= own.last) return true;
+    }
+    return false;
+}
+
 /* ---- batches -------------------------------------------------------------------------------- */
+
+static moe_status can_be_apart(const moe_corpus *c, const moe_draw *d) {
+    int64_t most = d->apart == 1 ? 1 : moe__corpus_apart(c, d->split, d->context);
+    if (most >= d->apart) return MOE_OK;
+    return moe__fail(c->ctx, MOE_EARG, "split \"%s\" has %lld windows of %lld tokens that share no "
+                     "document: a group needs %lld\nhint: give the corpus more documents, or use "
+                     "smaller groups", moe__split_name(d->split), (long long)most,
+                     (long long)d->context, (long long)d->apart);
+}
 
 moe_status moe__corpus_can_draw(const moe_corpus *c, const moe_draw *d) {
     const char *name = moe__split_name(d->split);
@@ -80,7 +124,7 @@ moe_status moe__corpus_can_draw(const moe_corpus *c, const moe_draw *d) {
                          "of %lld would overlap\nhint: give the corpus more text, or use a smaller "
                          "batch or context", name, windows, (long long)d->context,
                          (long long)d->batch);
-    return MOE_OK;
+    return can_be_apart(c, d);
 }
 
 /* Inputs and targets of one window that lies wholly in the stream. */
@@ -90,21 +134,51 @@ static moe_status read_window(const moe_corpus *c, int split, int64_t at, int64_
     return status == MOE_OK ? moe__corpus_read(c, split, at + 1, context, y) : status;
 }
 
-/* The first draw of a batch: the next epoch's when this one has too few windows left. */
-static int64_t first_draw(const moe_corpus *c, const moe_draw *d) {
-    int64_t windows = moe__corpus_epoch(c, d->split, d->context), done = d->first % windows;
-    return done + d->batch <= windows ? d->first : d->first - done + windows;
+/* Where the members of a batch begin: windows from draw *next on, all of one epoch. Returns how many
+ * there are before the epoch ends, and leaves in *next the draw behind the last. */
+static int64_t choose(const moe_corpus *c, const moe_draw *d, int64_t *next, int64_t *members) {
+    int64_t windows = moe__corpus_epoch(c, d->split, d->context), i = 0;
+    int64_t end = (*next / windows + 1) * windows;
+    while (i < d->batch && *next < end) {
+        members[i] = moe__corpus_window(c, d, (*next)++);
+        if (!is_near(c, d, members, i)) i++;
+    }
+    return i;
+}
+
+/* What is left of an epoch may be too little; of a few whole ones, none should be. */
+#define EPOCHS 16
+
+static moe_status choose_all(const moe_corpus *c, const moe_draw *d, int64_t *next,
+                             int64_t *members) {
+    int64_t found = 0;
+    *next = d->first;
+    for (int k = 0; k <= EPOCHS && found < d->batch; k++) found = choose(c, d, next, members);
+    if (found == d->batch) return MOE_OK;
+    return moe__fail(c->ctx, MOE_EARG, "split \"%s\": no batch of %lld windows of %lld tokens was "
+                     "found in which no %lld successive ones share a document\nhint: give the "
+                     "corpus more documents, or use smaller groups or batches",
+                     moe__split_name(d->split), (long long)d->batch, (long long)d->context,
+                     (long long)d->apart);
+}
+
+static moe_status read_members(const moe_corpus *c, const moe_draw *d, const int64_t *members,
+                               int32_t *x, int32_t *y) {
+    moe_status status = MOE_OK;
+    for (int64_t i = 0; i < d->batch && status == MOE_OK; i++)
+        status = read_window(c, d->split, members[i], d->context, x + i * d->context,
+                             y + i * d->context);
+    return status;
 }
 
 moe_status moe__corpus_batch(const moe_corpus *c, const moe_draw *d, int32_t *x, int32_t *y,
                              int64_t *next) {
-    int64_t first = first_draw(c, d);
-    moe_status status = MOE_OK;
-    for (int64_t i = 0; i < d->batch && status == MOE_OK; i++) {
-        int64_t at = moe__corpus_window(c, d, first + i);
-        status = read_window(c, d->split, at, d->context, x + i * d->context, y + i * d->context);
-    }
-    *next = first + d->batch;
+    size_t bytes = sizeof(int64_t) * (size_t)d->batch;
+    int64_t *members = moe__alloc(c->ctx, bytes);
+    if (!members) return moe__no_memory(c->ctx, bytes, "a batch");
+    moe_status status = choose_all(c, d, next, members);
+    if (status == MOE_OK) status = read_members(c, d, members, x, y);
+    moe__free(c->ctx, members, bytes);
     return status;
 }
 
@@ -148,4 +222,13 @@ moe_status moe__corpus_evaluation(const moe_corpus *c, int split, int64_t contex
         status = read_last(c, split, at, left < context ? left : context, context, x, y);
     }
     return status;
+}
+
+void moe__corpus_evaluation_documents(const moe_corpus *c, int split, int64_t context,
+                                      int64_t limit, int64_t i, int64_t *first, int64_t *last) {
+    int64_t count = moe__corpus_windows(c, split, context, limit);
+    int64_t at = evaluation_at(c, split, context, count, i), left = targets(c, split) - at;
+    span own = documents_of(c, split, at, left < context ? left : context);
+    *first = own.first;
+    *last = own.last;
 }

@@ -177,14 +177,15 @@ static moe_draw check_draw(lua_State *L) {
         .split = split_of(L, "batch", lmoe_strfield(L, 2, "split", "train")),
         .batch = whole_field(L, "batch", 1),
         .context = whole_field(L, "context", 1),
+        .apart = lmoe_intfield(L, 2, "apart", 1) == 1 ? 1 : whole_field(L, "apart", 1),
         .seed = (uint64_t)lmoe_intfield(L, 2, "seed", 1),
         .stream = moe__stream(lmoe_strfield(L, 2, "stream", "data")),
         .first = lmoe_intfield(L, 2, "draw", 0) ? whole_field(L, "draw", 0) : 0,
     };
 }
 
-/* batch{batch=, context=, split="train", seed=1, stream="data", draw=0}: inputs and targets, i32
- * [batch x context] each, and the number of the draw to go on with. */
+/* batch{batch=, context=, split="train", seed=1, stream="data", draw=0, apart=1}: inputs and
+ * targets, i32 [batch x context] each, and the number of the draw to go on with. */
 static int corpus_batch(lua_State *L) {
     const moe_corpus *c = check_corpus(L, "batch");
     moe_draw draw = check_draw(L);
@@ -194,7 +195,9 @@ static int corpus_batch(lua_State *L) {
     push_pair(L, draw.batch, draw.context);
     moe_tensor *x = lmoe_checktensor(L, -2), *y = lmoe_checktensor(L, -1);
     c = check_corpus(L, "batch");
-    lmoe_check(L, moe__corpus_batch(c, &draw, moe__int(x), moe__int(y), &next));
+    moe_status status = moe__corpus_batch(c, &draw, moe__int(x), moe__int(y), &next);
+    if (status == MOE_EARG) lmoe_raise(L, "batch: %s", moe_errmsg(lmoe_ctx(L)));
+    lmoe_check(L, status);
     lua_pushinteger(L, next);
     return 3;
 }
@@ -234,6 +237,26 @@ static int corpus_window_batch(lua_State *L) {
     lmoe_check(L, moe__corpus_evaluation(c, split, context, limit, first - 1, n, moe__int(x),
                                          moe__int(y)));
     return 2;
+}
+
+/* window_documents(split, context[, limit]): the first and the last document that each window of an
+ * evaluation touches, i32 [windows x 2] counted from 0. */
+static int corpus_window_documents(lua_State *L) {
+    const char *what = "window_documents";
+    const moe_corpus *c = check_corpus(L, what);
+    int split = check_split(L, 2, what);
+    int64_t context = whole(L, 3, what, "context", 1), limit = opt_limit(L, 4, what);
+    int64_t shape[2] = {moe__corpus_windows(c, split, context, limit), 2};
+    lmoe_fillbox(L, lmoe_newbox(L), MOE_I32, 2, shape);
+    int32_t *out = moe__int(lmoe_checktensor(L, -1));
+    c = check_corpus(L, what);
+    for (int64_t i = 0; i < shape[0]; i++) {
+        int64_t first, last;
+        moe__corpus_evaluation_documents(c, split, context, limit, i, &first, &last);
+        out[2 * i] = (int32_t)first;
+        out[2 * i + 1] = (int32_t)last;
+    }
+    return 1;
 }
 
 /* ids(split, first, n): tokens of the split's stream as a list of at most n. */
@@ -294,6 +317,7 @@ void lmoe_open_text(lua_State *L) {
         {"vocab", corpus_vocab},     {"batch", corpus_batch},
         {"epoch", corpus_epoch},     {"windows", corpus_windows},
         {"ids", corpus_ids},         {"window_batch", corpus_window_batch},
+        {"window_documents", corpus_window_documents},
         {"metadata", corpus_metadata}, {"shared_lines", corpus_shared_lines},
         {"digests", corpus_digests}, {"release", corpus_release},
         {NULL, NULL}};

@@ -61,14 +61,15 @@ function Corpus:metadata() return (handle_of(self, "metadata"):metadata()) end
 local batch_options = {
   batch = { "integer", required = true }, context = { "integer", required = true },
   split = { SPLITS, "train" }, seed = { "integer", 1 }, stream = { "string", "data" },
-  draw = { "integer", 0 },
+  draw = { "integer", 0 }, apart = { "integer", 1 },
 }
 
 --- A training batch: `batch` windows of `context` tokens and the tokens that follow each, drawn
 --- without overlap, every window once per epoch. The same seed, stream and draw give the same
---- batch. Throws when the split is too short.
+--- batch. With `apart` no two of so many successive rows touch the same document; windows that are
+--- too near are left out of their epoch. Throws when the split is too short.
 ---@param given { batch: integer, context: integer, split?: string, seed?: integer,
----  stream?: string, draw?: integer }
+---  stream?: string, draw?: integer, apart?: integer }
 ---@return moelua.Tensor x i32 [batch x context]
 ---@return moelua.Tensor y i32 [batch x context]
 ---@return integer next_draw the `draw` of the next batch
@@ -98,6 +99,12 @@ end
 function Corpus:window_batch(split, context, limit, first, n)
   local x, y = handle_of(self, "window_batch"):window_batch(split, context, limit, first, n)
   return x, y
+end
+
+--- The first and the last document that each of those windows touches, its targets included.
+---@return moelua.Tensor documents i32 [windows x 2], counted from 0
+function Corpus:window_documents(split, context, limit)
+  return (handle_of(self, "window_documents"):window_documents(split, context, limit))
 end
 
 --- Whether each split can fill a window; if not: nil, message, "format".
