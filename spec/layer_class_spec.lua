@@ -150,15 +150,34 @@ describe("a model", function()
     function Told:init() self.weight = moe.ones(16):requires_grad() end
     function Told:forward(x)
       local y = x * self.weight
-      return y, { loss = y:sum(), experts = moe.tensor({ 1, 2 }, "i32"),
-        balance = { u = y:mean(), p = y:max() } }
+      return y, { rest = y:sum(), experts = moe.tensor({ 1, 2 }, "i32"), balance = { tokens = 6,
+        segments = 1, options = require("moelua.balance").options({ coef = 0.5 }),
+        u = y:mean():reshape(1, 1), p = y:max():reshape(1, 1) } }
     end
     m.layers[1].ffn = Told()
     local _, infos = m:forward(ids)
     assert.same({ 1, 2 }, infos[1].experts:totable())
-    local loss = infos[1].loss + infos[1].balance.u * infos[1].balance.p
+    local shares = infos[1].balance
+    local value = 0.5 * shares.u:item() * shares.p:item() + infos[1].rest:item()
+    assert.is_true(math.abs(value - infos[1].loss:item()) < 1e-5)
+    local loss, info = m:loss(ids, targets)
+    assert.is_true(math.abs(value - info.aux:item()) < 1e-5)
     loss:backward()
     assert.is_not_nil(m.layers[1].ffn.weight:grad())
+  end)
+
+  it("adds the loss of a layer of one's own", function()
+    local Lossy = nn.layer_class("Lossy")
+    function Lossy.init() end
+    function Lossy.forward(_, x) return x, { loss = x:mean() * 0 + 3 } end
+    for _, recompute in ipairs({ false, true }) do
+      local m = models.tiny({ recompute = recompute })
+      m.layers[2].ffn = Lossy()
+      local loss, info = m:loss(ids, targets)
+      assert.equal(3, info.aux:item())
+      assert.equal(3, info.layers[2].loss:item())
+      assert.is_true(math.abs(loss:item() - info.nll:item() - 3) < 1e-5)
+    end
   end)
 
   it("passes on updates, traits and buffers", function()

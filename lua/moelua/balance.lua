@@ -212,17 +212,25 @@ local reduced = {
   pooled = function(list) return loss_of(pool(list)) end,
 }
 
+--- The losses of a layer without its balance loss, nil when there are none: `rest`, or `loss` of a
+--- layer that does not tell them apart.
+---@param info table
+---@return moelua.Tensor?
+function balance.rest(info)
+  return info.rest or not info.balance and info.loss or nil
+end
+
 --- The auxiliary losses of a model: the balance losses of its layers put together as their option
 --- reduce says, and the sum of everything else. nil when there are none.
 ---@param infos table info of each layer by its number, nil for those without: `balance` as
----  balance.loss returns the shares, `rest` all other losses of the layer
+---  balance.loss returns them, `rest` all other losses of the layer; or `loss` alone
 ---@param layers integer how many layers there are
 ---@return moelua.Tensor? loss
 function balance.total(infos, layers)
   local total, lists = nil, { sum = {}, mean = {}, pooled = {} }
   for i = 1, layers do
     local info = infos[i] or {}
-    total = add(total, info.rest)
+    total = add(total, balance.rest(info))
     if info.balance then
       local list = lists[info.balance.options.reduce]
       list[#list + 1] = info.balance

@@ -5,6 +5,7 @@
 -- The configuration is plain data: it is what config.json is made from (hf_config.lua).
 
 local core = require("moelua.core")
+local balance = require("moelua.balance")
 local expect = require("moelua.expect")
 local ffn = require("moelua.ffn")
 local generate = require("moelua.generate")
@@ -177,15 +178,27 @@ function Model:parameters()
   return list
 end
 
--- A block that runs twice: the figures of the first time are the ones that count. All tensors of
--- its info are results, which makes them part of the graph and keeps them.
+-- A block that runs twice: the figures of the first time are the ones that count. The tensors of
+-- its info that losses are made of are results, which makes them part of the graph and keeps them.
 local function run_again(x, layer, how, turn)
   if turn.again then how = options.merge(how, { stats = false, again = true }) end
   turn.again = true
   local y, info = layer(x, how)
   local inside = info or {}
-  local balance = inside.balance or {}
-  return y, inside.loss, balance.u, balance.p, inside.experts, info
+  local shares = inside.balance or {}
+  return y, balance.rest(inside), shares.u, shares.p, inside.experts, info
+end
+
+local function recompute_block(layer, x, how)
+  local y, rest, u, p, experts, info = core.recompute(run_again, x, layer, how, {})
+  if info then
+    info.rest, info.loss, info.experts = rest, rest, experts
+    if info.balance then
+      info.balance.u, info.balance.p = u, p
+      info.loss = balance.total({ info }, 1)
+    end
+  end
+  return y, info
 end
 
 -- `how` for layer number i: of the shares it gets its own.
@@ -194,15 +207,8 @@ local function how_of_layer(how, i)
 end
 
 local function run_block(self, i, x, how)
-  local layer = self.layers[i]
-  how = how_of_layer(how, i)
-  if not self.config.recompute then return layer(x, how) end
-  local y, loss, u, p, experts, info = core.recompute(run_again, x, layer, how, {})
-  if info then
-    info.loss, info.experts = loss, experts
-    if info.balance then info.balance = { u = u, p = p } end
-  end
-  return y, info
+  local run = self.config.recompute and recompute_block or self.layers[i].forward
+  return run(self.layers[i], x, how_of_layer(how, i))
 end
 
 local function forward_cached(self, ids, how, cache)
@@ -235,23 +241,15 @@ local function with_mask(how, targets)
   return options.merge(how or {}, { mask = 1 - missing })
 end
 
---- Mean cross-entropy in nats plus the auxiliary losses of the mixture layers (summed over layers,
---- as in Branch-Train-MiX): ids and targets i32 [B x T], target -1 does not count. `how` goes to
---- every layer, see nn.lua. Returns the loss, and { nll = tensor, aux = tensor or nil, layers =
---- infos }.
+--- Mean cross-entropy in nats plus the auxiliary losses of the layers, see balance.lua: ids and
+--- targets i32 [B x T], target -1 does not count. `how` goes to every layer, see nn.lua.
+--- Returns the loss, and { nll = tensor, aux = tensor or nil, layers = infos }.
 function Model:loss(ids, targets, how)
   local hidden, infos = self:forward(ids, with_mask(how, targets))
   local nll = hidden:reshape(-1, self.config.dim)
     :head_cross_entropy((self.head or self.embedding):to("f32"), targets:reshape(-1))
-  local loss, aux = nll, nil
-  for i = 1, self.config.layers do
-    local extra = infos[i] and infos[i].loss
-    if extra then
-      aux = aux and aux + extra or extra
-    end
-  end
-  if aux then loss = loss + aux end
-  return loss, { nll = nll, aux = aux, layers = infos }
+  local aux = balance.total(infos, self.config.layers)
+  return aux and nll + aux or nll, { nll = nll, aux = aux, layers = infos }
 end
 
 --- Token ids (a list, or i32 [B x T]) -> logits f32 [T x vocab] ([B x T x vocab] for a batch).

@@ -932,10 +932,9 @@ function Model.generate_ids(model, ids, given) end
 --- Token ids (a list, or i32 [B x T]) -> logits f32 [T x vocab] ([B x T x vocab] for a batch).
 function Model:logits(ids, cache) end
 
---- Mean cross-entropy in nats plus the auxiliary losses of the mixture layers (summed over layers,
---- as in Branch-Train-MiX): ids and targets i32 [B x T], target -1 does not count. `how` goes to
---- every layer, see nn.lua. Returns the loss, and { nll = tensor, aux = tensor or nil, layers =
---- infos }.
+--- Mean cross-entropy in nats plus the auxiliary losses of the layers, see balance.lua: ids and
+--- targets i32 [B x T], target -1 does not count. `how` goes to every layer, see nn.lua.
+--- Returns the loss, and { nll = tensor, aux = tensor or nil, layers = infos }.
 function Model:loss(ids, targets, how) end
 
 --- {name, tensor, layer, field} of every parameter, in the order of checkpoints; layer[field] is
@@ -959,7 +958,7 @@ function Model:to(dtype) end
 
 --- What an output depends on, see traits.lua; in training with `train`.
 ---@param train boolean?
----@return { causal: boolean, coupled: string }
+---@return { causal: boolean, coupled: string, group: integer|string|nil }
 function Model:traits(train) end
 end
 
@@ -1015,7 +1014,7 @@ function Attention:parameters(prefix) end
 
 --- What an output depends on, see traits.lua; in training with `train`.
 ---@param train boolean?
----@return { causal: boolean, coupled: string }
+---@return { causal: boolean, coupled: string, group: integer|string|nil }
 function Attention:traits(train) end
 end
 
@@ -1045,7 +1044,7 @@ function Embedding:parameters(prefix) end
 
 --- What an output depends on, see traits.lua; in training with `train`.
 ---@param train boolean?
----@return { causal: boolean, coupled: string }
+---@return { causal: boolean, coupled: string, group: integer|string|nil }
 function Embedding:traits(train) end
 end
 
@@ -1075,7 +1074,7 @@ function Experts:parameters(prefix) end
 
 --- What an output depends on, see traits.lua; in training with `train`.
 ---@param train boolean?
----@return { causal: boolean, coupled: string }
+---@return { causal: boolean, coupled: string, group: integer|string|nil }
 function Experts:traits(train) end
 end
 
@@ -1106,7 +1105,7 @@ function FeedForward:parameters(prefix) end
 
 --- What an output depends on, see traits.lua; in training with `train`.
 ---@param train boolean?
----@return { causal: boolean, coupled: string }
+---@return { causal: boolean, coupled: string, group: integer|string|nil }
 function FeedForward:traits(train) end
 end
 
@@ -1136,7 +1135,7 @@ function Linear:parameters(prefix) end
 
 --- What an output depends on, see traits.lua; in training with `train`.
 ---@param train boolean?
----@return { causal: boolean, coupled: string }
+---@return { causal: boolean, coupled: string, group: integer|string|nil }
 function Linear:traits(train) end
 end
 
@@ -1170,7 +1169,7 @@ function MoE:parameters(prefix) end
 
 --- What an output depends on, see traits.lua; in training with `train`.
 ---@param train boolean?
----@return { causal: boolean, coupled: string }
+---@return { causal: boolean, coupled: string, group: integer|string|nil }
 function MoE:traits(train) end
 end
 
@@ -1200,7 +1199,7 @@ function RmsNorm:parameters(prefix) end
 
 --- What an output depends on, see traits.lua; in training with `train`.
 ---@param train boolean?
----@return { causal: boolean, coupled: string }
+---@return { causal: boolean, coupled: string, group: integer|string|nil }
 function RmsNorm:traits(train) end
 end
 
@@ -1235,12 +1234,12 @@ function optimizer:norm() end
 --- Takes over what state() was after so many steps; `read(name)` gives its tensors.
 function optimizer:restore(read, steps) end
 
---- Parameters and moments by name: what a training state holds.
+--- Parameters, moments and buffers by name: what a training state holds.
 function optimizer:state() end
 
---- One update from the gradients that backward() left, which are then forgotten. Parameters
---- without a gradient stay as they are. Returns the norm before clipping. An interrupt comes before
---- the update or after it.
+--- One update from the gradients that backward() left, which are then forgotten; the layer is told
+--- of it. Parameters without a gradient stay as they are. Returns the norm before clipping. An
+--- interrupt comes before all of that or after it.
 function optimizer:step(lr, norm) end
 
 --- Forgets the gradients.
@@ -1405,17 +1404,21 @@ function tokenizer.open(path) end
 function tokenizer.resolve(where, value) end
 
 --- Trains the model in place to predict the next token. Options: data (a corpus, or
---- { name = corpus, ... } with even shares), steps, batch (sequences), context (tokens), lr (peak),
---- schedule, warmup, floor, decay, beta1, beta2, eps, weight_decay, clip, precision (of products:
---- weights and moments stay f32), seed, out, fresh, log_every, save_every, eval_every,
---- eval_windows, name, quiet, save_model; see train_options.lua.
+--- { name = corpus, ... } with even shares), steps, batch (sequences a step), accumulate (equal
+--- micro-batches that a step goes through, one after the other: the same gradient in less memory),
+--- context (tokens), lr (peak), schedule, warmup, floor, decay, beta1, beta2, eps, weight_decay,
+--- clip, precision (of products: weights and moments stay f32), seed, out, fresh, log_every,
+--- save_every, eval_every, eval_windows, name, quiet, save_model; see train_options.lua.
 --- With `out`, a run folder, the same call again goes on where the last one stopped, bit for bit,
 --- and the model is saved in out/model; an interrupt saves the state of the last complete step.
 --- Raises { message, code = "diverged" } when loss, gradient or weights are no longer finite.
---- The curve has { tokens, bits per token } for each logged step.
+--- The curve has { tokens, bits per token } for each logged step, validation { step, mean } for
+--- each evaluation, routing the coefficient of variation of the experts' load over logged steps and
+--- mixture layers (mean and largest).
 ---@param model moelua.Model
 ---@param given table
----@return { steps: integer, tokens: integer, flops: number, seconds: number, curve: number[][] }
+---@return { steps: integer, tokens: integer, flops: number, seconds: number, curve: number[][],
+---  validation: number[][], routing: { cv: number, cv_max: number }? }
 function moe.train(model, given) end
 
 ---@type string
