@@ -115,6 +115,15 @@ function router.slots(opts, experts)
   return kind_of(opts.kind).slots(opts, experts)
 end
 
+--- How many matrices [experts x dim] a token is multiplied with to be routed.
+---@param opts table as router.options returns them
+---@return integer
+function router.matrices(opts)
+  check_complete("router.matrices", opts)
+  local kind = kind_of(opts.kind)
+  return (kind.weight == false and 0 or 1) + #(kind.parameters or {})
+end
+
 --- On what else the output of a token depends, in training or in evaluation. causal: not on later
 --- positions of its sequence. coupled: "no"; "sequence", on the other positions; "batch", on other
 --- sequences as well.
@@ -161,6 +170,7 @@ end
 --- where: dim, experts, and init (see parameter.lua).
 local Router = class.userdata("Router", { "weight", "noise", "bias", "table", "counts" })
 router.Router = Router
+Router.stays_f32 = true         -- also in a model of 16 bits
 
 function Router:init(given, where)
   expect(type(where) == "table", "router.Router", "where", "{ dim = ..., experts = ... }", where)

@@ -109,6 +109,23 @@ moe.attention = Tensor.attention
 function Tensor.backward(loss) end
 moe.backward = Tensor.backward
 
+--- The 0-based expert [T x 1] of every token: of all assignments that give each of N experts T / N
+--- tokens, rounded down or up, one with the largest sum of scores [T x N].
+---@param scores moelua.Tensor
+---@return moelua.Tensor
+function Tensor.balanced_assignment(scores) end
+moe.balanced_assignment = Tensor.balanced_assignment
+
+--- A table [V x k] for table_route: ids in the order of how often they occur, counts [V], each to
+--- the least loaded expert; column j of k has the experts of slice j.
+---@param counts moelua.Tensor
+---@param experts integer
+---@param k? integer default 1
+---@param seed? integer default 1
+---@return moelua.Tensor
+function Tensor.balanced_table(counts, experts, k, seed) end
+moe.balanced_table = Tensor.balanced_table
+
 --- How often each of the ids 0 .. count-1 occurs, as an f32 tensor [count]; ids of -1 are passed
 --- over, as slots that no expert takes.
 ---@param ids moelua.Tensor
@@ -267,6 +284,19 @@ function moe.grad_norm(list) end
 ---@return string
 function Tensor.hash(x) end
 moe.hash = Tensor.hash
+
+--- Hash routing: the 0-based experts [B*S x k] of token ids [B x S]. Hash j of k draws one of the
+--- experts of slice j, from the id alone (grams = 1) or from it and the one before (2); what stands
+--- before the first is `before` [B x 1], -1 for nothing.
+---@param ids moelua.Tensor
+---@param experts integer
+---@param k? integer default 1
+---@param grams? integer default 1
+---@param seed? integer default 1
+---@param before? moelua.Tensor
+---@return moelua.Tensor
+function Tensor.hash_route(ids, experts, k, grams, seed, before) end
+moe.hash_route = Tensor.hash_route
 
 --- Mean cross-entropy in nats of logits x W^T against targets: x [N x d], weight [V x d], targets
 --- [N] (0-based ids; `ignore` marks rows that do not count). Computed in chunks.
@@ -592,6 +622,14 @@ moe.sum = Tensor.sum
 function Tensor.swiglu(gate, up) end
 moe.swiglu = Tensor.swiglu
 
+--- Routing by a table: the experts [T x k] of T token ids of any shape, from a table [V x k] with a
+--- row for each id.
+---@param ids moelua.Tensor
+---@param table moelua.Tensor
+---@return moelua.Tensor
+function Tensor.table_route(ids, table) end
+moe.table_route = Tensor.table_route
+
 --- Hyperbolic tangent of each element.
 ---@param x moelua.Tensor
 ---@return moelua.Tensor
@@ -835,12 +873,11 @@ moe.flops = flops
 ---@return number
 function flops.attention(width, context) end
 
---- Training FLOPs of one token in a feed-forward layer: three matrices, those of k experts and the
---- router in a mixture.
----@param ffn table kind, hidden, experts and router of a layer, as in a model's config
+--- Training FLOPs of one token in a feed-forward layer, on average: of the matrices that it meets.
+---@param opts table options of a layer, as in a model's config
 ---@param dim integer
 ---@return number
-function flops.ffn(ffn, dim) end
+function flops.ffn(opts, dim) end
 
 --- Training FLOPs of one token at the given context length (default: the model's). Norms and
 --- lookups are not counted.
@@ -903,7 +940,10 @@ function Model:children() end
 ---@return moelua.Model
 function Model:copy() end
 
---- Number of parameters, and of those that one token uses.
+--- Number of parameters, and of those that one token uses: the mean where that differs from token
+--- to token.
+---@return integer total
+---@return number active
 function Model:count() end
 
 --- ids i32 [B x T] -> hidden states after the last norm [B x T x dim], and the infos of the
@@ -969,18 +1009,20 @@ end
 function model.check_config(given) end
 
 --- A new model with random weights. Options: dim, layers, heads, vocab, context; hidden (width of
---- dense layers) or ffn, one table or a list of one per layer: { kind = "dense" or "moe", hidden,
---- experts, router }, see router.lua; kv_heads, head_dim, rope_theta, norm_eps, tied (is the
---- head the embedding?), std (of the weights), seed; recompute (keep only the input of each block
---- for backward and compute the rest again: a third more work, much less memory, the same bits).
+--- dense layers) or ffn, one table or a list of one per layer: { kind = "dense", hidden,
+--- activation } or { kind = "moe", hidden, experts, shared, segments, activation, router }, see
+--- nn.MoE; kv_heads, head_dim, rope_theta, norm_eps, tied (is the head the embedding?), std (of the
+--- weights), seed; recompute (keep only the input of each block for backward and compute the rest
+--- again: a third more work, much less memory, the same bits).
 ---@param given table
 ---@return moelua.Model
 function model.new(given) end
 
---- How many parameters a model has, as a float: the product of wrong sizes may be beyond integers.
---- Norms are not counted.
+--- How many parameters a model has, and how many of them one token uses, as floats: the product of
+--- wrong sizes may be beyond integers. Norms are not counted.
 ---@param config table
----@return number
+---@return number total
+---@return number active
 function model.parameters(config) end
 
 ---@class moelua.nn
@@ -1050,7 +1092,8 @@ end
 
 do
 
---- A bank of SwiGLU experts: w1, w3 [E x hidden x dim], w2 [E x dim x hidden].
+--- A bank of experts, each a feed-forward layer: w1, w3 [E x hidden x dim], w2 [E x dim x hidden].
+--- Options: experts, dim, hidden, activation as in nn.FeedForward; seed, std.
 ---@class moelua.Experts
 ---@overload fun(opts?: any): moelua.Experts
 local Experts = {}
@@ -1066,6 +1109,7 @@ function Experts:buffers(prefix) end
 --- {prefix, layer} of every part, in order.
 function Experts:children() end
 
+--- x [T x dim], gates f32 and experts i32 [T x s] -> [T x dim]; expert -1 is a slot without one.
 function Experts:forward(x, gates, experts) end
 
 --- {name, tensor, layer, field} of every parameter in registration order, `prefix` before each
@@ -1080,8 +1124,9 @@ end
 
 do
 
---- Dense SwiGLU feed-forward (Shazeer 2020): W2 (silu(W1 x) * W3 x); w1, w3 [hidden x dim],
---- w2 [dim x hidden].
+--- Dense feed-forward: W2 (silu(W1 x) * W3 x) with activation "swiglu", the default, and W2 a(W1 x)
+--- with "relu", "gelu" or "silu"; w1, w3 [hidden x dim], w2 [dim x hidden]. Options: dim, hidden,
+--- activation; seed, std.
 ---@class moelua.FeedForward
 ---@overload fun(opts?: any): moelua.FeedForward
 local FeedForward = {}
@@ -1141,13 +1186,15 @@ end
 
 do
 
---- A mixture layer: y, info = layer(x) with x [.. x dim]. Options: dim, hidden (of an expert),
---- experts, router = { kind, k, gate, balance, z_loss }, see router.lua; seed, std.
+--- A mixture layer: y, info = layer(x, how) with x [.. x dim], as a rule [B x S x dim]. Options:
+--- dim, hidden (of an expert), experts, activation, router = { kind, k, gate, ... }, see
+--- router.lua; shared = K or { experts = K, hidden, gate }: experts that all tokens use; segments =
+--- m: each of the experts cut into m, see mixture.lua; seed, std. `how` is explained in nn.lua.
 --- info: loss (a tensor to add to the training loss, or nil), load (share of routed slots per
 --- expert), entropy (mean entropy of softmax(logits), nats), dropped (share of slots; dropless: 0).
 --- `stats = false` leaves the figures out.
 ---@class moelua.MoE
----@overload fun(opts?: any): moelua.MoE
+---@overload fun(given?: any): moelua.MoE
 local MoE = {}
 nn.MoE = MoE
 
@@ -1209,10 +1256,15 @@ function nn.check_f32(where, layer) end
 --- 16 hex digits that change when a parameter or a buffer does.
 function nn.fingerprint(layer) end
 
---- A class of layers: see the head of this file. It needs init and forward.
+--- Whether this is a layer or model: it has parameters.
+function nn.is_layer(value) end
+
+--- A class of layers: see the head of this file. It needs init and forward. With `slots`, names of
+--- fields, the layers are userdata, which hold tensors there and check what becomes of them.
 ---@param name string
+---@param slots string[]?
 ---@return table class
-function nn.layer_class(name) end
+function nn.layer_class(name, slots) end
 
 --- Parameters and buffers in one list, as layer:parameters() has them: all that is saved.
 function nn.saved(layer) end
@@ -1336,6 +1388,11 @@ function router.check_trainable(opts) end
 ---@return table opts
 function router.for_layer(opts, is_first) end
 
+--- How many matrices [experts x dim] a token is multiplied with to be routed.
+---@param opts table as router.options returns them
+---@return integer
+function router.matrices(opts) end
+
 --- The options of a router of `experts` experts (nil: not known yet), complete and checked.
 --- Options that are complete already stay as they are.
 ---@param given table?
@@ -1452,9 +1509,10 @@ function Corpus:metadata() end
 
 --- A training batch: `batch` windows of `context` tokens and the tokens that follow each, drawn
 --- without overlap, every window once per epoch. The same seed, stream and draw give the same
---- batch. Throws when the split is too short.
+--- batch. With `apart` no two of so many successive rows touch the same document; windows that are
+--- too near are left out of their epoch. Throws when the split is too short.
 ---@param given { batch: integer, context: integer, split?: string, seed?: integer,
----  stream?: string, draw?: integer }
+---  stream?: string, draw?: integer, apart?: integer }
 ---@return moelua.Tensor x i32 [batch x context]
 ---@return moelua.Tensor y i32 [batch x context]
 ---@return integer next_draw the `draw` of the next batch
@@ -1476,6 +1534,10 @@ function Corpus:windows(split, context, limit) end
 ---@return moelua.Tensor x i32 [n x context], 0 behind the end of the split
 ---@return moelua.Tensor y i32 [n x context], -1 behind the end of the split
 function Corpus:window_batch(split, context, limit, first, n) end
+
+--- The first and the last document that each of those windows touches, its targets included.
+---@return moelua.Tensor documents i32 [windows x 2], counted from 0
+function Corpus:window_documents(split, context, limit) end
 
 --- Whether each split can fill a window; if not: nil, message, "format".
 ---@param context integer
