@@ -34,6 +34,13 @@ note("routing_shares", { logits:detach():softmax(-1), gates }, function(scores, 
   return scores:routing_shares(g, experts)
 end)
 
+for _, policy in ipairs({ "position", "choice", "probability" }) do
+  note("capacity_route by " .. policy, {}, function()
+    local g, e = gates:narrow(1, 1, 1900), experts:narrow(1, 1, 1900)
+    return g:capacity_route(e, 40, policy, 19)
+  end)
+end
+
 print(core.json.encode({ threads = core.threads, bits = bits }))
 ]]
 

@@ -15,38 +15,23 @@
 #include <math.h>
 
 #include "kernels/kernels.h"
-#include "tape/op.h"
+#include "ops/logits.h"
 
 enum { LOGITS, BIAS };
 enum { SELECTED, ALL, SIGMOID };
 
 #define ROWS 256
-#define MAX_EXPERTS 4096
 
-/* -inf is fine: it rules an expert out. */
-static const char *misfit(moe_real x) {
-    return isnan(x) ? "NaN" : isinf(x) && x > 0 ? "infinite" : NULL;
-}
-
-static moe_status check_logits(moe_call *c, const moe_tensor *l) {
-    for (int64_t i = 0; i < l->count; i++) {
-        const char *what = misfit(moe__real(l)[i]);
-        if (what)
-            return MOE_REJECT(c, MOE_EARG, "the logit of token %lld for expert %lld is %s",
-                              (long long)(i / l->shape[1] + 1), (long long)(i % l->shape[1] + 1),
-                              what);
-    }
-    return MOE_OK;
-}
-
+/* As for logits: -inf rules an expert out. */
 static moe_status check_bias(moe_call *c, const moe_tensor *bias, int64_t experts) {
     if (bias->ndim != 1 || bias->shape[0] != experts)
         return MOE_REJECT(c, MOE_ESHAPE, "bias must be one number for each of %lld experts, not %s",
                           (long long)experts, MOE_SHAPE(bias));
     for (int64_t e = 0; e < experts; e++) {
-        const char *what = misfit(moe__real(bias)[e]);
-        if (what)
-            return MOE_REJECT(c, MOE_EARG, "the bias of expert %lld is %s", (long long)e + 1, what);
+        moe_real b = moe__real(bias)[e];
+        if (isnan(b) || (isinf(b) && b > 0))
+            return MOE_REJECT(c, MOE_EARG, "the bias of expert %lld is %s", (long long)e + 1,
+                              isnan(b) ? "NaN" : "infinite");
     }
     return MOE_OK;
 }
@@ -58,10 +43,10 @@ static moe_status infer(moe_call *c) {
     if (k < 1 || k > l->shape[1])
         return MOE_REJECT(c, MOE_EARG, "k must be 1 to the number of experts: %lld of %lld",
                           (long long)k, (long long)l->shape[1]);
-    if (l->shape[1] > MAX_EXPERTS)
-        return MOE_REJECT(c, MOE_EARG, "at most %d experts, not %lld", MAX_EXPERTS,
+    if (l->shape[1] > MOE_MAX_EXPERTS)
+        return MOE_REJECT(c, MOE_EARG, "at most %d experts, not %lld", MOE_MAX_EXPERTS,
                           (long long)l->shape[1]);
-    moe_status s = check_logits(c, l);
+    moe_status s = moe__logits_finite(c, l);
     if (!s && c->in[BIAS]) s = check_bias(c, c->in[BIAS], l->shape[1]);
     if (s) return s;
     int64_t shape[2] = {l->shape[0], k};
@@ -113,7 +98,7 @@ static void set_gates(const moe_call *c, const moe_real *l, const moe_real *scor
 static void forward_rows(void *arg, int64_t begin, int64_t end) {
     moe_call *c = arg;
     int64_t k = c->arg[0].i, N = c->in[LOGITS]->shape[1];
-    moe_real own[MAX_EXPERTS], key[MAX_EXPERTS];
+    moe_real own[MOE_MAX_EXPERTS], key[MOE_MAX_EXPERTS];
     for (int64_t t = begin; t < end; t++) {
         const moe_real *l = moe__real(c->in[LOGITS]) + t * N;
         moe_real *score = c->keep[0] ? moe__real(c->keep[0]) + t * N : own;

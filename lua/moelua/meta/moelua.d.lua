@@ -140,6 +140,19 @@ moe.bincount = Tensor.bincount
 function Tensor.bytes(x) end
 moe.bytes = Tensor.bytes
 
+--- Experts [T x k] of a routing with -1 for the slots beyond `capacity` of an expert in each of so
+--- many segments of the tokens, and 1 for the slots that remain, otherwise 0. First come earlier
+--- tokens ("position"), all first choices ("choice"), or the largest gates ("probability").
+---@param gates moelua.Tensor
+---@param experts moelua.Tensor
+---@param capacity integer
+---@param policy? "position"|"choice"|"probability" default position
+---@param segments? integer default 1
+---@return moelua.Tensor
+---@return moelua.Tensor
+function Tensor.capacity_route(gates, experts, capacity, policy, segments) end
+moe.capacity_route = Tensor.capacity_route
+
 --- Scales all gradients in place so that their joint 2-norm is at most max; returns the norm
 --- before.
 ---@param list moelua.Tensor[]
