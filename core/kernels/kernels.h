@@ -78,10 +78,13 @@ typedef void moe_swiglu_fn(int64_t n, const moe_real *gate, const moe_real *up, 
 typedef void moe_swiglu_grad_fn(int64_t n, const moe_real *gate, const moe_real *up,
                                 const moe_real *dy, moe_real *dgate, moe_real *dup, moe_real *y);
 
-/* A strip of an expert's hidden columns, rows of MOE_PANEL: y = silu(g) u. The rows of y lie ldy
- * elements apart. */
-typedef void moe_expert_fn(int64_t rows, const moe_real *g, const moe_real *u, moe_real *y,
-                           int64_t ldy);
+/* Of the experts, numbered as in the signature of moe_ffn. */
+typedef enum moe_activation { MOE_SWIGLU, MOE_RELU, MOE_GELU, MOE_SILU } moe_activation;
+
+/* A strip of an expert's hidden columns, rows of MOE_PANEL: y = silu(g) u for SwiGLU, else f(g)
+ * without u. The rows of y lie ldy elements apart. */
+typedef void moe_expert_fn(moe_activation f, int64_t rows, const moe_real *g, const moe_real *u,
+                           moe_real *y, int64_t ldy);
 /* Its gradient, where dy does not contain the gate of the row yet, scale: dg and du (ld elements
  * between rows) do, dscale += <dy, y>, and y is made again. y may be g, u or dy. */
 typedef struct moe_expert_strip {
@@ -89,7 +92,7 @@ typedef struct moe_expert_strip {
     moe_real *dg, *du, *y, *dscale;
     int64_t ld;
 } moe_expert_strip;
-typedef void moe_expert_grad_fn(int64_t rows, const moe_expert_strip *s);
+typedef void moe_expert_grad_fn(moe_activation f, int64_t rows, const moe_expert_strip *s);
 
 /* Rotates the pairs (i, i + half) of one head: y = x cos + rotate_half(x) sin; sign -1 turns back.
  * add: y += instead of y =. */

@@ -1,6 +1,7 @@
-/* moe_ffn.c -- a bank of SwiGLU experts over routed tokens: dropless, one node.
+/* moe_ffn.c -- a bank of experts over routed tokens: dropless, one node.
  *
- *     y_t = sum_s gate[t,s] W2_e (silu(W1_e x_t) * W3_e x_t)      with e = expert[t,s]
+ *     y_t = sum_s gate[t,s] W2_e (silu(W1_e x_t) * W3_e x_t)      with e = expert[t,s]: SwiGLU
+ *     y_t = sum_s gate[t,s] W2_e f(W1_e x_t)                      plain, f = relu, gelu or silu
  *
  * A slot whose expert is -1 is empty: over capacity, not drawn, not chosen. It takes no time and no
  * memory, and a token with nothing else gets 0 (Fedus et al. 2022, Switch).
@@ -12,7 +13,7 @@
  * token. Backward goes the same way; its tasks also leave the operands of the weight gradients as
  * the products want them.
  *
- * Saved for backward are the two projections; the expert outputs are not: the gradient of a gate is
+ * Saved for backward are the projections; the expert outputs are not: the gradient of a gate is
  * <W2^T dy, a> (Guo et al. 2025, SonicMoE). They are kept by strips, [rows of e][32] one after the
  * other, as the format holds its panels: backward puts the right operands of the weight gradients
  * in their place.
@@ -25,7 +26,7 @@
 #include "tape/packed.h"
 
 enum { X, GATES, EXPERTS, W1, W3, W2 };             /* inputs */
-enum { G, U };                                      /* kept: [padded rows x width], by strips */
+enum { G, U, DOWN };        /* through w1, w3, w2; kept: G, U [padded rows x width], by strips */
 
 enum {
     STRIP = MOE_PANEL,
@@ -36,12 +37,13 @@ enum {
 typedef struct sizes {
     int64_t R, E, I, d;             /* R rows: the slots that are used */
     int64_t width;                  /* I filled up to whole strips */
+    int projections;                /* G alone, or G and U */
 } sizes;
 
 static sizes measure(const moe_call *c) {
     const int64_t *w1 = c->in[W1]->shape;
     return (sizes){.R = moe__rows_used(c->in[EXPERTS]), .E = w1[0], .I = w1[1], .d = w1[2],
-                   .width = moe__round_up(w1[1], STRIP)};
+                   .width = moe__round_up(w1[1], STRIP), .projections = c->in[W3] ? 2 : 1};
 }
 
 /* Kept in the elements of the format: bf16 takes half of the memory. */
@@ -51,11 +53,9 @@ static bool shaped(const moe_tensor *t, int64_t a, int64_t b, int64_t c) {
     return t->ndim == 3 && t->shape[0] == a && t->shape[1] == b && t->shape[2] == c;
 }
 
-static moe_status infer(moe_call *c) {
+static moe_status check_routing(moe_call *c) {
     const moe_tensor *x = c->in[X], *gates = c->in[GATES], *experts = c->in[EXPERTS];
-    const moe_tensor *w1 = c->in[W1], *w3 = c->in[W3], *w2 = c->in[W2];
-    if (moe__rank(c, x, "x", 2) || moe__rank(c, gates, "gates", 2) || moe__rank(c, w1, "w1", 3))
-        return MOE_ESHAPE;
+    if (moe__rank(c, x, "x", 2) || moe__rank(c, gates, "gates", 2)) return MOE_ESHAPE;
     if (experts->ndim != 2 || memcmp(experts->shape, gates->shape, 2 * sizeof *gates->shape) != 0)
         return MOE_REJECT(c, MOE_ESHAPE, "gates and experts differ: %s and %s", MOE_SHAPE(gates),
                           MOE_SHAPE(experts));
@@ -65,14 +65,35 @@ static moe_status infer(moe_call *c) {
     if (gates->shape[0] != x->shape[0])
         return MOE_REJECT(c, MOE_ESHAPE, "one row of gates per token is needed: %s and x %s",
                           MOE_SHAPE(gates), MOE_SHAPE(x));
+    return MOE_OK;
+}
+
+static moe_status check_weights(moe_call *c) {
+    const moe_tensor *x = c->in[X], *w1 = c->in[W1], *w3 = c->in[W3], *w2 = c->in[W2];
+    bool gated = c->arg[0].i == MOE_SWIGLU;
+    if (moe__rank(c, w1, "w1", 3)) return MOE_ESHAPE;
+    if (gated && !w3)
+        return MOE_REJECT(c, MOE_EARG, "swiglu needs w3 beside w1 %s\nhint: give w3, or an "
+                          "activation for two matrices: relu, gelu or silu", MOE_SHAPE(w1));
+    if (!gated && w3)
+        return MOE_REJECT(c, MOE_EARG, "w3 %s is for swiglu alone\nhint: nil in its place",
+                          MOE_SHAPE(w3));
     if (w1->shape[2] != x->shape[1])
         return MOE_REJECT(c, MOE_ESHAPE, "w1 [E x I x d] does not fit x [T x d]: %s and %s",
                           MOE_SHAPE(w1), MOE_SHAPE(x));
-    if (!shaped(w3, w1->shape[0], w1->shape[1], w1->shape[2]) ||
-        !shaped(w2, w1->shape[0], w1->shape[2], w1->shape[1]))
-        return MOE_REJECT(c, MOE_ESHAPE, "w1 [E x I x d], w3 [E x I x d] and w2 [E x d x I] do not "
-                          "fit: %s, %s and %s", MOE_SHAPE(w1), MOE_SHAPE(w3), MOE_SHAPE(w2));
-    moe_status s = moe__stored_alike(c, W1, 3);
+    if (w3 && !shaped(w3, w1->shape[0], w1->shape[1], w1->shape[2]))
+        return MOE_REJECT(c, MOE_ESHAPE, "w1 and w3 [E x I x d] differ: %s and %s", MOE_SHAPE(w1),
+                          MOE_SHAPE(w3));
+    if (!shaped(w2, w1->shape[0], w1->shape[2], w1->shape[1]))
+        return MOE_REJECT(c, MOE_ESHAPE, "w1 [E x I x d] and w2 [E x d x I] do not fit: %s and %s",
+                          MOE_SHAPE(w1), MOE_SHAPE(w2));
+    return moe__stored_alike(c, W1, 3);
+}
+
+static moe_status infer(moe_call *c) {
+    const moe_tensor *experts = c->in[EXPERTS], *w1 = c->in[W1];
+    moe_status s = check_routing(c);
+    if (!s) s = check_weights(c);
     if (!s) s = moe__ids_below(c, experts, w1->shape[0], -1, "experts");
     if (s) return s;
     sizes z = measure(c);
@@ -83,9 +104,8 @@ static moe_status infer(moe_call *c) {
     if (moe__count(2, hidden) < 0 || moe__count(2, wide) < 0)
         return MOE_REJECT(c, MOE_ESHAPE, "%lld routed rows of w1 %s are too many", (long long)z.R,
                           MOE_SHAPE(w1));
-    moe__out_like(c, 0, x);
-    moe__keep(c, G, kept_type(c->format), 2, hidden);
-    moe__keep(c, U, kept_type(c->format), 2, hidden);
+    moe__out_like(c, 0, c->in[X]);
+    for (int i = G; i < z.projections; i++) moe__keep(c, i, kept_type(c->format), 2, hidden);
     return MOE_OK;
 }
 
@@ -102,15 +122,16 @@ typedef struct work {
     const moe_format *f;
     const moe_kernels *kernels;
     sizes z;
+    moe_activation activation;
     moe_rows rows;
-    bank gate, up, down;            /* of forward, or of the gradient through w1, w3, w2 */
+    bank bank[3];                   /* w1, w3, w2: of forward, or of the gradient through them */
     moe_scratch scratch;
     char *block;
     size_t bytes, used;
     moe_real *wide;                 /* [R x d]: rows of y or dx */
     /* backward */
     moe_real *scale;                /* [R]: the gates in the order of the rows */
-    void *dg, *du;                  /* left operands dg^T, du^T: per expert [width x its rows] */
+    void *dhidden[2];               /* left operands dg^T, du^T: per expert [width x its rows] */
     void *x;                        /* right operands: per expert the panels of its rows of x */
     int64_t x_width;                /* columns of x's memory */
     bool wants_x;
@@ -209,7 +230,7 @@ static void *kept_at(const work *w, const moe_block *b, int which, int64_t j) {
 typedef struct desk {
     void *in;                       /* rows of x or dy */
     void *hidden[2];                /* activation, or dg and du: [rows x DEPTH] */
-    moe_real *g, *u, *a, *dgate;
+    moe_real *h[2], *a, *dgate;
 } desk;
 
 static size_t lay_desk(const work *w, char *at, desk *out) {
@@ -225,7 +246,7 @@ static size_t lay_desk(const work *w, char *at, desk *out) {
         size_t bytes = i < 3 ? f->element * operand[i] : sizeof(moe_real) * real[i - 3];
         used += (bytes + 63) & ~(size_t)63;
     }
-    *out = (desk){.in = p[0], .hidden = {p[1], p[2]}, .g = p[3], .u = p[4], .a = p[5],
+    *out = (desk){.in = p[0], .hidden = {p[1], p[2]}, .h = {p[3], p[4]}, .a = p[5],
                   .dgate = p[6]};
     return used;
 }
@@ -233,17 +254,17 @@ static size_t lay_desk(const work *w, char *at, desk *out) {
 /* Column j.. of the hidden rows, into `to`. A format that takes f32 as it is needs no copies. */
 static void forward_strip(const work *w, const moe_block *b, const desk *s, int64_t j, void *to) {
     const moe_format *f = w->f;
-    void *kept[2] = {kept_at(w, b, G, j), kept_at(w, b, U, j)};
-    bool direct = f->direct && kept[G];
-    moe_real *g = direct ? kept[G] : s->g, *u = direct ? kept[U] : s->u;
-    project(w, b, s->in, &w->gate, j, g);
-    project(w, b, s->in, &w->up, j, u);
-    if (!f->direct && kept[G]) {
-        f->left(b->rows, STRIP, g, STRIP, NULL, NULL, kept[G], STRIP);
-        f->left(b->rows, STRIP, u, STRIP, NULL, NULL, kept[U], STRIP);
+    moe_real *h[2] = {0}, *y = f->direct ? to : s->h[G];
+    void *kept[2];
+    for (int i = G; i < w->z.projections; i++) {
+        kept[i] = kept_at(w, b, i, j);
+        h[i] = f->direct && kept[i] ? kept[i] : s->h[i];
+        project(w, b, s->in, &w->bank[i], j, h[i]);
     }
-    w->kernels->expert(b->rows, g, u, f->direct ? to : g, f->direct ? hidden_apart(w) : STRIP);
-    if (!f->direct) f->left(b->rows, STRIP, g, STRIP, NULL, NULL, to, hidden_apart(w));
+    for (int i = G; i < w->z.projections; i++)
+        if (!f->direct && kept[i]) f->left(b->rows, STRIP, h[i], STRIP, NULL, NULL, kept[i], STRIP);
+    w->kernels->expert(w->activation, b->rows, h[G], h[U], y, f->direct ? hidden_apart(w) : STRIP);
+    if (!f->direct) f->left(b->rows, STRIP, y, STRIP, NULL, NULL, to, hidden_apart(w));
 }
 
 static void forward_task(void *arg, int64_t task, int worker) {
@@ -259,7 +280,7 @@ static void forward_task(void *arg, int64_t task, int worker) {
         int64_t n = I - at < DEPTH ? I - at : DEPTH;
         for (int64_t j = 0; j < n; j += STRIP)
             forward_strip(w, b, &s, at + j, ahead(f, s.hidden[0], j));
-        spread(w, b, s.hidden[0], n, &w->down, at, w->wide + b->first * d, at > 0);
+        spread(w, b, s.hidden[0], n, &w->bank[DOWN], at, w->wide + b->first * d, at > 0);
         at += DEPTH;
     } while (at < I);
 }
@@ -278,11 +299,11 @@ static void lay_forward(work *w) {
 
 /* What both directions ask for, before anything else is done. */
 static moe_status prepare(work *w, bool transposed, void (*lay_out)(work *)) {
-    bank *banks[] = {&w->gate, &w->up, &w->down};
-    for (int i = 0; i < 3; i++) {
+    for (int i = G; i <= DOWN; i++) {
         const moe_tensor *t = w->c->in[W1 + i];
-        *banks[i] = (bank){.k = t->shape[transposed ? 2 : 1], .n = t->shape[transposed ? 1 : 2]};
-        moe_status s = moe__packed(w->c, W1 + i, transposed, &banks[i]->panels);
+        if (!t) continue;
+        w->bank[i] = (bank){.k = t->shape[transposed ? 2 : 1], .n = t->shape[transposed ? 1 : 2]};
+        moe_status s = moe__packed(w->c, W1 + i, transposed, &w->bank[i].panels);
         if (s) return s;
     }
     moe_status s = moe__rows_sort(w->c->ctx, w->c->in[EXPERTS], w->z.E, w->f->depth, &w->rows);
@@ -291,7 +312,8 @@ static moe_status prepare(work *w, bool transposed, void (*lay_out)(work *)) {
 }
 
 static work work_of(moe_call *c) {
-    return (work){.c = c, .f = c->format, .kernels = c->ctx->kernels, .z = measure(c)};
+    return (work){.c = c, .f = c->format, .kernels = c->ctx->kernels, .z = measure(c),
+                  .activation = (moe_activation)c->arg[0].i};
 }
 
 static moe_status forward(moe_call *c) {
@@ -311,7 +333,7 @@ static moe_status forward(moe_call *c) {
 
 /* What was kept of a strip, in f32: in place or converted. */
 static const moe_real *recall(const work *w, const void *kept, int64_t rows, moe_real *to) {
-    if (w->f->direct) return kept;
+    if (w->f->direct || !kept) return kept;
     w->kernels->widen_bf16(rows * STRIP, kept, to);
     return to;
 }
@@ -326,25 +348,30 @@ static void leave_transposed(const work *w, const moe_block *b, const moe_real *
                           ahead(w->f, memory, padded[e] * w->z.width + j * rows + before), rows);
 }
 
-/* With u' = W2^T dy and a = silu(g) u: dg, du, and the gate's gradient <u', a>. */
+/* With u' = W2^T dy and a = silu(g) u or f(g): dg, du, and the gate's gradient <u', a>. */
 static void backward_strip(const work *w, const moe_block *b, const desk *s, int64_t j,
                            int64_t column) {
     const moe_format *f = w->f;
-    void *kept = kept_at(w, b, G, j);
-    void *dg = ahead(f, s->hidden[0], column), *du = ahead(f, s->hidden[1], column);
+    void *kept[2], *to[2];
+    const moe_real *h[2];
+    moe_real *dh[2];
+    for (int i = G; i <= U; i++) {
+        kept[i] = kept_at(w, b, i, j);
+        h[i] = recall(w, kept[i], b->rows, s->h[i]);
+        to[i] = ahead(f, s->hidden[i], column);
+        dh[i] = f->direct ? to[i] : s->h[i];
+    }
     moe_expert_strip strip = {
-        .g = recall(w, kept, b->rows, s->g), .u = recall(w, kept_at(w, b, U, j), b->rows, s->u),
-        .dy = s->a, .scale = w->scale + b->first, .dscale = s->dgate, .dg = f->direct ? dg : s->g,
-        .du = f->direct ? du : s->u, .ld = f->direct ? hidden_apart(w) : STRIP,
-        .y = f->direct ? kept : s->a};
-    project(w, b, s->in, &w->down, j, s->a);
-    w->kernels->expert_grad(b->rows, &strip);
-    leave_transposed(w, b, strip.dg, strip.ld, j, w->dg);
-    leave_transposed(w, b, strip.du, strip.ld, j, w->du);
-    if (f->direct) return;
-    f->left(b->rows, STRIP, strip.dg, STRIP, NULL, NULL, dg, hidden_apart(w));
-    f->left(b->rows, STRIP, strip.du, STRIP, NULL, NULL, du, hidden_apart(w));
-    f->right(b->rows, STRIP, strip.y, STRIP, NULL, kept);
+        .g = h[G], .u = h[U], .dy = s->a, .scale = w->scale + b->first, .dscale = s->dgate,
+        .dg = dh[G], .du = dh[U], .ld = f->direct ? hidden_apart(w) : STRIP,
+        .y = f->direct ? kept[G] : s->a};
+    project(w, b, s->in, &w->bank[DOWN], j, s->a);
+    w->kernels->expert_grad(w->activation, b->rows, &strip);
+    for (int i = G; i < w->z.projections; i++) {
+        leave_transposed(w, b, dh[i], strip.ld, j, w->dhidden[i]);
+        if (!f->direct) f->left(b->rows, STRIP, dh[i], STRIP, NULL, NULL, to[i], hidden_apart(w));
+    }
+    if (!f->direct) f->right(b->rows, STRIP, strip.y, STRIP, NULL, kept[G]);
 }
 
 static void leave_x(const work *w, const moe_block *b) {
@@ -370,8 +397,8 @@ static void backward_task(void *arg, int64_t task, int worker) {
         int64_t n = I - at < DEPTH ? I - at : DEPTH;
         moe_real *to = w->wide + b->first * d;
         for (int64_t j = 0; j < n; j += STRIP) backward_strip(w, b, &s, at + j, j);
-        if (w->wants_x) spread(w, b, s.hidden[0], n, &w->gate, at, to, at > 0);
-        if (w->wants_x) spread(w, b, s.hidden[1], n, &w->up, at, to, true);
+        for (int i = G; w->wants_x && i < w->z.projections; i++)
+            spread(w, b, s.hidden[i], n, &w->bank[i], at, to, at > 0 || i > G);
         at += DEPTH;
     } while (at < I);
     leave_x(w, b);
@@ -380,7 +407,7 @@ static void backward_task(void *arg, int64_t task, int worker) {
 
 /* ---- backward: the weights ------------------------------------------------------------------ */
 
-static int64_t weight_rows(const work *w, int which) { return which == 2 ? w->z.d : w->z.I; }
+static int64_t weight_rows(const work *w, int which) { return which == DOWN ? w->z.d : w->z.I; }
 
 static int64_t weight_tasks(const work *w, int which) {
     return w->dw[which] ? (weight_rows(w, which) + WEIGHT_ROWS - 1) / WEIGHT_ROWS : 0;
@@ -420,15 +447,15 @@ static void weight_task(void *arg, int64_t task, int worker) {
     for (task %= each; task >= weight_tasks(w, (int)which); which++)
         task -= weight_tasks(w, (int)which);
     int64_t i = task * WEIGHT_ROWS, m = weight_rows(w, (int)which);
-    int64_t n = which == 2 ? w->z.I : w->z.d;
+    int64_t n = which == DOWN ? w->z.I : w->z.d;
     int64_t rows = w->rows.padded[e + 1] - w->rows.padded[e];
     moe_product p = {.m = m - i < WEIGHT_ROWS ? m - i : WEIGHT_ROWS, .n = n,
                      .k = w->rows.start[e + 1] - w->rows.start[e], .panel = rows * STRIP,
                      .c = w->dw[which] + (e * m + i) * n, .ldc = n, .add = w->beta[which] != 0};
-    if (which == 2)
+    if (which == DOWN)
         spread_gradient(w, p, e, i, moe__scratch_of(&w->scratch, worker));
     else
-        project_gradient(w, p, e, i, which == 0 ? w->dg : w->du);
+        project_gradient(w, p, e, i, w->dhidden[which]);
 }
 
 /* ---- backward ------------------------------------------------------------------------------- */
@@ -442,11 +469,10 @@ static void lay_backward(work *w) {
     w->wants_x = moe__wants(w->c, X);
     w->scale = piece(w, sizeof(moe_real) * (size_t)z->R);
     w->wide = w->wants_x ? piece(w, sizeof(moe_real) * (size_t)(z->R * z->d)) : NULL;
-    w->dg = wants[0] ? piece(w, hidden) : NULL;
-    w->du = wants[1] ? piece(w, hidden) : NULL;
+    for (int i = G; i <= U; i++) w->dhidden[i] = wants[i] ? piece(w, hidden) : NULL;
     w->x_width = moe__round_up(z->d, STRIP);
-    if (!wants[0] && !wants[1]) return;
-    if (w->x_width <= z->width) {
+    if (!wants[G] && !wants[U]) return;
+    if (w->c->keep[U] && w->x_width <= z->width) {
         w->x_width = z->width;
         w->x = w->c->keep[U]->storage->data;
     } else {
@@ -496,15 +522,22 @@ static moe_status backward(moe_call *c) {
 }
 
 MOE_OP(moe_ffn,
-    .sig = "x:tensor, gates:tensor, experts:itensor, w1:float, w3:float, w2:float -> tensor",
-    .doc = "SwiGLU experts over routed tokens, dropless: x [T x d], gates and 0-based experts "
-           "[T x k], w1 and w3 [E x I x d], w2 [E x d x I] -> [T x d]. A slot with expert -1 is "
-           "empty.",
+    .sig = "x:tensor, gates:tensor, experts:itensor, w1:float, w3:float?, w2:float, "
+           "activation:{swiglu|relu|gelu|silu}=swiglu -> tensor",
+    .doc = "Experts over routed tokens, dropless: x [T x d], gates and 0-based experts [T x k], "
+           "w1 and w3 [E x I x d], w2 [E x d x I] -> [T x d]. A slot with expert -1 is empty. "
+           "\"swiglu\": W2 (silu(W1 x) * W3 x); the others without w3: W2 f(W1 x).",
     .sample = "randn(5, 3), rand(0.1, 1, 5, 2), ids{{0, 1}, {1, 3}, {3, 0}, {1, 0}, {0, 3}},"
               " randn(4, 2, 3), randn(4, 2, 3), randn(4, 3, 2)"
               " | randn(4, 2), rand(0.1, 1, 4, 1), ids{{2}, {0}, {2}, {2}}, randn(3, 35, 2),"
               " randn(3, 35, 2), randn(3, 2, 35)"
               " | randn(4, 3), rand(0.1, 1, 4, 3), ids{{-1, 2, 0}, {-1, -1, -1}, {2, -1, -1},"
-              " {0, 2, -1}}, randn(3, 2, 3), randn(3, 2, 3), randn(3, 3, 2)",
+              " {0, 2, -1}}, randn(3, 2, 3), randn(3, 2, 3), randn(3, 3, 2)"
+              " | randn(4, 2), rand(0.1, 1, 4, 1), ids{{1}, {0}, {1}, {-1}}, randn(2, 35, 2), nil,"
+              " randn(2, 2, 35), 'gelu'"
+              " | randn(5, 3), rand(0.1, 1, 5, 1), ids{{0}, {1}, {0}, {1}, {0}}, randn(2, 3, 3),"
+              " nil, randn(2, 3, 3), 'relu'"
+              " | randn(3, 3), rand(0.1, 1, 3, 1), ids{{0}, {1}, {0}}, randn(2, 3, 3), nil,"
+              " randn(2, 3, 3), 'silu'",
     .saves = MOE_IN(X) | MOE_IN(GATES) | MOE_IN(EXPERTS) | MOE_IN(W1) | MOE_IN(W3) | MOE_IN(W2),
     .infer = infer, .forward = forward, .backward = backward);

@@ -21,6 +21,7 @@ typedef struct work {
     int64_t active;                     /* experts with tokens */
     moe_few *gate, *up, *down;          /* one product per active expert */
     moe_real *x, *g, *u, *y;            /* by expert: [R x d], [R x I] twice, [R x d] */
+    moe_activation activation;
 } work;
 
 bool moe__is_few(const moe_call *c) {
@@ -71,27 +72,37 @@ static void list_products(work *w) {
     for (int64_t e = 0; e < w->E; e++) {
         if (w->rows.start[e + 1] == w->rows.start[e]) continue;
         w->gate[w->active] = product(w, e, W1, w->x, w->g);
-        w->up[w->active] = product(w, e, W3, w->x, w->u);
+        if (w->c->in[W3]) w->up[w->active] = product(w, e, W3, w->x, w->u);
         w->down[w->active++] = product(w, e, W2, w->g, w->y);
     }
 }
 
 /* ---- the experts ---------------------------------------------------------------------------- */
 
-/* A block of the hidden columns of one expert's rows: g = silu(g) u. */
+static void activate(const moe_kernels *kernels, moe_activation f, int64_t n, moe_real *g,
+                     const moe_real *u) {
+    switch (f) {
+    case MOE_SWIGLU: kernels->swiglu(n, g, u, g); break;
+    case MOE_RELU: kernels->relu(n, g, g); break;
+    case MOE_GELU: kernels->gelu(n, g, g); break;
+    case MOE_SILU: kernels->silu(n, g, g); break;
+    }
+}
+
+/* A block of the hidden columns of one expert's rows, in place of g. */
 static void hidden_task(void *arg, int64_t task, int worker) {
     const work *w = arg;
     const moe_kernels *kernels = w->c->ctx->kernels;
     int64_t each = moe__few_tasks(w->gate), block = task % each;
-    const moe_few *gate = &w->gate[task / each], *up = &w->up[task / each];
+    const moe_few *gate = &w->gate[task / each];
     int64_t first = block * moe__few_rows(gate), last = first + moe__few_rows(gate);
     if (last > w->I) last = w->I;
     (void)worker;
     moe__few_multiply(kernels, gate, block);
-    moe__few_multiply(kernels, up, block);
+    if (w->c->in[W3]) moe__few_multiply(kernels, &w->up[task / each], block);
     for (int64_t r = 0; r < gate->m; r++) {
         moe_real *g = gate->y + r * w->I + first;
-        kernels->swiglu(last - first, g, up->y + r * w->I + first, g);
+        activate(kernels, w->activation, last - first, g, w->u + (g - w->g));
     }
 }
 
@@ -109,7 +120,8 @@ static moe_status prepare(work *w) {
 
 moe_status moe__ffn_few(moe_call *c) {
     const int64_t *w1 = c->in[W1]->shape;
-    work w = {.c = c, .E = w1[0], .I = w1[1], .d = w1[2]};
+    work w = {.c = c, .E = w1[0], .I = w1[1], .d = w1[2],
+              .activation = (moe_activation)c->arg[0].i};
     moe_status s = prepare(&w);
     if (!s) {
         if (w.active) moe__parallel(c->ctx, w.active * moe__few_tasks(w.gate), hidden_task, &w);

@@ -67,7 +67,7 @@ moe_status moe__ids_below(moe_call *c, const moe_tensor *ids, int64_t bound, int
 moe_status moe__stored_alike(moe_call *c, int first, int n) {
     const char *type = moe__dtype_name(c->in[first]->dtype);
     for (int i = first + 1; i < first + n; i++)
-        if (c->in[i]->dtype != c->in[first]->dtype)
+        if (c->in[i] && c->in[i]->dtype != c->in[first]->dtype)
             return MOE_REJECT(c, MOE_ETYPE, "the element types differ: %s and %s", type,
                               moe__dtype_name(c->in[i]->dtype));
     if (c->in[first]->dtype == MOE_F32 || !c->needs_grad) return MOE_OK;

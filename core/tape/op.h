@@ -106,7 +106,7 @@ moe_status moe__ids_below(moe_call *c, const moe_tensor *ids, int64_t bound, int
                           const char *name);
 
 /* Rejects gradients through inputs first .. first + n - 1 that are stored in 16 bits, and inputs of
- * several types among them. */
+ * several types among them. All but the first may be absent. */
 moe_status moe__stored_alike(moe_call *c, int first, int n);
 
 /* Rejects rows, columns or row distances of matrices above 2^31 - 1. */

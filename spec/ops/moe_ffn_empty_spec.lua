@@ -94,7 +94,7 @@ describe("moe_ffn with empty slots", function()
       for _, T in ipairs({ 3, 70 }) do
         local given = emptied(experts.make(T, 2, 4, 20, 12), function() return true end)
         for _, tensor in pairs(experts.computed(given)) do close(tensor, tensor * 0, 0) end
-        local y = moe.moe_ffn(given.x, given.gates, given.experts, given.w1, given.w3, given.w2)
+        local y = experts.apply(given)
         close(y, moe.zeros(T, 12), 0)
       end
     end)
@@ -129,8 +129,8 @@ describe("moe_ffn with empty slots", function()
     for _, dtype in ipairs({ "f32", "bf16", "f16" }) do
       local given = experts.make(6, 2, 4, 40, 12)
       for _, name in ipairs({ "w1", "w3", "w2" }) do given[name] = given[name]:to(dtype) end
-      local function y(v) return moe.moe_ffn(v.x, v.gates, v.experts, v.w1, v.w3, v.w2) end
-      local full = y(given)
+      local y = experts.apply
+        local full = y(given)
       assert.equal(full:bytes(), y(widened(given)):bytes())
       local some = y(emptied(given, function(t) return t % 2 == 0 end))
       for t = 1, 6 do

@@ -1,6 +1,6 @@
--- moe_ffn against its formula in plain Lua, with all gradients, over sizes that divide nothing: in
--- f32 and bf16, by every kernel variant, with the same bits for any number of threads; and how much
--- memory it takes.
+-- moe_ffn against its formula in plain Lua, with all gradients, over sizes that divide nothing:
+-- with every activation, in f32 and bf16, by every kernel variant, with the same bits for any
+-- number of threads; and how much memory it takes.
 
 local core = require("moelua.core")
 local experts = require("spec.ops.experts")
@@ -22,7 +22,7 @@ local CASES = {
 local SCRIPT = [[
 local moe, core = require("moelua"), require("moelua.core")
 local out = { kernels = core.kernels, bits = {}, norm = {} }
-local function run(T, k, E, I, d, precision)
+local function run(T, k, E, I, d, precision, activation)
   moe.precision(precision)
   local function leaf(...) return moe.randn(...):requires_grad() end
   local gates, experts = moe.randn(T, E, { seed = 1 }):topk_route(k)
@@ -30,14 +30,15 @@ local function run(T, k, E, I, d, precision)
   for t = 1, T, 3 do rows[t][k] = -1 end
   experts = moe.tensor(rows, "i32")
   local inputs = { leaf(T, d, { seed = 2 }), gates:clone():requires_grad(),
-    leaf(E, I, d, { seed = 3, std = 0.3 }), leaf(E, I, d, { seed = 4, std = 0.3 }),
-    leaf(E, d, I, { seed = 5, std = 0.3 }) }
-  local y = moe.moe_ffn(inputs[1], inputs[2], experts, inputs[3], inputs[4], inputs[5]);
+    leaf(E, I, d, { seed = 3, std = 0.3 }), leaf(E, d, I, { seed = 5, std = 0.3 }),
+    not activation and leaf(E, I, d, { seed = 4, std = 0.3 }) or nil }
+  local y = moe.moe_ffn(inputs[1], inputs[2], experts, inputs[3], inputs[5], inputs[4],
+    activation);
   (y * moe.randn(T, d, { seed = 6 })):sum():backward()
   local all = { y:detach() }
   for i, t in ipairs(inputs) do all[i + 1] = t:grad() end
   for i, t in ipairs(all) do
-    local name = ("%s, %d tokens, tensor %d"):format(precision, T, i)
+    local name = ("%s %s, %d tokens, tensor %d"):format(precision, activation, T, i)
     out.bits[name] = core.system.hash(t:bytes())
     out.norm[name] = math.sqrt((t * t):sum():item())
   end
@@ -46,17 +47,26 @@ for _, precision in ipairs({ "f32", "bf16" }) do
   run(203, 3, 5, 70, 45, precision)
   run(900, 2, 2, 33, 40, precision)
   run(23, 2, 8, 100, 33, precision)
+  for _, activation in ipairs({ "relu", "gelu", "silu" }) do
+    run(140, 2, 3, 70, 36, precision, activation)
+  end
 end
 print(core.json.encode(out))
 ]]
 
 describe("moe_ffn", function()
-  for _, case in ipairs(CASES) do
+  for number, case in ipairs(CASES) do
     it("follows its formula for T, k, E, I, d = " .. table.concat(case, ", "), function()
-      local given = experts.make(table.unpack(case))
-      local want = experts.expected(given)
-      experts.agrees(given, want, 2e-6)
-      experts.in_bf16(function() experts.agrees(given, want, 3e-2) end)
+      local plain = ({ "relu", "gelu", "silu" })[number % 3 + 1]
+      for _, activation in ipairs({ "swiglu", plain }) do
+        local T, k, E, I, d = table.unpack(case)
+        local given = experts.make(T, k, E, I, d, activation)
+        local want = experts.expected(given)
+        experts.agrees(given, want, 2e-6)
+        -- where rounding makes another side of 0, relu has another slope
+        local bound = activation == "relu" and 8e-2 or 3e-2
+        experts.in_bf16(function() experts.agrees(given, want, bound) end)
+      end
     end)
   end
 

@@ -223,10 +223,16 @@ describe("moe_ffn", function()
       w1, w2)
     says("w1 [E x I x d] does not fit x [T x d]: [4 x 5 x 3] and [2 x 7]", moe.ones(2, 7), g, e, w1,
       w1, w2)
-    local text = "w1 [E x I x d], w3 [E x I x d] and w2 [E x d x I] do not fit: "
-    says(text .. "[4 x 5 x 3], [4 x 3 x 5] and [4 x 3 x 5]", x, g, e, w1, w2, w2)
-    says(text .. "[4 x 5 x 3], [4 x 5 x 3] and [4 x 5 x 3]", x, g, e, w1, w1, w1)
-    says(text .. "[4 x 5 x 3], [4 x 5 x 3] and [3 x 5]", x, g, e, w1, w1, moe.ones(3, 5))
+    says("w1 and w3 [E x I x d] differ: [4 x 5 x 3] and [4 x 3 x 5]", x, g, e, w1, w2, w2)
+    local text = "w1 [E x I x d] and w2 [E x d x I] do not fit: "
+    says(text .. "[4 x 5 x 3] and [4 x 5 x 3]", x, g, e, w1, w1, w1)
+    says(text .. "[4 x 5 x 3] and [3 x 5]", x, g, e, w1, nil, moe.ones(3, 5), "relu")
+    says("swiglu needs w3 beside w1 [4 x 5 x 3]\nhint: give w3, or an activation for two " ..
+      "matrices: relu, gelu or silu", x, g, e, w1, nil, w2)
+    says("w3 [4 x 5 x 3] is for swiglu alone\nhint: nil in its place", x, g, e, w1, w1, w2, "gelu")
+    says('activation must be one of "swiglu", "relu", "gelu", "silu", not "tanh"', x, g, e, w1, nil,
+      w2, "tanh")
+    says("the element types differ: f32 and bf16", x, g, e, w1, nil, w2:to("bf16"), "relu")
     says("experts has 4 at position 1, but must be 0 to 3", x, g, ids({ { 4 }, { 0 } }), w1, w1, w2)
     says("experts has -2 at position 2, but must be 0 to 3", x, g, ids({ { 0 }, { -2 } }), w1, w1,
       w2)

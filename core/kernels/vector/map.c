@@ -1,7 +1,7 @@
 /* map.c -- functions of one number, and what their gradients add. */
 #include <math.h>
 
-#include "kernels/vector/vec.h"
+#include "kernels/vector/activation.h"
 
 #if MOE_REAL_IS_DOUBLE
 #define LIBM(name) name
@@ -58,35 +58,14 @@ MAP_GRAD(sqrt_grad, (moe_real)0.5 / s)
 MAP(sigmoid, vsigmoid(x))
 MAP_GRAD(sigmoid_grad, s * (1 - s))
 
-INLINE vec silu_slope(vec x) {
-    vec gate = vsigmoid(x);
-    return gate * (1 + x * (1 - gate));
-}
+MAP(silu, silu_at(x).y)
+MAP_GRAD(silu_grad, silu_at(s).slope)
 
-MAP(silu, x * vsigmoid(x))
-MAP_GRAD(silu_grad, silu_slope(s))
+MAP(gelu, gelu_at(x).y)
+MAP_GRAD(gelu_grad, gelu_at(s).slope)
 
-/* erfc keeps its digits where Phi is tiny; 1 + erf would not. */
-INLINE moe_real phi_below(moe_real x) {
-    return (moe_real)0.5 * LIBM(erfc)(x * (moe_real)-0.70710678118654752440);
-}
-
-EACH(gelu, x * phi_below(x))
-
-void KERNEL(gelu_grad)(int64_t n, const moe_real *x, const moe_real *dy, moe_real *dx) {
-    const moe_real density0 = (moe_real)0.39894228040143267794;     /* 1 / sqrt(2 pi) */
-    for (int64_t i = 0; i < n; i++) {
-        moe_real density = density0 * LIBM(exp)((moe_real)-0.5 * x[i] * x[i]);
-        dx[i] += dy[i] * (phi_below(x[i]) + x[i] * density);
-    }
-}
-
-/* Written so that NaN passes. */
-MAP(relu, choose(x < 0, splat(0), x))
-
-void KERNEL(relu_grad)(int64_t n, const moe_real *x, const moe_real *dy, moe_real *dx) {
-    for (int64_t i = 0; i < n; i++) dx[i] += x[i] <= 0 ? 0 : dy[i];
-}
+MAP(relu, relu_at(x).y)
+MAP_GRAD(relu_grad, relu_at(s).slope)
 
 EACH(tanh, LIBM(tanh)(x))
 MAP_GRAD(tanh_grad, 1 - s * s)

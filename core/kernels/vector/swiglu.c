@@ -1,15 +1,12 @@
 /* swiglu.c -- silu(gate) * up (Shazeer 2020). */
-#include "kernels/vector/vec.h"
+#include "kernels/vector/activation.h"
 
 void KERNEL(swiglu)(int64_t n, const moe_real *gate, const moe_real *up, moe_real *y) {
     int64_t i = 0;
-    for (; i + VL <= n; i += VL) {
-        vec g = load(gate + i);
-        store(y + i, g * vsigmoid(g) * load(up + i));
-    }
+    for (; i + VL <= n; i += VL) store(y + i, silu_at(load(gate + i)).y * load(up + i));
     if (i == n) return;
     vec g = load_part(gate + i, n - i, 0);
-    store_part(y + i, g * vsigmoid(g) * load_part(up + i, n - i, 0), n - i);
+    store_part(y + i, silu_at(g).y * load_part(up + i, n - i, 0), n - i);
 }
 
 typedef struct gradients {
@@ -17,8 +14,8 @@ typedef struct gradients {
 } gradients;
 
 INLINE gradients gradients_of(vec g, vec u, vec dy) {
-    vec s = vsigmoid(g), silu = g * s;
-    return (gradients){.gate = dy * u * (s * (1 + g * (1 - s))), .up = dy * silu, .y = silu * u};
+    curve silu = silu_at(g);
+    return (gradients){.gate = dy * u * silu.slope, .up = dy * silu.y, .y = silu.y * u};
 }
 
 /* All of a block is read before any of it is written: the results may replace the inputs. */

@@ -401,16 +401,18 @@ moe.mean = Tensor.mean
 ---@return table
 function moe.memory(settings) end
 
---- SwiGLU experts over routed tokens, dropless: x [T x d], gates and 0-based experts [T x k], w1
---- and w3 [E x I x d], w2 [E x d x I] -> [T x d]. A slot with expert -1 is empty.
+--- Experts over routed tokens, dropless: x [T x d], gates and 0-based experts [T x k], w1 and w3 [E
+--- x I x d], w2 [E x d x I] -> [T x d]. A slot with expert -1 is empty. "swiglu": W2 (silu(W1 x) *
+--- W3 x); the others without w3: W2 f(W1 x).
 ---@param x moelua.Tensor
 ---@param gates moelua.Tensor
 ---@param experts moelua.Tensor
 ---@param w1 moelua.Tensor
----@param w3 moelua.Tensor
+---@param w3? moelua.Tensor
 ---@param w2 moelua.Tensor
+---@param activation? "swiglu"|"relu"|"gelu"|"silu" default swiglu
 ---@return moelua.Tensor
-function Tensor.moe_ffn(x, gates, experts, w1, w3, w2) end
+function Tensor.moe_ffn(x, gates, experts, w1, w3, w2, activation) end
 moe.moe_ffn = Tensor.moe_ffn
 
 --- a * b, element by element, broadcast like NumPy.
