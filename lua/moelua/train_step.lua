@@ -3,6 +3,7 @@
 -- the whole batch, in the memory that a part of it takes.
 
 local core = require("moelua.core")
+local balance = require("moelua.balance")
 local diverged = require("moelua.diverged")
 local routing = require("moelua.routing")
 
@@ -28,30 +29,22 @@ end
 
 -- ---- the whole step in a balance loss -----------------------------------------------------------
 
-local function asks_for_step(balance)
-  if type(balance) ~= "table" then return false end
-  for _, one in ipairs(balance[1] and balance or { balance }) do
-    if one.scope == "step" then return true end
-  end
-  return false
-end
-
---- Does a balance loss of a model look at the whole step?
-function train_step.needs_shares(config)
+-- Does a balance loss of the model look at the whole step?
+local function needs_shares(config)
   for _, ffn in ipairs(config.ffn) do
-    if ffn.router and asks_for_step(ffn.router.balance) then return true end
+    if ffn.router and balance.needs_step(ffn.router.balance) then return true end
   end
   return false
 end
 
--- Adds u and p of each layer, weighted, to what lies in `shares`; the sums outlive `scope`.
-local function add_shares(shares, infos, layers, weight, scope)
+-- Appends the shares of each layer to its list; they outlive `scope`.
+local function collect_shares(lists, infos, layers, scope)
   for i = 1, layers do
-    local own, sum = infos[i] and infos[i].balance, shares[i] or {}
-    for _, name in ipairs(own and { "u", "p" } or {}) do
-      local share = own[name]:detach() * weight
-      sum[name] = scope:keep(sum[name] and sum[name] + share or share)
-      shares[i] = sum
+    local shares = infos[i] and infos[i].balance
+    if shares then
+      scope:keep(shares.u, shares.p)
+      lists[i] = lists[i] or {}
+      table.insert(lists[i], shares)
     end
   end
 end
@@ -59,15 +52,16 @@ end
 -- A balance loss is no mean over micro-batches: it has products of means. Their factors are
 -- measured first, in a pass that leaves no gradient and that nobody counts.
 local function shares_of(job, batch)
-  local shares, n = {}, job.opts.accumulate
+  local lists, shares = {}, {}
   local function measure(micro)
     local scope <close> = core.scope()
     local x, _, how = part_of(job, batch, micro)
     how.stats, how.again = false, true
     local _, infos = run_model(job, "forward", how, x, how)
-    add_shares(shares, infos, job.model.config.layers, 1 / n, scope)
+    collect_shares(lists, infos, job.model.config.layers, scope)
   end
-  for micro = 0, n - 1 do core.no_grad(measure, micro) end
+  for micro = 0, job.opts.accumulate - 1 do core.no_grad(measure, micro) end
+  for layer, list in pairs(lists) do shares[layer] = balance.average(list) end
   return shares
 end
 
@@ -109,7 +103,7 @@ end
 ---@return { loss: number, nll: number, norm: number, routing: table? }
 function train_step.gradient(job, batch)
   local done = { loss = 0.0, nll = 0.0, routing = {} }
-  if job.opts.accumulate > 1 and train_step.needs_shares(job.model.config) then
+  if job.opts.accumulate > 1 and needs_shares(job.model.config) then
     batch.shares = shares_of(job, batch)
   end
   for micro = 0, job.opts.accumulate - 1 do add_part(job, batch, micro, done) end
