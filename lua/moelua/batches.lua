@@ -8,12 +8,14 @@
 local core = require("moelua.core")
 local class = require("moelua.class")
 local corpora = require("moelua.corpora")
+local rows = require("moelua.rows")
 local raise = core.raise
 
 local Batches = class("Batches")
 
 --- data: a corpus, or { name = corpus }. how: batch, context, seed, vocab and labels of the model
---- (see corpora.labels).
+--- (see corpora.labels), and group (see groups.lua): no two of so many rows in a row then share a
+--- document.
 function Batches:init(data, how)
   self.corpora = corpora.named(data, "moe.train: data")
   self.names, self.how = corpora.names(self.corpora, "moe.train: data.%s"), how
@@ -31,47 +33,37 @@ end
 
 -- The name of the corpus of each row of the next batch, and how many rows are of each.
 local function order(self)
-  local rows, share, count = {}, {}, #self.names
+  local names, share, count = {}, {}, #self.names
   for g = self.cursor.sequences, self.cursor.sequences + self.how.batch - 1 do
     local name = self.names[g % count + 1]
-    rows[#rows + 1], share[name] = name, (share[name] or 0) + 1
+    names[#names + 1], share[name] = name, (share[name] or 0) + 1
   end
-  return rows, share
+  return names, share
 end
 
--- Ids and targets of that many windows of a corpus, and the number of the draw behind them.
+-- Ids and targets of that many windows of a corpus, and the number of the draw behind them. Of any
+-- `group` rows in a row the corpus has at most its share, which are successive draws.
 local function draw(self, name, n)
   local how = self.how
   return self.corpora[name]:batch({ split = "train", batch = n, context = how.context,
-    seed = how.seed, stream = "batches." .. name, draw = self.cursor.draws[name] or 0 })
-end
-
--- Tensors one after the other; an op takes a limited number of them.
-local function join(list)
-  local MOST = 64
-  if #list == 1 then return list[1] end
-  if #list <= MOST then return core.concat(list, 1) end
-  local parts = {}
-  for i = 1, #list, MOST do
-    parts[#parts + 1] = join(table.move(list, i, math.min(i + MOST - 1, #list), 1, {}))
-  end
-  return join(parts)
+    seed = how.seed, stream = "batches." .. name, draw = self.cursor.draws[name] or 0,
+    apart = ((how.group or 1) - 1) // #self.names + 1 })
 end
 
 -- The rows of tensors by corpus in the order of the batch.
-local function mix(rows, tensors)
-  if not next(tensors, next(tensors)) then return tensors[rows[1]] end
+local function mix(names, tensors)
+  if not next(tensors, next(tensors)) then return tensors[names[1]] end
   local list, taken = {}, {}
-  for i, name in ipairs(rows) do
+  for i, name in ipairs(names) do
     taken[name] = (taken[name] or 0) + 1
     list[i] = tensors[name]:narrow(1, taken[name], 1)
   end
-  return join(list)
+  return rows.join(list)
 end
 
-local function labels_of(self, rows)
+local function labels_of(self, names)
   local list = {}
-  for i, name in ipairs(rows) do list[i] = self.labels[name] end
+  for i, name in ipairs(names) do list[i] = self.labels[name] end
   return core.tensor(list, "i32")
 end
 
@@ -80,13 +72,13 @@ end
 ---@return { x: moelua.Tensor, y: moelua.Tensor, labels: moelua.Tensor } batch
 ---@return table cursor
 function Batches:next()
-  local rows, share = order(self)
+  local names, share = order(self)
   local xs, ys, draws = {}, {}, {}
   for _, name in ipairs(self.names) do
     draws[name] = self.cursor.draws[name] or 0
     if share[name] then xs[name], ys[name], draws[name] = draw(self, name, share[name]) end
   end
-  return { x = mix(rows, xs), y = mix(rows, ys), labels = labels_of(self, rows) },
+  return { x = mix(names, xs), y = mix(names, ys), labels = labels_of(self, names) },
     { sequences = self.cursor.sequences + self.how.batch, draws = draws }
 end
 

@@ -94,7 +94,7 @@ function routing.add(sum, infos, layers, tokens, counts)
   for i = 1, layers do
     local info = infos[i]
     if info and info.load then
-      sum[i] = add_layer(sum[i], counts and counts(info) or info.counts or info.load, info, tokens)
+      sum[i] = add_layer(sum[i], counts and counts(info) or info.counts, info, tokens)
     else
       sum[i] = false
     end

@@ -15,6 +15,7 @@ local evaluate = require("moelua.evaluate")
 local expect = require("moelua.expect")
 local family = require("moelua.family")
 local flops = require("moelua.flops")
+local groups = require("moelua.groups")
 local nn = require("moelua.nn")
 local Optimizer = require("moelua.optimizer")
 local precision = require("moelua.precision")
@@ -93,7 +94,8 @@ local function validate(job)
   if not due or job.validated == job.step then return end
   diverged.check_weights(job)
   local ok, report = pcall(evaluate, job.model, job.batches.corpora,
-    { windows = opts.eval_windows, context = job.context })
+    { windows = opts.eval_windows, context = job.context, group = job.batches.how.group,
+      seed = opts.seed, step = job.step })
   local value = ok and report.mean or not ok and diverged.refused(report)
   if not value then error(report, 0) end
   diverged.check_validation(job, value)
@@ -192,13 +194,28 @@ local function check_validation(batches, opts, context)
   for _, name in ipairs(batches.names) do
     run.check(batches.corpora[name]:check(context, { "validation" }))
   end
+  if batches.how.group then
+    groups.plan("moe.train", batches.corpora, batches.names, { split = "validation",
+      context = context, windows = opts.eval_windows, group = batches.how.group })
+  end
+end
+
+-- How many rows in a row share no document, see groups.lua; nil when any may.
+local function group_of(model, opts)
+  local rows = opts.batch // opts.accumulate
+  local group = groups.size("moe.train", model, opts.group, rows, true)
+  if group and rows % group ~= 0 then
+    raise("moe.train: micro-batches of %d sequences do not divide into groups of %d\n" ..
+      "hint: batch / accumulate must be a multiple of the group", rows, group)
+  end
+  return group
 end
 
 local function new_job(model, given)
   local opts = train_options.check("moe.train", given)
   local context = opts.context or model.config.context
   local batches = Batches(opts.data, { batch = opts.batch, context = context, seed = opts.seed,
-    vocab = model.config.vocab,
+    vocab = model.config.vocab, group = group_of(model, opts),
     labels = corpora.labels("moe.train", model.config) })
   check_validation(batches, opts, context)
   return { model = model, opts = opts, context = context, step = 0, seconds = 0, entries = {},
@@ -256,7 +273,8 @@ end
 --- Trains the model in place to predict the next token. Options: data (a corpus, or
 --- { name = corpus, ... } with even shares), steps, batch (sequences a step), accumulate (equal
 --- micro-batches that a step goes through, one after the other: the same gradient in less memory),
---- context (tokens), lr (peak), schedule, warmup, floor, decay, beta1, beta2, eps, weight_decay,
+--- group (so many sequences in a row share no document; what the model mixes when left out), context
+--- (tokens), lr (peak), schedule, warmup, floor, decay, beta1, beta2, eps, weight_decay,
 --- clip, precision (of products: weights and moments stay f32), seed, out, fresh, log_every,
 --- save_every, eval_every, eval_windows, name, quiet, save_model; see train_options.lua.
 --- With `out`, a run folder, the same call again goes on where the last one stopped, bit for bit,

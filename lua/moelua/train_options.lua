@@ -13,6 +13,7 @@ local declared = options.merge(Optimizer.options, {
   steps = { "integer", required = true },
   batch = { "integer", 32 },                  -- sequences a step
   accumulate = { "integer", 1 },              -- equal micro-batches of a step
+  group = "integer",                          -- sequences in a row that share no document
   context = "integer",                        -- tokens a sequence; default: the model's
   lr = { "number", 3e-3 },                    -- the peak
   schedule = { schedule.kinds, "cosine" },
