@@ -22,6 +22,16 @@ describe("flops", function()
     assert.equal(6 * 2 * (2 * 16 * 12), flops.per_token(all) - flops.per_token(few))
   end)
 
+  it("are matched by a dense layer of some width", function()
+    local ffn = { kind = "moe", hidden = 24, experts = 16, router = { k = 2 } }
+    assert.equal(48 + 5, flops.dense_width(ffn, 16))              -- 16 x 16 / (3 x 16) = 5.3
+    ffn.activation = "relu"
+    assert.equal(48 + 8, flops.dense_width(ffn, 16))              -- two matrices: 16 / 2
+    assert.equal(24, flops.dense_width({ kind = "dense", hidden = 24 }, 16))
+    models.misuse(function() flops.dense_width(3, 16) end,
+      "flops.ffn: ffn must be one of model.config.ffn, not 3")
+  end)
+
   it("of a mixture count k experts and the router", function()
     local dense = flops.per_token(models.tiny().config)
     local mixed = flops.per_token(models.tiny({ ffn = { {}, models.mixture({ experts = 5 }) } })

@@ -19,6 +19,16 @@ function flops.ffn(opts, dim)
   return 6.0 * ffn.size(ffn.options("flops.ffn", opts), dim).macs
 end
 
+--- The width of a dense layer that takes as much compute as a layer with these options.
+---@param opts table options of a layer
+---@param dim integer
+---@return integer
+function flops.dense_width(opts, dim)
+  local whole = flops.ffn(opts, dim)
+  local one = flops.ffn({ kind = "dense", hidden = 1, activation = opts.activation }, dim)
+  return math.max(1, math.floor(whole / one + 0.5))
+end
+
 --- Training FLOPs of one token in causal attention without its projections: scores and mixing over
 --- half of the context.
 ---@param width integer heads times head_dim

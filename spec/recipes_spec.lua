@@ -1,0 +1,69 @@
+-- The recipes beside btx.lua: each explains itself, stays within its budget by default, and runs in
+-- its smallest preset.
+local helper = require("spec.helper")
+local core = require("moelua.core")
+local host = require("moelua.host")
+local json, system = core.json, core.system
+
+local folder = helper.tmpdir()
+
+local function get(name) return (assert(system.read(folder .. "/" .. name))) end
+
+-- Runs a recipe; returns exit code, stdout, stderr.
+local function recipe(name, words)
+  local _, _, code = os.execute(("cd '%s' && timeout -k 5 %d '%s' recipes/%s.lua %s </dev/null "
+    .. ">out 2>err"):format(folder, 120 * helper.patience, host.program, name, words))
+  return code, get("out"), get("err")
+end
+
+local MOST = 8e13               -- training FLOPs of the defaults: a quarter of an hour
+
+-- The arms of each recipe in its smallest preset, in their order, and those listed apart.
+local recipes = {
+  moe = { arms = { "mixture", "dense" } },
+}
+
+local function names(list)
+  local found = {}
+  for i, arm in ipairs(list or {}) do found[i] = arm.name end
+  return found
+end
+
+for name, expected in pairs(recipes) do
+  describe("recipes/" .. name .. ".lua", function()
+    it("explains itself", function()
+      local code, out, err = recipe(name, "--help")
+      assert.same({ 0, "" }, { code, err })
+      assert.matches("^" .. name .. ": .-\n\nusage: moelua recipes/" .. name .. ".lua ", out)
+      for _, part in ipairs { "--seeds N", "--lr X", "--dry-run", "tiny: ", "smoke: ", "full: " } do
+        assert.is_truthy(out:find(part, 1, true), part)
+      end
+    end)
+
+    it("plans no more than a quarter of an hour by default", function()
+      local code, out, err = recipe(name, "--dry-run --json")
+      assert.same({ 0, "" }, { code, err })
+      local plan = assert(json.decode(out))
+      assert.is_true(plan.flops <= MOST and plan.flops > MOST / 4, ("%.3g"):format(plan.flops))
+    end)
+
+    it("runs, and what it finds is whole", function()
+      local plan = json.decode((select(2, recipe(name, "--preset tiny --dry-run --json"))))
+      local code, out, err = recipe(name, "--preset tiny --json --quiet")
+      assert.same({ 0, "" }, { code, err })
+      local found = assert(json.decode(out))
+      assert.same(expected.arms, names(found.arms))
+      assert.same(expected.apart or {}, names(found.apart))
+      for _, arm in ipairs(found.arms) do
+        assert.equal(2, #arm.seeds)
+        assert.is_true(arm.mean > 1 and arm.mean < 9, arm.name)
+        assert.is_true(arm.interval >= 0)
+      end
+      assert.is_true(#found.claims > 0)
+      local trained = 0
+      for _, stage in ipairs(plan.stages) do trained = trained + stage.steps end
+      assert.is_true(trained > 0 and #plan.stages >= 2 * #expected.arms)
+      assert.matches("<h1>", get("runs/" .. name .. "/report.html"))
+    end)
+  end)
+end
