@@ -256,6 +256,29 @@ describe("report.html", function()
     assert.is_truthy(page:find("A dash: not measured.", 1, true))
   end)
 
+  it("shows the interval of a mean over seeds, and says what it is", function()
+    local results = example()
+    results.arms[1].interval = 0.0125
+    local page = report.html(results, example_parts())
+    assert.equal(1, occurrences(page, "<td>2.530 ± 0.013</td>"))
+    assert.equal(1, occurrences(page, "After the mean of the seeds: its 95 % interval."))
+    assert.is_nil(report.html(example(), {}):find("±", 1, true))
+    results.arms[1].interval = 0 / 0
+    refuses("the interval of arm \"seed\"", report.html, results, {})
+  end)
+
+  it("has more tables when they are given", function()
+    local parts = example_parts()
+    parts.tables = { { title = "until a < b", columns = { "arm", { name = "steps",
+      format = "%.1f" } }, rows = { { "one & two", 0.25 }, { "none" } } } }
+    local page = report.html(example(), parts)
+    count_tags(page)
+    assert.is_truthy(page:find("until a &lt; b", 1, true))
+    assert.is_truthy(page:find('<th scope="row">one &amp; two</th><td>0.2</td>', 1, true))
+    assert.is_truthy(page:find('<th scope="row">none</th><td>-</td>', 1, true))
+    assert.is_nil(report.html(example(), example_parts()):find("More tables", 1, true))
+  end)
+
   it("orders domains as asked, and the others by name", function()
     local results = { arms = { { name = "a", metric = { x = 1, b = 2, c = 3 } } } }
     local page = report.html(results, { domains = { "x" } })

@@ -86,6 +86,17 @@ describe("text_table.format", function()
     assert.are.equal("a     b\nx y   1\n漢字  2", text)
   end)
 
+  it("puts words to the right when asked", function()
+    local text = text_table.format({ "a", { name = "time", right = true } },
+      { { "x", "1m05s" }, { "y", "-" } }, { width = 80 })
+    assert.are.equal("a   time\nx  1m05s\ny      -", text)
+  end)
+
+  it("hands out the texts of its cells, without marks", function()
+    assert.are.same({ { "seed", "mixture" }, { "2.310", "1.700" }, { "2.530", "-" },
+      { "1.64 M", "2.46 M" } }, text_table.cells(COLUMNS, { ROWS[1], ROWS[2] }))
+  end)
+
   it("refuses what is not a finite number", function()
     refuses('text_table.format: row 2, column "mean" is not a finite number: ', { "arm", "mean" },
       { { "a", 1.5 }, { "b", 0 / 0 } }, { width = 80 })

@@ -151,8 +151,9 @@ function Plan:measure(_, model)
   local all, batch = self.evaluations, self.opt.batch or 32
   all.models = all.models + 1
   all.seconds = all.seconds + seconds_of(self, model, self.split, self.opt.eval_windows, batch)
+  local traits = model:traits(false)
   local result = { metric = {}, mean = 0.0, tokens = {}, routing = {}, statistics = {},
-    causal = true, coupled = false }
+    causal = traits.causal, coupled = traits.coupled == "batch" }
   for _, name in ipairs(self.names) do result.metric[name], result.tokens[name] = 0.0, 0 end
   return result
 end

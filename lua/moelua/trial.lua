@@ -9,7 +9,7 @@ local system = core.system
 
 local trial = {}
 
-local BUDGET = 0.7      -- seconds of one trial, unless a single sequence takes longer
+local BUDGET = 0.7      -- seconds of one trial, unless the fewest sequences take longer
 local ALL = 2           -- seconds of all trials of a process; then speeds follow from the first
 
 local spent, speed, known = 0, nil, {}
@@ -45,18 +45,24 @@ local function repeat_steps(model, optimizer, batch, context)
   return sum / count
 end
 
+-- The fewest sequences that the model takes: one, or a group of those that it mixes.
+local function fewest(model, batch)
+  local group = model:traits(true).group
+  return group == "batch" and batch or math.min(group or 1, batch)
+end
+
 -- Seconds of a step, and bytes beside the model: gradients, moments, activations. A batch that
--- would take too long is extrapolated from a single sequence.
+-- would take too long is extrapolated from the fewest sequences.
 local function measure(model, batch, context)
   local _ <close> = core.scope()
   local before = core.memory().live
-  local optimizer = Optimizer(model)
-  one_step(model, optimizer, 1, context)
-  local single = one_step(model, optimizer, 1, context)
+  local optimizer, few = Optimizer(model), fewest(model, batch)
+  one_step(model, optimizer, few, context)
+  local single = one_step(model, optimizer, few, context)
   local held = core.memory().live - before
   local memory = core.memory().peak - before
-  if single * batch > 5 * BUDGET then
-    return single * batch, held + (memory - held) * batch
+  if single * batch / few > 5 * BUDGET then
+    return single * batch / few, held + (memory - held) * batch / few
   end
   local seconds = repeat_steps(model, optimizer, batch, context)
   return seconds, core.memory().peak - before
