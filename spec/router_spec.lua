@@ -22,7 +22,7 @@ describe("router options", function()
       "router: option 'gate' is 'selcted': unknown\nhint: did you mean 'selected'?")
     misuse(function() router.options({ kind = "random" }) end,
       "router: option 'kind' is 'random': unknown\nhint: known are topk, switch, noisy_topk, " ..
-      "gshard, sample, soft")
+      "gshard, sample, soft, expert_choice, base, hash, domain")
     misuse(function() router.options({ balance = { form = "gshrd" } }) end,
       "router.balance: option 'form' is 'gshrd': unknown\nhint: did you mean 'gshard'?")
     misuse(function() router.options({ k = 0 }) end,

@@ -40,7 +40,8 @@ local weight = require("moelua.parameter")
 local router = {}
 
 local declared = {
-  kind = { { "topk", "switch", "noisy_topk", "gshard", "sample", "soft" }, "topk" },
+  kind = { { "topk", "switch", "noisy_topk", "gshard", "sample", "soft", "expert_choice",
+    "base", "hash", "domain" }, "topk" },
   balance = "table|boolean",      -- { form, coef, ... }, see balance.lua; false: none
   z_loss = { "number", 0 },       -- coefficient of mean(logsumexp(l)^2), ST-MoE eq. 5
   jitter = "number",              -- eps: the router's input times U(1 - eps, 1 + eps) in training
