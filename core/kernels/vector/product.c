@@ -31,6 +31,13 @@ static void multiply(const moe_product *p) {
 
 /* ---- operands ------------------------------------------------------------------------------- */
 
+/* Rows are short as a rule: a call of memcpy would take longer than the copy. */
+INLINE void copy(int64_t n, const moe_real *from, moe_real *to) {
+    int64_t i = 0;
+    for (; i + VL <= n; i += VL) store(to + i, load(from + i));
+    if (i < n) store_part(to + i, load_part(from + i, n - i, 0), n - i);
+}
+
 static void left(int64_t m, int64_t k, const moe_real *from, int64_t ld, const int32_t *index,
                  const moe_real *scale, void *to, int64_t ldto) {
     const source s = {m, k, from, ld, index, scale};
@@ -39,7 +46,7 @@ static void left(int64_t m, int64_t k, const moe_real *from, int64_t ld, const i
         if (scale)
             KERNEL(scale)(k, scale[i], row(&s, i), at);
         else
-            memcpy(at, row(&s, i), sizeof *at * (size_t)k);
+            copy(k, row(&s, i), at);
     }
 }
 
