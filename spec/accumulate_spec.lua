@@ -51,6 +51,25 @@ describe("a step in micro-batches", function()
     close_models(whole, (trained(models.tiny(config), { accumulate = 4 })), 2e-6)
   end)
 
+  it("has the balance loss of the whole step where that is asked for", function()
+    for _, form in ipairs({ "btx", "switch", "deepseek" }) do
+      for _, recompute in ipairs({ false, true }) do
+        local function update(scope, n)
+          local balance = { form = form, coef = 1.0, scope = scope }
+          local first = { recompute = recompute,
+            ffn = { {}, models.mixture({ router = { k = 2, balance = balance } }) } }
+          return (trained(models.tiny(first), { accumulate = n, steps = 2 }))
+        end
+        local whole = update("step", 1)
+        models.same(whole, update("batch", 1))
+        for _, n in ipairs({ 2, 4 }) do close_models(whole, update("step", n), 2e-6) end
+        local router = models.parameter(whole, "layers.1.ffn.router")
+        local parts = models.parameter(update("batch", 4), "layers.1.ffn.router")
+        assert.is_true(models.distance(router, parts) > 1e-4)
+      end
+    end
+  end)
+
   it("reads the windows of the whole batch, in the same order", function()
     local _, calls = trained(models.tiny(), { steps = 2 })
     local _, parts = trained(models.tiny(), { steps = 2, accumulate = 3 })

@@ -39,21 +39,24 @@ local function text(kind, bytes, seed)
   return table.concat(parts):sub(1, bytes)
 end
 
---- A corpus of bytes with one document per split, of the sizes given; it lies in a file.
-function models.corpus(kind, sizes)
-  sizes = sizes or { train = 6000, validation = 700, test = 500 }
+--- A corpus of bytes of the sizes given, by default with one document per split, or with
+--- `documents` nearly equal ones; it lies in a file.
+function models.corpus(kind, sizes, documents)
+  sizes, documents = sizes or { train = 6000, validation = 700, test = 500 }, documents or 1
   local ids, docs, split, at = {}, { ("<i8"):pack(0) }, {}, 0
   for code, name in pairs({ [0] = "test", "validation", "train" }) do
     local n = sizes[name] or 0
     ids[#ids + 1] = text(kind or "prose", n, code + 1):gsub(".", "%0\0")
+    for d = 1, documents do
+      docs[#docs + 1], split[#split + 1] = ("<i8"):pack(at + n * d // documents), string.char(code)
+    end
     at = at + n
-    docs[#docs + 1], split[#split + 1] = ("<i8"):pack(at), string.char(code)
   end
   local path = helper.tmpdir() .. "/tokens.safetensors"
   assert(core.checkpoint.save(path, {
     ids = { dtype = "U16", shape = { at }, data = table.concat(ids) },
-    docs = { dtype = "I64", shape = { 4 }, data = table.concat(docs) },
-    split = { dtype = "U8", shape = { 3 }, data = table.concat(split) },
+    docs = { dtype = "I64", shape = { #docs }, data = table.concat(docs) },
+    split = { dtype = "U8", shape = { #split }, data = table.concat(split) },
   }, { tokenizer = "bytes", vocab = "256", name = kind or "prose" }))
   return assert(data.open(path))
 end

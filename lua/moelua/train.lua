@@ -273,8 +273,8 @@ end
 --- Trains the model in place to predict the next token. Options: data (a corpus, or
 --- { name = corpus, ... } with even shares), steps, batch (sequences a step), accumulate (equal
 --- micro-batches that a step goes through, one after the other: the same gradient in less memory),
---- group (so many sequences in a row share no document; what the model mixes when left out), context
---- (tokens), lr (peak), schedule, warmup, floor, decay, beta1, beta2, eps, weight_decay,
+--- group (so many sequences in a row share no document; when left out, those that the model mixes),
+--- context (tokens), lr (peak), schedule, warmup, floor, decay, beta1, beta2, eps, weight_decay,
 --- clip, precision (of products: weights and moments stay f32), seed, out, fresh, log_every,
 --- save_every, eval_every, eval_windows, name, quiet, save_model; see train_options.lua.
 --- With `out`, a run folder, the same call again goes on where the last one stopped, bit for bit,
