@@ -103,7 +103,7 @@ describe("configuration", function()
     misuse(new({ ffn = { { hidden = 8 } } }),
       "moe.model.new: ffn lists 1 layers, but the model has 2")
     misuse(new({ ffn = { kind = "moe" } }),
-      "moe.model.new: option 'experts' is missing: integer expected")
+      "moe.model.new: a mixture of experts needs experts = N")
     misuse(new({ ffn = { experts = 4 } }),
       "moe.model.new: a dense layer has no option 'experts'\nhint: kind = \"moe\"")
     misuse(new({ ffn = { activation = "tanh" } }), "moe.model.new: option 'activation' is " ..

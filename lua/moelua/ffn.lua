@@ -11,6 +11,7 @@
 local core = require("moelua.core")
 local expect = require("moelua.expect")
 local options = require("moelua.options")
+local router = require("moelua.router")
 local raise = core.raise
 
 local ffn = {}
@@ -54,6 +55,51 @@ function ffn.options(where, given, width)
   local complete = kinds[kind].options(where, given)
   complete.kind = kind
   return complete
+end
+
+-- A hash by tables has a table for all tokens of the model.
+local function with_vocab(where, layer, vocab)
+  local routing = layer.router
+  if not (type(routing) == "table" and routing.kind == "hash") then return layer end
+  local known = routing.vocab or vocab
+  if known ~= vocab then
+    raise("%s: the hash of a router is for a vocabulary of %s, the model has %d", where, known,
+      vocab)
+  end
+  return options.merge(layer, { router = options.merge(routing, { vocab = vocab }) })
+end
+
+-- The description of layer number i.
+local function given_for(where, config, i)
+  local list = config.ffn or {}
+  local given = list[1] and list[i] or list
+  expect(type(given) == "table", where, "ffn", "a table of options", given)
+  if not (config.hidden or given.hidden) then
+    raise("%s: the width of the feed-forward layers is missing\nhint: hidden = %d", where,
+      4 * config.dim)
+  end
+  return with_vocab(where, given, config.vocab)
+end
+
+--- `ffn` of a model's configuration, one table or a list, as a list with the complete options of
+--- each layer.
+---@param where string the function that was called, for messages
+---@param config table layers, dim, vocab, hidden and ffn
+---@return table[]
+function ffn.per_layer(where, config)
+  local given, list, is_first = config.ffn or {}, {}, true
+  if given[1] and #given ~= config.layers then
+    raise("%s: ffn lists %d layers, but the model has %d", where, #given, config.layers)
+  end
+  for i = 1, config.layers do
+    local one = ffn.options(where, given_for(where, config, i), config.hidden)
+    if one.router then
+      one.router = router.options(router.for_layer(one.router, is_first), one.experts)
+      is_first = false
+    end
+    list[i] = one
+  end
+  return list
 end
 
 --- What a layer with these options holds, what of that a token uses on average, and its

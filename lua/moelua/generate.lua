@@ -8,6 +8,7 @@ local core = require("moelua.core")
 local Cache = require("moelua.kv_cache")
 local expect = require("moelua.expect")
 local options = require("moelua.options")
+local stepwise = require("moelua.stepwise")
 local raise = core.raise
 
 local generate = {}
@@ -19,6 +20,7 @@ local declared = {
   top_p = { "number", 1.0 },
   seed = { "integer", 1 },
   stop = "string",                      -- ends with the token that completes this text
+  domain = "string",                    -- of the text, for experts by domain
   -- Element type of the cache. By default that of the weights: keys and values of a model in bf16
   -- are no more precise than that, and a cache in f32 takes twice the memory and reading.
   cache = { { "f32", "bf16", "f16" } },
@@ -50,6 +52,21 @@ local function new_sequence(model, ids, opts, i)
     count = math.min(wanted, context - kept), seed = opts.seed + i - 1 }
 end
 
+-- The number of a domain, from 0, in the layers that route by domain; nil when there are none.
+local function label_of(model, name)
+  for _, layer in ipairs(model.config.ffn) do
+    local domains = layer.router and layer.router.domains
+    for i, known in ipairs(domains or {}) do
+      if known == name then return i - 1 end
+    end
+    if domains then
+      raise("generate: domain %s: the experts of the model are by domain%s",
+        name and ("'%s'"):format(name) or "is missing", options.hint(name, domains))
+    end
+  end
+  if name then raise("generate: domain '%s': the model has no experts by domain", name) end
+end
+
 local function check(model, given)
   expect(type(model) == "table" and type(model.config) == "table", "generate", "model", "a model",
     model)
@@ -64,6 +81,8 @@ local function check(model, given)
     raise("generate: top_p must be above 0 and at most 1, not %g", opts.top_p)
   end
   opts.cache = opts.cache or model.embedding:dtype()
+  stepwise.check("generate", model)
+  opts.label = label_of(model, opts.domain)
   return opts
 end
 
@@ -87,15 +106,22 @@ local function draw(model, sequence, row, opts)
   return #out >= sequence.count or (opts.stop ~= nil and completes(model, out, opts.stop))
 end
 
+-- What layers are told in a step: a router that draws gets other numbers in every one.
+local function how_of(opts, count)
+  opts.steps = (opts.steps or 0) + 1
+  return { stats = false, seed = opts.seed, micro = opts.steps,
+    labels = opts.label and core.full(opts.label, count):to("i32") }
+end
+
 -- The logits [B x vocab] after ids [B x T], which the cache lacks.
-local function next_logits(model, ids, cache)
-  local hidden = model:forward(core.tensor(ids, "i32"), { stats = false }, cache)
+local function next_logits(model, ids, cache, opts)
+  local hidden = model:forward(core.tensor(ids, "i32"), how_of(opts, #ids), cache)
   return hidden:select(2, -1):linear(model.head or model.embedding)
 end
 
 local function read_prompt(model, sequence, cache, place, opts)
   local _ <close> = core.scope()
-  local logits = next_logits(model, { sequence.prompt }, cache:only(place))
+  local logits = next_logits(model, { sequence.prompt }, cache:only(place), opts)
   return draw(model, sequence, logits:select(1, 1), opts)
 end
 
@@ -104,7 +130,7 @@ local function step(model, active, cache, opts)
   local _ <close> = core.scope()
   local feed = {}
   for b, sequence in ipairs(active) do feed[b] = { sequence.out[#sequence.out] } end
-  local logits = next_logits(model, feed, cache)
+  local logits = next_logits(model, feed, cache, opts)
   for b = #active, 1, -1 do
     if draw(model, active[b], logits:select(1, b), opts) then
       cache:remove(b, #active)
@@ -142,8 +168,8 @@ end
 
 --- Token ids after the given ones; those that `stop` is made of come last. A list of lists gives a
 --- list of results. Options: max_tokens, temperature (0: always the most likely token), top_k,
---- top_p (Holtzman et al. 2020), seed, stop, cache ("f32", "bf16" or "f16": its element type, by
---- default that of the weights).
+--- top_p (Holtzman et al. 2020), seed, stop, domain (its name, where experts are by domain), cache
+--- ("f32", "bf16" or "f16": its element type, by default that of the weights).
 --- Generation ends at the context length. A prompt that leaves no room loses its beginning.
 --- Number i of a list draws as it would alone with seed + i - 1.
 ---@param ids integer[]|integer[][]

@@ -4,7 +4,8 @@
 --   local cache = require("moelua.kv_cache")(model.config, { batch = 1, room = 64 })
 --   model:logits(ids, cache);  model:logits({ next }, cache)
 --
--- A cache holds several sequences of different lengths: per layer k, v [batch x room x KV x D].
+-- A cache holds several sequences of different lengths: per layer k, v [batch x room x KV x D]. It
+-- also knows the last token of each, which a hash of two tokens asks for.
 
 local core = require("moelua.core")
 local class = require("moelua.class")
@@ -36,8 +37,8 @@ function Cache:init(config, given)
   expect(type(config) == "table" and config.kv_heads, "KvCache", "config", "model.config", config)
   local opts = options.check("KvCache", given, declared)
   self.config, self.batch, self.room, self.dtype = config, opts.batch, opts.room, opts.dtype
-  self.lengths = {}
-  for b = 1, self.batch do self.lengths[b] = 0 end
+  self.lengths, self.last = {}, {}
+  for b = 1, self.batch do self.lengths[b], self.last[b] = 0, -1 end
   self.layers = new_layers(self)
 end
 
@@ -60,8 +61,8 @@ end
 --- Forgets sequence b, whose place the sequence `last` takes unless that is b itself.
 function Cache:remove(b, last)
   local used = self.lengths[last]
-  self.lengths[b] = used
-  self.lengths[last] = 0
+  self.lengths[b], self.last[b] = used, self.last[last]
+  self.lengths[last], self.last[last] = 0, -1
   if b == last then return end
   local _ <close> = core.scope()
   for _, layer in ipairs(self.layers) do
@@ -77,7 +78,7 @@ local Step = class("KvStep")
 local function numbers(list) return core.tensor(list, "i32") end
 
 function Step:init(cache, first, count, T)
-  local starts, lengths, rows = {}, {}, {}
+  local starts, lengths, rows, before = {}, {}, {}, {}
   self.fresh = true
   for b = 1, count do
     local used = cache.lengths[first + b - 1]
@@ -85,12 +86,12 @@ function Step:init(cache, first, count, T)
       core.raise("the cache has room for %d tokens, not for %d", cache.room, used + T)
     end
     self.fresh = self.fresh and used == 0
-    starts[b], lengths[b] = used, used + T
+    starts[b], lengths[b], before[b] = used, used + T, { cache.last[first + b - 1] }
     for t = 0, T - 1 do rows[#rows + 1] = (b - 1) * cache.room + used + t end
   end
   self.cache, self.first, self.count = cache, first, count
   self.starts, self.lengths, self.rows = numbers(starts), numbers(lengths), numbers(rows)
-  self.T = T
+  self.T, self.before = T, numbers(before)
 end
 
 --- Remembers the new keys and values of a layer, and returns what its attention reads: keys, values
@@ -108,10 +109,12 @@ function Step:remember(layer, k, v)
   return keys, values, self.lengths
 end
 
---- After the last layer: the tokens count as read.
-function Step:finish()
-  for b = self.first, self.first + self.count - 1 do
-    self.cache.lengths[b] = self.cache.lengths[b] + self.T
+--- After the last layer: the tokens ids i32 [count x T] count as read.
+function Step:finish(ids)
+  local cache = self.cache
+  for i, id in ipairs(ids:select(2, -1):totable()) do
+    local b = self.first + i - 1
+    cache.lengths[b], cache.last[b] = cache.lengths[b] + self.T, id
   end
 end
 

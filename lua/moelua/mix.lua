@@ -5,7 +5,6 @@ local options = require("moelua.options")
 local family = require("moelua.family")
 local model = require("moelua.model")
 local nn = require("moelua.nn")
-local parameter = require("moelua.parameter")
 local router = require("moelua.router")
 local run = require("moelua.run")
 local raise = core.raise
@@ -125,7 +124,18 @@ local function mixture_config(config, count, router_options, seed)
       raise("mix: layer %d is a mixture already\n" ..
         "hint: Branch-Train-MiX starts from dense models", i)
     end
-    out.ffn[i] = { kind = "moe", hidden = ffn.hidden, experts = count, router = router_options }
+    out.ffn[i] = { kind = "moe", hidden = ffn.hidden, activation = ffn.activation,
+      experts = count, router = router_options }
+  end
+  return model.check_config(out)
+end
+
+-- New routers, under the names that a new model would give them.
+local function draw_routers(out, seed)
+  for i, block in ipairs(out.layers) do
+    local layer = out.config.ffn[i]
+    block.ffn.router = router.Router(layer.router, { dim = out.config.dim, experts = layer.experts,
+      init = { std = ROUTER_STD, seed = seed, name = ("layers.%d.ffn.router."):format(i - 1) } })
   end
   return out
 end
@@ -147,17 +157,15 @@ function mix.mix(models, opts)
     balance = { form = "btx", coef = 0.01 } }, #models)
   local config = mixture_config(models[1].config, #models, routing, opts.seed)
   local maps = maps_of(models)
-  local init = { std = ROUTER_STD, seed = opts.seed }
-  return filled(config, models[1].tokenizer, function(name, tensor)
+  local mixed = filled(config, models[1].tokenizer, function(name, tensor)
     local dense = name:gsub("%.ffn%.experts%.", ".ffn.")
     if dense ~= name then
       for e, map in ipairs(maps) do tensor:detach():select(1, e):copy_(map[dense]) end
-    elseif name:match("%.ffn%.router$") then
-      tensor:copy_(parameter(init, name .. ".weight", table.unpack(tensor:shape())))
-    else
+    elseif not name:find(".ffn.router", 1, true) then
       tensor:copy_(mean(column(maps, name)))
     end
   end)
+  return draw_routers(mixed, opts.seed)
 end
 
 return mix

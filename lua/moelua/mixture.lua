@@ -23,7 +23,7 @@ local mixture = {}
 --- Options of a mixture layer in a model's configuration.
 mixture.declared = {
   hidden = layer_options.need,                -- of an expert
-  experts = layer_options.need,               -- routed ones; with segments all standard ones
+  experts = "integer",                        -- routed ones; with segments all standard ones
   activation = feed_forward.declared.activation,
   shared = "integer|table",                   -- how many, or { experts, hidden, gate }
   segments = "integer",                       -- cut each standard expert into so many
@@ -65,8 +65,16 @@ local function cut(where, opts, shared)
   opts.router = options.merge(routing, { k = k })
 end
 
+-- Every domain has one expert.
+local function expert_count(where, opts)
+  local domains = opts.router and opts.router.domains
+  return opts.experts or type(domains) == "table" and #domains
+    or raise("%s: a mixture of experts needs experts = N", where)
+end
+
 -- Checked options of a mixture become complete ones.
 local function complete(where, opts)
+  opts.experts = expert_count(where, opts)
   limits.check(where, opts, { "hidden", "experts", "segments" })
   if opts.segments then
     local shared = shared_options(where, opts.shared, 1)

@@ -12,6 +12,7 @@ local generate = require("moelua.generate")
 local limits = require("moelua.limits")
 local nn = require("moelua.nn")
 local options = require("moelua.options")
+local stepwise = require("moelua.stepwise")
 local weight = require("moelua.parameter")
 
 local model = {}
@@ -39,23 +40,6 @@ local function not_negative(config, names)
       raise("moe.model.new: %s must be finite and not negative, not %s", name, value)
     end
   end
-end
-
--- `ffn` as a list with one complete table per layer.
-local function ffn_per_layer(config)
-  local given, list = config.ffn or {}, {}
-  if given[1] and #given ~= config.layers then
-    raise("moe.model.new: ffn lists %d layers, but the model has %d", #given, config.layers)
-  end
-  for i = 1, config.layers do
-    local one = given[1] and given[i] or given
-    if not (config.hidden or type(one) == "table" and one.hidden) then
-      raise("moe.model.new: the width of the feed-forward layers is missing\nhint: hidden = %d",
-        4 * config.dim)
-    end
-    list[i] = ffn.options("moe.model.new", one, config.hidden)
-  end
-  return list
 end
 
 local function check_complete(where, config)
@@ -103,7 +87,7 @@ local function check_config(given)
   end
   not_negative(config, { "norm_eps", "rope_theta", "std" })
   if config.rope_theta == 0 then raise("moe.model.new: rope_theta must not be 0") end
-  config.ffn = ffn_per_layer(config)
+  config.ffn = ffn.per_layer("moe.model.new", config)
   config.hidden = nil
   local parameters = model.parameters(config)
   if parameters > MOST_PARAMETERS then
@@ -213,9 +197,11 @@ end
 
 local function forward_cached(self, ids, how, cache)
   local x, infos = self.embedding:embedding(ids), {}
+  stepwise.check("forward with a cache", self)
   local step = cache:step(core.size(x, 1), core.size(x, 2))
+  how.before = step.before
   for i, layer in ipairs(self.layers) do x, infos[i] = layer(x, how, step, i) end
-  step:finish()
+  step:finish(ids)
   return self.norm(x), infos
 end
 
@@ -252,8 +238,9 @@ function Model:loss(ids, targets, how)
   return aux and nll + aux or nll, { nll = nll, aux = aux, layers = infos }
 end
 
---- Token ids (a list, or i32 [B x T]) -> logits f32 [T x vocab] ([B x T x vocab] for a batch).
-function Model:logits(ids, cache)
+--- Token ids (a list, or i32 [B x T]) -> logits f32 [T x vocab] ([B x T x vocab] for a batch). They
+--- follow what is in the cache, if any; `how` goes to every layer, see nn.lua.
+function Model:logits(ids, cache, how)
   local list = type(ids) == "table"
   if type(ids) == "string" then
     raise("logits: token ids are expected, not text\nhint: model.tokenizer:encode(text)")
@@ -262,7 +249,7 @@ function Model:logits(ids, cache)
     if #ids == 0 then raise("logits: no token ids") end
     ids = core.tensor({ ids }, "i32")
   end
-  local hidden = self:forward(ids, { stats = false }, cache)
+  local hidden = self:forward(ids, options.merge({ stats = false }, how or {}), cache)
   local logits = hidden:linear(self.head or self.embedding)
   return list and logits:select(1, 1) or logits
 end
