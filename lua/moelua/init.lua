@@ -17,7 +17,8 @@ local modules = { "nn", "router", "model", "data", "tokenizer", "checkpoint", "o
   "optimizer", "train", "evaluate", "flops", "help", "domains", "study", "branch" }
 -- Functions that are not named as their module is: name -> module, field.
 local fields = { load = { "family", "load" }, mix = { "mix", "mix" },
-  average = { "mix", "average" } }
+  average = { "mix", "average" }, add_expert = { "domain_experts", "add" },
+  remove_expert = { "domain_experts", "remove" } }
 for _, name in ipairs(modules) do fields[name] = { name } end
 
 -- The methods of tensors are these functions too; x[1] would otherwise be nil without a word.

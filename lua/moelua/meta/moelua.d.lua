@@ -715,6 +715,13 @@ moe.zero_grad = Tensor.zero_grad
 ---@return moelua.Tensor
 function moe.zeros(...) end
 
+--- A new model with one more expert by domain, as a copy of one that is there, in every layer that
+--- routes by domain. Its domain comes last.
+---@param m moelua.Model
+---@param given { name: string, from: string }
+---@return moelua.Model
+function moe.add_expert(m, given) end
+
 --- The uniform average of the weights of models with a common seed, in f32.
 ---@param models (moelua.Model|string)[] models, or folders of models
 ---@return moelua.Model
@@ -866,15 +873,23 @@ moe.double = nil
 
 --- Bits per token of each corpus, the mean over all tokens of its windows, which do not overlap:
 ---   moe.evaluate(model, { name = corpus, ... }, { split = "test" }) ->
----   { metric = { name = bits per token }, mean, tokens = { name = n }, routing = { name = rows } }
+---   { metric = { name = bits per token }, mean, tokens = { name = n }, routing = { name = rows },
+---     statistics = { figures or false }, causal, coupled, group, left_out = { name = n } }
 --- `mean` is that of the corpora, each with the same weight, and rows[layer][expert] the share of
---- routed slots (false for dense layers). A corpus alone goes by its own name. Options: split
---- ("validation" unless given), batch, windows (at most so many of each corpus, evenly spaced; all
---- when left out), context (the model's when left out).
+--- routed slots (false for layers without a router). statistics, by layer and over all corpora, has
+--- load, max_over_mean, cv, entropy, dropped, dead and mutual_information, see routing.lua. causal
+--- is false when the model looks at later tokens, coupled true when it looks at other sequences:
+--- such figures do not compare with those of models that generate text.
+--- A corpus alone goes by its own name. Options: split ("validation" unless given), batch, windows
+--- (at most so many of each corpus, evenly spaced; all when left out), context (the model's when
+--- left out), seed, step (both for routers that draw or that change with training), and group.
+--- A model that mixes sequences, and any with `group`, reads whole windows in groups that mix all
+--- corpora, see groups.lua; left_out has the windows that made no group.
 ---@param model moelua.Model
 ---@param texts moelua.Corpus|table<string, moelua.Corpus>
 ---@param given table?
----@return { metric: table, mean: number, tokens: table, routing: table, split: string }
+---@return { metric: table, mean: number, tokens: table, routing: table, statistics: table,
+---  split: string, causal: boolean, coupled: boolean, group: integer?, left_out: table? }
 function moe.evaluate(model, texts, given) end
 
 ---@class moelua.flops
@@ -887,6 +902,12 @@ moe.flops = flops
 ---@param context integer
 ---@return number
 function flops.attention(width, context) end
+
+--- The width of a dense layer that takes as much compute as a layer with these options.
+---@param opts table options of a layer
+---@param dim integer
+---@return integer
+function flops.dense_width(opts, dim) end
 
 --- Training FLOPs of one token in a feed-forward layer, on average: of the matrices that it meets.
 ---@param opts table options of a layer, as in a model's config
@@ -975,8 +996,8 @@ function Model.generate(model, prompt, given) end
 
 --- Token ids after the given ones; those that `stop` is made of come last. A list of lists gives a
 --- list of results. Options: max_tokens, temperature (0: always the most likely token), top_k,
---- top_p (Holtzman et al. 2020), seed, stop, cache ("f32", "bf16" or "f16": its element type, by
---- default that of the weights).
+--- top_p (Holtzman et al. 2020), seed, stop, domain (its name, where experts are by domain), cache
+--- ("f32", "bf16" or "f16": its element type, by default that of the weights).
 --- Generation ends at the context length. A prompt that leaves no room loses its beginning.
 --- Number i of a list draws as it would alone with seed + i - 1.
 ---@param ids integer[]|integer[][]
@@ -984,8 +1005,9 @@ function Model.generate(model, prompt, given) end
 ---@return integer[]|integer[][]
 function Model.generate_ids(model, ids, given) end
 
---- Token ids (a list, or i32 [B x T]) -> logits f32 [T x vocab] ([B x T x vocab] for a batch).
-function Model:logits(ids, cache) end
+--- Token ids (a list, or i32 [B x T]) -> logits f32 [T x vocab] ([B x T x vocab] for a batch). They
+--- follow what is in the cache, if any; `how` goes to every layer, see nn.lua.
+function Model:logits(ids, cache, how) end
 
 --- Mean cross-entropy in nats plus the auxiliary losses of the layers, see balance.lua: ids and
 --- targets i32 [B x T], target -1 does not count. `how` goes to every layer, see nn.lua.
@@ -1347,6 +1369,12 @@ function options.merge(base, more) end
 ---@return string?
 function options.nearest(name, candidates) end
 
+--- A new model without the experts of a domain; the others keep their order.
+---@param m moelua.Model
+---@param name string
+---@return moelua.Model
+function moe.remove_expert(m, name) end
+
 ---@class moelua.router
 local router = {}
 moe.router = router
@@ -1478,7 +1506,8 @@ function tokenizer.resolve(where, value) end
 --- Trains the model in place to predict the next token. Options: data (a corpus, or
 --- { name = corpus, ... } with even shares), steps, batch (sequences a step), accumulate (equal
 --- micro-batches that a step goes through, one after the other: the same gradient in less memory),
---- context (tokens), lr (peak), schedule, warmup, floor, decay, beta1, beta2, eps, weight_decay,
+--- group (so many sequences in a row share no document; what the model mixes when left out), context
+--- (tokens), lr (peak), schedule, warmup, floor, decay, beta1, beta2, eps, weight_decay,
 --- clip, precision (of products: weights and moments stay f32), seed, out, fresh, log_every,
 --- save_every, eval_every, eval_windows, name, quiet, save_model; see train_options.lua.
 --- With `out`, a run folder, the same call again goes on where the last one stopped, bit for bit,
