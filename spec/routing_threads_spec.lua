@@ -34,6 +34,7 @@ note("routing_shares", { logits:detach():softmax(-1), gates }, function(scores, 
   return scores:routing_shares(g, experts)
 end)
 
+note("kth_excluding", { logits:detach() }, function(l) return l:kth_excluding(k) end)
 for _, policy in ipairs({ "position", "choice", "probability" }) do
   note("capacity_route by " .. policy, {}, function()
     local g, e = gates:narrow(1, 1, 1900), experts:narrow(1, 1, 1900)

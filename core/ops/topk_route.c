@@ -56,17 +56,6 @@ static moe_status infer(moe_call *c) {
     return MOE_OK;
 }
 
-/* Insertion into a list of k kept in descending order; strict comparison keeps ties in order. */
-static void select_top(const moe_real *key, int64_t N, int64_t k, int32_t *best) {
-    int64_t n = 0;
-    for (int64_t e = 0; e < N; e++) {
-        if (n == k && !(key[e] > key[best[k - 1]])) continue;
-        int64_t at = n < k ? n++ : k - 1;
-        for (; at > 0 && key[e] > key[best[at - 1]]; at--) best[at] = best[at - 1];
-        best[at] = (int32_t)e;
-    }
-}
-
 static void set_scores(const moe_call *c, const moe_real *l, moe_real *score) {
     int64_t N = c->in[LOGITS]->shape[1];
     if (c->arg[1].i == SIGMOID)
@@ -105,7 +94,7 @@ static void forward_rows(void *arg, int64_t begin, int64_t end) {
         int32_t *best = moe__int(c->out[1]) + t * k;
         if (c->arg[1].i != SELECTED || c->in[BIAS]) set_scores(c, l, score);
         if (c->in[BIAS]) add_bias(c, l, score, key);
-        select_top(c->in[BIAS] ? key : l, N, k, best);
+        moe__select_top(c->in[BIAS] ? key : l, N, k, best);
         set_gates(c, l, score, best, moe__real(c->out[0]) + t * k);
     }
 }

@@ -69,3 +69,7 @@ MAP_GRAD(relu_grad, relu_at(s).slope)
 
 EACH(tanh, LIBM(tanh)(x))
 MAP_GRAD(tanh_grad, 1 - s * s)
+
+/* exp sees no positive number, and log1p keeps the digits of what it gives. */
+EACH(softplus, (x > 0 ? x : 0) + LIBM(log1p)(LIBM(exp)(x > 0 ? -x : x)))
+MAP_GRAD(softplus_grad, vsigmoid(s))

@@ -341,6 +341,14 @@ moe.item = Tensor.item
 function Tensor.keep_slots(experts, keep) end
 moe.keep_slots = Tensor.keep_slots
 
+--- For each of the logits [T x N] the k-th largest of the others in its row: what it has to exceed
+--- to be one of the k largest.
+---@param logits moelua.Tensor
+---@param k integer
+---@return moelua.Tensor
+function Tensor.kth_excluding(logits, k) end
+moe.kth_excluding = Tensor.kth_excluding
+
 --- x W^T + bias: x [.. x in], weight [out x in], bias [out] -> [.. x out]; in f32 if asked to,
 --- whatever moe.precision says.
 ---@param x moelua.Tensor
@@ -608,6 +616,12 @@ moe.size = Tensor.size
 ---@return moelua.Tensor
 function Tensor.softmax(x, dim) end
 moe.softmax = Tensor.softmax
+
+--- log(1 + exp(x)) of each element, with all digits at both ends.
+---@param x moelua.Tensor
+---@return moelua.Tensor
+function Tensor.softplus(x) end
+moe.softplus = Tensor.softplus
 
 --- Square root of each element.
 ---@param x moelua.Tensor
