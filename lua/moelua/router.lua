@@ -294,6 +294,7 @@ end
 
 -- What is told about a routing: chosen as the router said, experts as the capacity left them.
 local function statistics(info, self, logits, chosen, experts, mask)
+  local _ <close> = core.scope()
   local used = counts(experts, self.count, mask)
   local slots = used:sum():item()
   local wanted = chosen == experts and slots or counts(chosen, self.count, mask):sum():item()
