@@ -95,10 +95,10 @@ function capacity.limit(formula, factor, tokens, experts, k)
   return of(factor, tokens, experts, k)
 end
 
--- The gates of what is left, divided by their sum.
-local function renormalised(gates, experts)
-  local kept = gates * (1 - (-experts:to("f32")):relu())
-  return kept / (kept:sum(-1, true) + 1e-20)
+-- The gates of the slots that are left (1 in `left`, else 0), divided by their sum.
+local function renormalised(gates, left)
+  gates = gates * left
+  return gates / (gates:sum(-1, true) + 1e-20)
 end
 
 --- Leaves as many slots of a routing as fit: gates and experts [T x s] of B sequences -> the same,
@@ -109,8 +109,9 @@ function capacity.apply(opts, gates, experts, count, B, train)
   local T, s = core.size(experts, 1), core.size(experts, 2)
   local segments = opts.scope == "sequence" and B or 1
   local limit = capacity.limit(opts.formula, factor, T // segments, count, s)
-  experts = core.capacity_route(gates, experts, limit, opts.policy, segments)
-  return opts.renormalise and renormalised(gates, experts) or gates, experts
+  local left
+  experts, left = gates:capacity_route(experts, limit, opts.policy, segments)
+  return opts.renormalise and renormalised(gates, left) or gates, experts
 end
 
 return capacity
