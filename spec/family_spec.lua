@@ -189,6 +189,59 @@ describe("other mixtures", function()
     end
   end)
 
+  -- Every kind of router, and what changes what a model computes.
+  local routers = {
+    { kind = "topk", k = 2, bias = { rate = 1e-3 } },
+    { kind = "topk", k = 2, gate = "sigmoid", scale = 2.5, bias = { rate = 1e-3 } },
+    { kind = "topk", k = 1, scale = 0.5 },
+    { kind = "topk", k = 2, capacity = { evaluation = 1 } },
+    { kind = "switch" }, { kind = "noisy_topk" }, { kind = "gshard" }, { kind = "soft" },
+    { kind = "sample", inference = "argmax" },
+    { kind = "expert_choice", over = "sequence", factor = 1.5 },
+    { kind = "expert_choice", over = "batch", factor = 3 }, { kind = "base" },
+    { kind = "hash", by = "random" }, { kind = "hash", by = "balanced", k = 2 },
+    { kind = "hash", by = "bigram" },
+    { kind = "domain", domains = { "a", "b", "c", "d" } },
+  }
+  for i, router in ipairs(routers) do
+    it(("come back with all tensors: router %d, %s"):format(i, router.kind), function()
+      local m = models.tiny({ ffn = models.mixture({ router = router }) })
+      moe.no_grad(function()
+        for _, entry in ipairs(m:buffers()) do
+          local buffer = entry[2]
+          if buffer:dtype() == "f32" then buffer:copy_(moe.randn(buffer:shape())) end
+        end
+      end)
+      local folder = saved(m)
+      local again = assert(moe.load(folder))
+      assert.same(m.config, again.config)
+      assert.equal("moelua", config_of(folder).model_type)
+      assert.equal(moe.nn.fingerprint(m), moe.nn.fingerprint(again))
+      assert.equal(moe.nn.fingerprint(m), moe.nn.fingerprint(m:copy()))
+      local ids = moe.tensor({ { 1, 2, 3, 4, 5, 6 }, { 7, 8, 9, 1, 2, 3 } }, "i32")
+      local how = { labels = moe.tensor({ 1, 3 }, "i32"), seed = 1 }
+      assert.equal(m:logits(ids, nil, how):bytes(), again:logits(ids, nil, how):bytes())
+    end)
+  end
+
+  it("name the bias and the table of a router", function()
+    local names = tensors_of(saved(models.tiny({ ffn = { models.mixture({ router = { k = 2,
+      bias = { rate = 1e-3 } } }), models.mixture({ router = { kind = "hash",
+      by = "balanced" } }) } })))
+    assert.equal("F32 4", names["model.layers.0.block_sparse_moe.gate.e_score_correction_bias"])
+    assert.equal("I32 256x1", names["model.layers.1.block_sparse_moe.gate.table"])
+    assert.is_nil(names["model.layers.1.block_sparse_moe.gate.weight"])
+  end)
+
+  it("are no Mixtral for what only looks like one", function()
+    for _, router in ipairs({ { k = 2, scale = 1 }, { k = 2, gate = "all" },
+      { k = 2, capacity = { evaluation = 2 } }, { k = 2, bias = { rate = 0.1 } } }) do
+      assert.equal("moelua", (type_of(models.mixture({ router = router }))))
+    end
+    assert.equal("mixtral", (type_of(models.mixture({ router = { k = 2, jitter = 0.1,
+      capacity = { factor = 1 }, balance = { form = "switch", reduce = "pooled", scope = "step" }, z_loss = 0.5 } }))))
+  end)
+
   it("name shared experts and their gate as others do", function()
     local folder = saved(models.tiny({ ffn = models.mixture({
       shared = { experts = 2, hidden = 6, gate = true } }) }))

@@ -69,7 +69,7 @@ describe("loading", function()
   it("has the balance loss of a foreign Mixtral in Switch's form", function()
     local m = models.tiny({ ffn = models.mixture() })
     local config = assert(moe.load(edited(m, { router_aux_loss_coef = 0.5 }, { "moelua" }))).config
-    assert.same({ form = "switch", coef = 0.5, scope = "batch", reduce = "sum" },
+    assert.same({ form = "switch", coef = 0.5, scope = "batch", reduce = "pooled" },
       config.ffn[1].router.balance)
     config = assert(moe.load(edited(m, { router_aux_loss_coef = 0 }, { "moelua" }))).config
     assert.is_nil(config.ffn[1].router.balance)

@@ -63,8 +63,8 @@ local function with_vocab(where, layer, vocab)
   if not (type(routing) == "table" and routing.kind == "hash") then return layer end
   local known = routing.vocab or vocab
   if known ~= vocab then
-    raise("%s: the hash of a router is for a vocabulary of %s, the model has %d", where, known,
-      vocab)
+    raise("%s: the hash of a router is for a vocabulary of %s, the model has %d", where,
+      core.describe(known), vocab)
   end
   return options.merge(layer, { router = options.merge(routing, { vocab = vocab }) })
 end

@@ -14,7 +14,9 @@ local hf_config = {}
 -- Settings of a router that only training needs.
 local function router_settings(layer)
   local routing = layer.router
-  return { balance = routing.balance, z_loss = routing.z_loss, jitter = routing.jitter }
+  local capacity = routing.capacity
+  return { balance = routing.balance, z_loss = routing.z_loss, jitter = routing.jitter,
+    capacity = capacity and not capacity.evaluation and capacity or nil }
 end
 
 -- Whether two descriptions are the same; keys come in order.
@@ -74,7 +76,7 @@ function hf_config.to_json(config)
     out.moelua.router = router_settings(first)
   else
     out.model_type, out.architectures = "moelua", { "MoeluaForCausalLM" }
-    out.ffn = config.ffn
+    out.ffn, out.hidden_act = config.ffn, nil           -- each layer has its own activation
   end
   return out
 end
@@ -95,7 +97,8 @@ end
 local field_types = {
   { "hidden_act", "string" }, { "max_position_embeddings", "number" }, { "moelua", "table" },
   { "rope_parameters", "table" }, { "rope_scaling", "table" },
-  { "router_aux_loss_coef", "number" }, { "sliding_window", "number" },
+  { "router_aux_loss_coef", "number" }, { "router_jitter_noise", "number" },
+  { "sliding_window", "number" },
 }
 
 local spoken = { number = "a number", string = "a string", table = "an object" }
@@ -137,11 +140,12 @@ local function read_ffn(hf)
   if hf.model_type == "moelua" then return hf.ffn end
   if hf.model_type ~= "mixtral" then return { kind = "dense", hidden = hf.intermediate_size } end
   local own = hf.moelua and hf.moelua.router or {}
-  local coef = hf.router_aux_loss_coef or 0
-  local balance = own.balance or coef > 0 and { form = "switch", coef = coef } or nil
+  local coef, jitter = hf.router_aux_loss_coef or 0, hf.router_jitter_noise or 0
+  local balance = own.balance or
+    coef > 0 and { form = "switch", coef = coef, reduce = "pooled" } or nil
   return { kind = "moe", hidden = hf.intermediate_size, experts = hf.num_local_experts or 8,
     router = { k = hf.num_experts_per_tok or 2, balance = balance, z_loss = own.z_loss,
-      jitter = own.jitter } }
+      jitter = own.jitter or jitter ~= 0 and jitter or nil, capacity = own.capacity } }
 end
 
 local known = { llama = true, mistral = true, mixtral = true, moelua = true }

@@ -38,6 +38,10 @@ local mixture = { kind = "moe", hidden = 8, experts = 2, router = { k = 1 } }
 local shared = { kind = "moe", hidden = 8, experts = 3, activation = "gelu", router = { k = 2 },
   shared = { experts = 2, hidden = 4, gate = true } }
 
+local function routed(router)
+  return { kind = "moe", hidden = 8, experts = 2, router = router }
+end
+
 local function config_of(ffn, tied)
   local options = { ffn = ffn, tied = tied }
   for key, value in pairs(base) do options[key] = value end
@@ -49,6 +53,11 @@ local made = {      -- models in folders, whose config.json is replaced
   mixtral = model.new(config_of(mixture, false)),
   moelua = model.new(config_of({ { kind = "dense" }, mixture }, true)),
   shared = model.new(config_of({ shared, { kind = "dense", activation = "relu" } }, true)),
+  routers = model.new(config_of({ routed({ kind = "hash", by = "balanced" }),
+    routed({ k = 1, gate = "sigmoid", scale = 2, jitter = 0.1, bias = { rate = 0.1 },
+      capacity = { evaluation = 2 }, balance = { form = "device", groups = 2 } }) }, true)),
+  domains = model.new(config_of({ routed({ kind = "domain", domains = { "a", "b" } }),
+    routed({ kind = "expert_choice", over = "batch" }) }, true)),
 }
 local texts = {}  -- name -> JSON value of a file that is right
 assert(core.system.make_folder(folder))
@@ -174,7 +183,7 @@ local function check_ffn(ffn)
   local matrices = ffn.activation == "swiglu" and 3.0 or 2.0
   if ffn.kind == "dense" then return matrices * ffn.hidden end
   assert(ffn.kind == "moe" and whole(ffn.experts, 4096), "experts")
-  assert(whole(ffn.router.k, ffn.experts), "k")
+  assert(ffn.router.k == nil or whole(ffn.router.k, ffn.experts), "k")
   local shared = ffn.shared or { experts = 0, hidden = 0 }
   assert(ffn.shared == nil or whole(shared.experts, 4096) and whole(shared.hidden, 2 ^ 31))
   return matrices * (ffn.hidden * ffn.experts + shared.hidden * shared.experts)
@@ -242,7 +251,7 @@ local function try_json(text)
   assert(json.encode(json.decode(encoded)) == encoded, encoded)
 end
 
-local names = { "llama", "mixtral", "moelua", "shared" }
+local names = { "llama", "mixtral", "moelua", "shared", "routers", "domains" }
 local tests = {
   function() try_config(make(texts[one_of(names)])) end,
   function() try_config(make(texts[one_of(names)])) end,
