@@ -39,9 +39,12 @@ local weight = require("moelua.parameter")
 
 local router = {}
 
+--- The names of all kinds.
+router.kinds = { "topk", "switch", "noisy_topk", "gshard", "sample", "soft", "expert_choice",
+  "base", "hash", "domain" }
+
 local declared = {
-  kind = { { "topk", "switch", "noisy_topk", "gshard", "sample", "soft", "expert_choice",
-    "base", "hash", "domain" }, "topk" },
+  kind = { router.kinds, "topk" },
   balance = "table|boolean",      -- { form, coef, ... }, see balance.lua; false: none
   z_loss = { "number", 0 },       -- coefficient of mean(logsumexp(l)^2), ST-MoE eq. 5
   jitter = "number",              -- eps: the router's input times U(1 - eps, 1 + eps) in training
@@ -227,10 +230,10 @@ end
 ---@param how table
 ---@param ... integer sizes, the tokens first
 ---@return moelua.Tensor
-function Router:noise(law, use, how, ...)
-  expect(law == "rand" or law == "randn", "noise", "law", "\"rand\" or \"randn\"", law)
-  expect(type(use) == "string", "noise", "use", "a name", use)
-  expect(type(how) == "table", "noise", "how", "a table", how)
+function Router:draw(law, use, how, ...)
+  expect(law == "rand" or law == "randn", "draw", "law", "\"rand\" or \"randn\"", law)
+  expect(type(use) == "string", "draw", "use", "a name", use)
+  expect(type(how) == "table", "draw", "how", "a table", how)
   if not (how.step or how.seed) then return core[law](...) end
   local sizes = { ... }
   sizes[#sizes + 1] = { seed = how.seed or 1, stream = ("router.%s.%d.%d.%s"):format(self.name,
@@ -255,7 +258,7 @@ end
 local function jittered(self, x, how)
   local eps = self.opts.jitter or 0
   if eps == 0 or not how.train then return x end
-  return x * (self:noise("rand", "jitter", how, table.unpack(x:shape())) * (2 * eps) + (1 - eps))
+  return x * (self:draw("rand", "jitter", how, table.unpack(x:shape())) * (2 * eps) + (1 - eps))
 end
 
 local function logits_of(self, x, how)

@@ -33,7 +33,7 @@ function route.all(_, logits) return logits:topk_route(2, "selected") end
 
 function route.random(router, logits, how)
   local gates, experts = logits:topk_route(2, "selected")
-  local second = gates:narrow(2, 2, 1) * 2 - router:noise("rand", "second", how, gates:size(1), 1)
+  local second = gates:narrow(2, 2, 1) * 2 - router:draw("rand", "second", how, gates:size(1), 1)
   return gates, experts:keep_slots(core.concat({ core.ones(second:shape()), second }, 2):detach())
 end
 

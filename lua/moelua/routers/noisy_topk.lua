@@ -96,7 +96,7 @@ function noisy.route(router, logits, how, x)
   local gate = opts.variant == "shazeer" and "selected" or "all"
   if not how.train then return logits:topk_route(opts.k, gate) end
   local std = spread(router, x)
-  local eps = router:noise("randn", "noise", how, core.size(logits, 1), router.count)
+  local eps = router:draw("randn", "noise", how, core.size(logits, 1), router.count)
   local h = logits + eps * std
   local gates, experts = h:topk_route(opts.k, gate)
   local loss = importance(router, logits, gates, experts, how.mask) * opts.importance

@@ -47,7 +47,7 @@ end
 
 --- l + G: the largest of these is a draw from softmax(l).
 function sample.perturbed(router, logits, how)
-  local u = router:noise("rand", "gumbel", how, core.size(logits, 1), router.count)
+  local u = router:draw("rand", "gumbel", how, core.size(logits, 1), router.count)
   u = u * (1 - 2^-24) + 2^-25           -- above 0 and below 1, where G would be infinite
   return logits - (-u:log()):log()
 end
