@@ -36,9 +36,10 @@ moe.softmax = Tensor.softmax
 ]], 1, true))
     assert.truthy(text:find([[
 ---@param gate? "selected"|"all"|"sigmoid" default selected
+---@param bias? moelua.Tensor
 ---@return moelua.Tensor
 ---@return moelua.Tensor
-function Tensor.topk_route(logits, k, gate) end
+function Tensor.topk_route(logits, k, gate, bias) end
 ]], 1, true))
     assert.truthy(text:find("---@param xs moelua.Tensor[]\n", 1, true))
     assert.truthy(text:find("---@param ... integer|integer[]|table\n", 1, true))
