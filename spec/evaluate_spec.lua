@@ -2,6 +2,7 @@
 local helper = require("spec.helper")
 local models = require("spec.models")
 local moe = require("moelua")
+local routing = require("moelua.routing")
 
 local corpus = models.corpus("prose", { train = 500, validation = 167, test = 81 })
 
@@ -132,6 +133,99 @@ describe("routing shares", function()
       end
       helper.close(rows, want, 1e-6)
     end
+  end)
+end)
+
+describe("statistics of the routing", function()
+  local code = models.corpus("code", { train = 500, validation = 167, test = 81 })
+  local texts = { code = code, prose = corpus }
+  local m = models.tiny({ layers = 3, ffn = { models.mixture(), {}, models.mixture() } })
+  local report = moe.evaluate(m, texts, { batch = 4 })
+
+  it("are those of the shares, every corpus with the same weight", function()
+    assert.equal(3, #report.statistics)
+    assert.is_false(report.statistics[2])
+    for _, layer in ipairs({ 1, 3 }) do
+      local rows = { report.routing.code[layer], report.routing.prose[layer] }
+      local got, mean = report.statistics[layer], {}
+      for e = 1, 4 do mean[e] = (rows[1][e] + rows[2][e]) / 2 end
+      local want = routing.evenness(mean)
+      helper.close(got.load, want.load, 1e-9)
+      helper.close(got.cv, want.cv, 1e-9)
+      helper.close(got.max_over_mean, want.max_over_mean, 1e-9)
+      assert.equal(want.dead, got.dead)
+      helper.close(got.mutual_information, routing.mutual_information(rows), 1e-9)
+      assert.is_true(got.entropy > 0 and got.entropy <= math.log(4) + 1e-6)
+      assert.equal(0, got.dropped)
+    end
+  end)
+
+  it("tell nothing of domains when there is one", function()
+    assert.equal(0, moe.evaluate(m, corpus).statistics[1].mutual_information)
+  end)
+end)
+
+describe("evaluation tells what a model looks at", function()
+  it("nothing but earlier tokens", function()
+    local report = moe.evaluate(models.tiny(), corpus, { windows = 2 })
+    assert.is_true(report.causal)
+    assert.is_false(report.coupled)
+    assert.is_nil(report.group)
+    assert.is_nil(report.left_out)
+  end)
+
+  it("later tokens of its sequence", function()
+    local router = { kind = "expert_choice", over = "sequence" }
+    local report = moe.evaluate(models.tiny({ ffn = models.mixture({ router = router }) }), corpus,
+      { windows = 2 })
+    assert.is_false(report.causal)
+    assert.is_false(report.coupled)
+  end)
+
+  it("other sequences, which are then of unrelated text", function()
+    local many = models.corpus("prose", { train = 500, validation = 900, test = 81 }, 9)
+    local router = { kind = "expert_choice", over = "batch" }
+    local m = models.tiny({ ffn = models.mixture({ router = router }) })
+    local report = moe.evaluate(m, many, { batch = 4 })
+    assert.is_true(report.causal)
+    assert.is_true(report.coupled)
+    assert.equal(4, report.group)
+    assert.equal(0, report.statistics[1].cv)
+  end)
+end)
+
+describe("what the layers are told in evaluation", function()
+  local function told_by(m, texts, more)
+    local calls, loss = {}, m.loss
+    m.loss = function(self, x, y, how)
+      calls[#calls + 1] = { how.train, how.step or false, how.micro, how.seed, how.labels:totable() }
+      return loss(self, x, y, how)
+    end
+    moe.evaluate(m, texts, more)
+    return calls
+  end
+
+  it("is seed, number of the batch and domain", function()
+    local code = models.corpus("code")
+    assert.same({ { false, false, 0, 1, { 0, 0 } }, { false, false, 1, 1, { 1, 1 } } },
+      told_by(models.tiny(), { a = code, b = corpus }, { windows = 2 }))
+    assert.same({ { false, 7, 0, 3, { 0 } }, { false, 7, 1, 3, { 0 } } },
+      told_by(models.tiny(), corpus, { windows = 2, batch = 1, seed = 3, step = 7 }))
+  end)
+
+  it("is the place of the domain for routers that go by it", function()
+    local code = models.corpus("code")
+    local router = { kind = "domain", domains = { "prose", "math", "code" } }
+    local config = { ffn = models.mixture({ experts = 3, router = router }) }
+    assert.same({ { false, false, 0, 1, { 2 } }, { false, false, 1, 1, { 0 } } },
+      told_by(models.tiny(config), { code = code, prose = corpus }, { windows = 1 }))
+    models.misuse(function() moe.evaluate(models.tiny(config), { porse = corpus }) end,
+      "evaluate: corpus 'porse' is none of the domains that the model routes by\n" ..
+      "hint: did you mean 'prose'?")
+    models.misuse(function()
+      moe.train(models.tiny(config), models.training({ letters = corpus }))
+    end, "moe.train: corpus 'letters' is none of the domains that the model routes by\n" ..
+      "hint: known are prose, math, code")
   end)
 end)
 

@@ -279,6 +279,26 @@ describe("report.html", function()
     assert.is_nil(report.html(example(), example_parts()):find("More tables", 1, true))
   end)
 
+  it("shows the figures of each mixture layer", function()
+    local statistics = { false, { load = { 0.25, 0.75, 0, 0 }, max_over_mean = 3, cv = 1.2247,
+      entropy = 0.5, dropped = 0.125, dead = 0.5, mutual_information = 0.0625 },
+      { load = { 0.5, 0.5 }, max_over_mean = 1, cv = 0, dropped = 0, dead = 0,
+        mutual_information = 1 } }
+    local page = report.html({}, { statistics = statistics, captions = { statistics = "A < B" } })
+    local count = count_tags(page)
+    assert.equal(6, count.rect)
+    assert.is_truthy(page:find('<th scope="row">2</th><td>4</td><td>3.00</td><td>1.22</td>' ..
+      "<td>0.50</td><td>12.5</td><td>50.0</td><td>0.062</td>", 1, true))
+    assert.is_truthy(page:find('<th scope="row">3</th><td>2</td><td>1.00</td><td>0.00</td>' ..
+      '<td class="none">–</td><td>0.0</td><td>0.0</td><td>1.000</td>', 1, true))
+    assert.is_truthy(page:find("A &lt; B", 1, true))
+    assert.is_truthy(page:find("<title>expert 2: 75.0 %</title>", 1, true))
+    assert.is_nil(report.html({}, { statistics = { false } }):find("<table", 1, true))
+    statistics[2].cv = 0 / 0
+    refuses("report.html: CV of layer 2 is not a finite number: ", report.html, {},
+      { statistics = statistics })
+  end)
+
   it("orders domains as asked, and the others by name", function()
     local results = { arms = { { name = "a", metric = { x = 1, b = 2, c = 3 } } } }
     local page = report.html(results, { domains = { "x" } })

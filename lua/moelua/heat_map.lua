@@ -59,8 +59,9 @@ local function cell_width(experts)
   return math.max(9, 640 / experts)
 end
 
-local function cell_height(layers)
-  if layers <= 16 then return 30 end
+-- Cells too narrow for their numbers need no room for them.
+local function cell_height(layers, experts)
+  if layers <= 16 then return experts <= 16 and 30 or 20 end
   return math.max(9, 480 / layers)
 end
 
@@ -75,7 +76,8 @@ end
 
 -- Sizes of one panel. Names wider than their column stand aslant over the cells.
 local function layout(panel)
-  local frame = { cell = cell_width(panel.experts), row = cell_height(#panel.rows) }
+  local frame = { cell = cell_width(panel.experts),
+    row = cell_height(#panel.rows, panel.experts) }
   local names, widest = names_of(panel)
   frame.names = names
   frame.slanted = widest > frame.cell - 2

@@ -19,10 +19,10 @@ end
 -- Input -----------------------------------------------------------------------------------
 
 local PARTS = { "about", "axes", "captions", "claims", "command", "config", "curves", "domains",
-  "experts", "heat", "notes", "result", "seed", "tables", "title", "versions" }
+  "experts", "heat", "notes", "result", "seed", "statistics", "tables", "title", "versions" }
 
 local AXES = { "x", "x_scale", "y", "y_scale" }
-local CAPTIONS = { "compute", "curves", "heat", "results" }
+local CAPTIONS = { "compute", "curves", "heat", "results", "statistics" }
 
 local function check_keys(given, names, what)
   local known = {}
@@ -166,12 +166,12 @@ local function curves_section(parts, caption)
   return section("Loss", figure(drawing, caption or "Each curve ends in its own mark."))
 end
 
-local function heat_section(parts, caption)
+local function routing_section(parts, captions)
   local drawing = heat_map.draw(parts.heat or {}, parts.experts)
-  if not drawing then return "" end
-  caption = caption or "Share of a layer's routing assignments that each expert receives on "
-    .. "held-out text of the domain, in percent."
-  return section("Routing", figure(drawing, caption))
+  local caption = captions.heat or "Share of a layer's routing assignments that each expert "
+    .. "receives on held-out text of the domain, in percent."
+  return section("Routing", (drawing and figure(drawing, caption) or "") ..
+    (tables.routing(parts.statistics or {}, captions.statistics) or ""))
 end
 
 -- Tables beside the first one: { title, columns, rows }, see text_table.format.
@@ -259,9 +259,10 @@ end
 -- byte}, mean, interval } }, claims = { { name, holds = true | false | anything else, detail } } }.
 -- parts, all optional: title, result (the sentence under it), about, domains (order of columns),
 -- tables ({ title, columns, rows } each), curves and axes (see line_chart), heat and experts (see
--- heat_map), claims, config, versions (lists of {key, value}), command, seed, notes (text or list),
--- captions = { results, curves, heat, compute } in place of the usual ones. What was not measured
--- is shown as a dash; a number that is NaN or infinite, or an unknown part, is an error.
+-- heat_map), statistics (of the routing by layer, as moe.evaluate has them), claims, config,
+-- versions (lists of {key, value}), command, seed, notes (text or list), captions = { results,
+-- curves, heat, statistics, compute } in place of the usual ones. What was not measured is shown as
+-- a dash; a number that is NaN or infinite, or an unknown part, is an error.
 function report.html(results, parts)
   results, parts = results or {}, parts or {}
   check_keys(parts, PARTS, "part")
@@ -280,7 +281,7 @@ function report.html(results, parts)
     section("Results",
       tables.results(arms, domains_of(arms, parts.domains), captions.results)),
     tables_section(parts.tables), claims_section(claims), curves_section(parts, captions.curves),
-    heat_section(parts, captions.heat), section("Compute", tables.compute(arms, captions.compute)),
+    routing_section(parts, captions), section("Compute", tables.compute(arms, captions.compute)),
     repeat_section(results, parts), config_section(parts.config), notes_section(parts.notes),
     element("footer", nil, "Written by moelua" ..
       (results.recipe and ", recipe " .. escape(results.recipe) or "") .. ".") })

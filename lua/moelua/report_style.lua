@@ -44,6 +44,13 @@ tbody tr+tr>*{border-top:1px solid var(--line)}
 td.bar{padding-left:0;text-align:left;width:9rem;min-width:8.2rem}
 .bar svg{display:block;width:8rem;min-width:8rem;height:10px}.bar rect{fill:var(--s1);opacity:.55}
 .bar .best{opacity:1}
+figure+figure{margin-top:1.6rem}
+.narrow th,.narrow td{padding-left:.5rem;padding-right:.5rem}.narrow th[scope=row]{min-width:3rem}
+.narrow td.load,.narrow th.load{padding-left:1rem;text-align:left;width:12rem}
+.load svg{display:block;width:11rem;height:1.6rem}.load rect{fill:var(--s1);opacity:.7}
+.terms{color:var(--soft);font-size:.875rem;line-height:1.45;max-width:54rem}
+.terms strong{font-weight:600}
+.load line{stroke:var(--ink);stroke-width:1;stroke-dasharray:3 2;vector-effect:non-scaling-stroke}
 .claims{list-style:none;margin:.3rem 0;padding:0;max-width:50rem}
 .claims li{display:grid;grid-template-columns:1.7rem 1fr;padding:.45rem 0;
 border-top:1px solid var(--line)}

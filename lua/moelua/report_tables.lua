@@ -56,9 +56,9 @@ local function row_of(name, cells)
   return element("tr", nil, { element("th", { scope = "row" }, escape(name)), table.concat(cells) })
 end
 
-local function table_of(caption, header, rows)
-  local grid = element("table", nil, { element("thead", nil, element("tr", nil, header)),
-    element("tbody", nil, rows) })
+local function table_of(caption, header, rows, class)
+  local grid = element("table", { class = class or false }, {
+    element("thead", nil, element("tr", nil, header)), element("tbody", nil, rows) })
   return element("figure", nil, element("figcaption", { class = "above" }, caption)
     .. element("div", { class = "scroll" }, grid))
 end
@@ -124,6 +124,107 @@ function report_tables.plain(given)
     rows[index] = row_of(columns[1][index], cells)
   end
   return table_of(escape(given.title), header, rows)
+end
+
+-- Routing ---------------------------------------------------------------------------------
+
+local function fixed(count)
+  return function(value) return string.format("%." .. count .. "f", value) end
+end
+
+local function percent(value) return string.format("%.1f", value * 100) end
+
+-- Figures of a layer; a column that no layer has a number for is left out.
+local FIGURES = {
+  { field = "max_over_mean", name = "max/mean", format = fixed(2) },
+  { field = "cv", name = "CV", format = fixed(2) },
+  { field = "entropy", name = "entropy", unit = "nats", format = fixed(2) },
+  { field = "dropped", name = "dropped", unit = "% of slots", format = percent },
+  { field = "dead", name = "dead", unit = "% of experts", format = percent },
+  { field = "mutual_information", name = "information", unit = "bits", format = fixed(3) },
+}
+
+-- The load as one bar for each expert, with a line where all would end if it were even.
+local function load_cell(load)
+  local width, height, most, bars = 160, 26, 0, {}
+  for _, share in ipairs(load) do most = math.max(most, share) end
+  local step = width / #load
+  for expert, share in ipairs(load) do
+    local tall = most > 0 and share / most * height or 0
+    bars[expert] = element("rect", { x = (expert - 1) * step, y = height - tall,
+      width = step * (step >= 4 and 0.8 or 1), height = tall }, element("title", nil,
+      string.format("expert %d: %.1f %%", expert, share * 100)))
+  end
+  local even = most > 0 and height - height / (#load * most) or height
+  bars[#bars + 1] = element("line", { x1 = 0, x2 = width, y1 = even, y2 = even })
+  return element("td", { class = "load" }, element("svg", { role = "img", preserveAspectRatio =
+    "none", viewBox = string.format("0 0 %d %d", width, height),
+    ["aria-label"] = string.format("load of %d experts", #load) }, bars))
+end
+
+local function figure_cell(value, column, layer)
+  if not value then return DASH end
+  svg.finite(value, string.format("report.html: %s of layer %d", column.name, layer))
+  return element("td", nil, column.format(value))
+end
+
+local function used_figures(list)
+  local used = {}
+  for _, column in ipairs(FIGURES) do
+    local found = false
+    for _, entry in ipairs(list) do found = found or entry.figures[column.field] ~= nil end
+    if found then used[#used + 1] = column end
+  end
+  return used
+end
+
+local ROUTING_CAPTION = "How each mixture layer uses its experts on held-out text, every domain "
+  .. "with the same weight."
+
+-- What the columns mean, below the table.
+local EXPLAINED = {
+  { "max/mean", "the load of the busiest expert over an even share" },
+  { "CV", "the standard deviation of the loads over their mean, 0 when even" },
+  { "entropy", "of a token's expert probabilities, 0 when the router is sure, ln N of N experts "
+    .. "when it has no preference" },
+  { "dropped", "slots beyond the capacity of their expert" },
+  { "dead", "experts with less than a hundredth of an even share" },
+  { "information", "what the expert of a slot tells of the domain of its token, 0 when all domains "
+    .. "are routed alike, log₂ of their number when each has experts of its own" },
+  { "load", "a bar for each expert; the line is an even share" },
+}
+
+local function explanation()
+  local out = {}
+  for index, entry in ipairs(EXPLAINED) do
+    out[index] = element("strong", nil, entry[1]) .. ": " .. escape(entry[2])
+  end
+  return element("p", { class = "terms" }, table.concat(out, "; ") .. ".")
+end
+
+-- Figures of the mixture layers: a list by layer, each as routing.statistics gives them or false.
+-- nil when no layer has any.
+function report_tables.routing(statistics, caption)
+  local list, header, rows = {}, { header_cell("layer"), header_cell("experts") }, {}
+  for layer, figures in ipairs(statistics) do
+    if figures then list[#list + 1] = { layer = layer, figures = figures } end
+  end
+  if #list == 0 then return nil end
+  local columns = used_figures(list)
+  for _, column in ipairs(columns) do
+    header[#header + 1] = header_cell(column.name, column.unit)
+  end
+  header[#header + 1] = header_cell("load", "by expert", "load")
+  for index, entry in ipairs(list) do
+    local figures = entry.figures
+    local cells = { element("td", nil, tostring(#figures.load)) }
+    for _, column in ipairs(columns) do
+      cells[#cells + 1] = figure_cell(figures[column.field], column, entry.layer)
+    end
+    cells[#cells + 1] = load_cell(figures.load)
+    rows[index] = row_of(entry.layer, cells)
+  end
+  return table_of(escape(caption or ROUTING_CAPTION), header, rows, "narrow") .. explanation()
 end
 
 -- Compute ---------------------------------------------------------------------------------

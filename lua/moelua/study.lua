@@ -205,9 +205,9 @@ function Study:enter(arm, comparable)
   list[#list + 1] = arm
 end
 
---- The routing of an evaluated mixture for the report's heat map.
+--- The routing of an evaluated mixture for the report: heat map and figures by layer.
 function Study:routing(result, experts)
-  self.experts = experts
+  self.experts, self.statistics = experts, result.statistics
   for _, name in ipairs(self.names) do
     self.heat[#self.heat + 1] = { domain = name, rows = result.routing[name] }
   end
@@ -287,7 +287,8 @@ function Study:write(results)
   check(system.write(out .. "/results.json", json.encode(results, { indent = 2 }) .. "\n"))
   check(system.write(out .. "/report.html", report.html(results, {
     title = self.parts.title, about = self.parts.about, domains = self.names,
-    curves = self.curves, heat = self.heat, experts = self.experts, config = request(self.opt),
+    curves = self.curves, heat = self.heat, experts = self.experts,
+    statistics = self.statistics, config = request(self.opt),
     tables = more_tables(self),
     versions = { { "moelua", core.version }, { "kernels", core.kernels } },
     command = command_line(), notes = self.notes,
