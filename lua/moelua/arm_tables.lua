@@ -71,18 +71,17 @@ local function figure(name, key, format)
   end }
 end
 
---- Figures of the routing on held-out text, means over the mixture layers; nil when no arm has any.
+--- Figures of the routing, means over the mixture layers; nil when no arm has any.
 function arm_tables.routing(arms)
   local list = {}
   for _, arm in ipairs(arms) do
     if arm.cv then list[#list + 1] = arm end
   end
   if #list == 0 then return nil end
-  return make("routing on held-out text, mean of the mixture layers", list, {
-    { name = "model", read = name_of }, figure("load cv", "cv"),
-    figure("dropped", "dropped"), figure("dead", "dead"), figure("entropy", "entropy"),
-    figure("information, bits", "mutual_information"),
-    figure("largest cv in training", "training_cv") })
+  return make("routing on held-out text, mean of the mixture layers; and in training", list, {
+    { name = "model", read = name_of }, figure("load cv", "cv"), figure("dead", "dead"),
+    figure("entropy", "entropy"), figure("information", "mutual_information"),
+    figure("largest cv", "training_cv"), figure("dropped", "training_dropped") })
 end
 
 -- A ratio with its interval, or that it was not reached, or not with all seeds.

@@ -136,7 +136,8 @@ local function record(self, arm, seed, model, cost)
   arm.seeds[#arm.seeds + 1] = options.merge(entry, { seed = seed, metric = result.metric,
     mean = result.mean, tokens = cost.tokens, flops = cost.flops, seconds = cost.seconds,
     steps = cost.steps, validation = cost.validation,
-    training_cv = cost.routing and cost.routing.cv_max })
+    training_cv = cost.routing and cost.routing.cv_max,
+    training_dropped = cost.routing and cost.routing.dropped })
   arm.result = arm.result or result
 end
 
@@ -160,7 +161,7 @@ local function summarise(self, arm)
   for _, name in ipairs { "tokens", "flops", "seconds" } do
     arm[name] = statistics.mean(values(arm, name))
   end
-  for _, name in ipairs { "training_cv", table.unpack(ROUTING) } do
+  for _, name in ipairs { "training_cv", "training_dropped", table.unpack(ROUTING) } do
     local list = values(arm, name)
     if #list == #arm.seeds then arm[name] = statistics.interval(list) end
   end
@@ -184,7 +185,7 @@ end
 -- What is written to results.json and shown; the rest of an arm is how it came to be.
 local SHOWN = { "name", "seeds", "rate", "rates", "tuning", "metric", "mean", "interval", "tokens",
   "flops", "seconds", "parameters", "active", "causal", "coupled", "training_cv",
-  table.unpack(ROUTING) }
+  "training_dropped", table.unpack(ROUTING) }
 
 local function publish(self, arm)
   summarise(self, arm)

@@ -106,15 +106,16 @@ local function validate(job)
 end
 
 -- The coefficient of variation of the experts' load: its mean over logged steps and layers, and the
--- largest; nil when there are no mixture layers.
+-- largest; the mean share of dropped slots. nil when there are no mixture layers.
 local function routing_of(entries)
-  local sum, count, most = 0.0, 0, 0.0
+  local cv, dropped, count, most = 0.0, 0.0, 0, 0.0
   for _, entry in ipairs(entries) do
     for _, layer in ipairs(entry.routing or {}) do
-      sum, count, most = sum + layer.cv, count + 1, math.max(most, layer.cv)
+      cv, dropped, count = cv + layer.cv, dropped + layer.dropped, count + 1
+      most = math.max(most, layer.cv)
     end
   end
-  return count > 0 and { cv = sum / count, cv_max = most } or nil
+  return count > 0 and { cv = cv / count, cv_max = most, dropped = dropped / count } or nil
 end
 
 local function summary(job)
@@ -282,11 +283,11 @@ end
 --- Raises { message, code = "diverged" } when loss, gradient or weights are no longer finite.
 --- The curve has { tokens, bits per token } for each logged step, validation { step, mean } for
 --- each evaluation, routing the coefficient of variation of the experts' load over logged steps and
---- mixture layers (mean and largest).
+--- mixture layers (mean and largest) and the mean share of dropped slots.
 ---@param model moelua.Model
 ---@param given table
 ---@return { steps: integer, tokens: integer, flops: number, seconds: number, curve: number[][],
----  validation: number[][], routing: { cv: number, cv_max: number }? }
+---  validation: number[][], routing: { cv: number, cv_max: number, dropped: number }? }
 return function(model, given)
   expect(type(model) == "table" and type(model.config) == "table", "moe.train", "model", "a model",
     model)

@@ -43,7 +43,7 @@ study:need(opt.pattern:find("^[md]+$"), "--pattern is '%s': letters m and d expe
 
 -- What the command line leaves open is as each kind of router has it; top-k gets a balance loss.
 local router = { kind = opt.router, k = opt.k, gate = opt.gate, z_loss = opt.z_loss,
-  jitter = opt.jitter, capacity = opt.capacity }
+  jitter = opt.jitter, capacity = opt.capacity and { factor = opt.capacity } }
 if opt.balance == "none" then
   router.balance = false
 elseif opt.router == "topk" or given.balance or given.coef then
