@@ -853,23 +853,15 @@ moe.double = nil
 
 --- Bits per token of each corpus, the mean over all tokens of its windows, which do not overlap:
 ---   moe.evaluate(model, { name = corpus, ... }, { split = "test" }) ->
----   { metric = { name = bits per token }, mean, tokens = { name = n }, routing = { name = rows },
----     statistics = { figures or false }, causal, coupled, group, left_out = { name = n } }
+---   { metric = { name = bits per token }, mean, tokens = { name = n }, routing = { name = rows } }
 --- `mean` is that of the corpora, each with the same weight, and rows[layer][expert] the share of
---- routed slots (false for layers without a router). statistics, by layer and over all corpora, has
---- load, max_over_mean, cv, entropy, dropped, dead and mutual_information, see routing.lua. causal
---- is false when the model looks at later tokens, coupled true when it looks at other sequences:
---- such figures do not compare with those of models that generate text.
---- A corpus alone goes by its own name. Options: split ("validation" unless given), batch, windows
---- (at most so many of each corpus, evenly spaced; all when left out), context (the model's when
---- left out), seed, step (both for routers that draw or that change with training), and group.
---- A model that mixes sequences, and any with `group`, reads whole windows in groups that mix all
---- corpora, see groups.lua; left_out has the windows that made no group.
+--- routed slots (false for dense layers). A corpus alone goes by its own name. Options: split
+--- ("validation" unless given), batch, windows (at most so many of each corpus, evenly spaced; all
+--- when left out), context (the model's when left out).
 ---@param model moelua.Model
 ---@param texts moelua.Corpus|table<string, moelua.Corpus>
 ---@param given table?
----@return { metric: table, mean: number, tokens: table, routing: table, statistics: table,
----  split: string, causal: boolean, coupled: boolean, group: integer?, left_out: table? }
+---@return { metric: table, mean: number, tokens: table, routing: table, split: string }
 function moe.evaluate(model, texts, given) end
 
 ---@class moelua.flops
@@ -882,12 +874,6 @@ moe.flops = flops
 ---@param context integer
 ---@return number
 function flops.attention(width, context) end
-
---- The width of a dense layer that takes as much compute as a layer with these options.
----@param opts table options of a layer
----@param dim integer
----@return integer
-function flops.dense_width(opts, dim) end
 
 --- Training FLOPs of one token in a feed-forward layer, on average: of the matrices that it meets.
 ---@param opts table options of a layer, as in a model's config
@@ -1377,7 +1363,7 @@ function Router:buffers(prefix) end
 ---@param how table
 ---@param ... integer sizes, the tokens first
 ---@return moelua.Tensor
-function Router:draw(law, use, how, ...) end
+function Router:noise(law, use, how, ...) end
 
 --- The weight by the name of the router itself, layers.0.ffn.router, as checkpoints have it; then
 --- what else its kind trains, as layers.0.ffn.router.noise.
@@ -1475,8 +1461,7 @@ function tokenizer.resolve(where, value) end
 --- Trains the model in place to predict the next token. Options: data (a corpus, or
 --- { name = corpus, ... } with even shares), steps, batch (sequences a step), accumulate (equal
 --- micro-batches that a step goes through, one after the other: the same gradient in less memory),
---- group (so many sequences in a row share no document; what the model mixes when left out), context
---- (tokens), lr (peak), schedule, warmup, floor, decay, beta1, beta2, eps, weight_decay,
+--- context (tokens), lr (peak), schedule, warmup, floor, decay, beta1, beta2, eps, weight_decay,
 --- clip, precision (of products: weights and moments stay f32), seed, out, fresh, log_every,
 --- save_every, eval_every, eval_windows, name, quiet, save_model; see train_options.lua.
 --- With `out`, a run folder, the same call again goes on where the last one stopped, bit for bit,
