@@ -7,6 +7,7 @@
 #include <cblas.h>
 #include <string.h>
 
+#include "base/ctx.h"
 #include "kernels/kernels.h"
 
 #if MOE_REAL_IS_DOUBLE
