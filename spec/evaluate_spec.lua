@@ -198,7 +198,8 @@ describe("what the layers are told in evaluation", function()
   local function told_by(m, texts, more)
     local calls, loss = {}, m.loss
     m.loss = function(self, x, y, how)
-      calls[#calls + 1] = { how.train, how.step or false, how.micro, how.seed, how.labels:totable() }
+      calls[#calls + 1] = { how.train, how.step or false, how.micro, how.seed,
+        how.labels:totable() }
       return loss(self, x, y, how)
     end
     moe.evaluate(m, texts, more)
