@@ -185,6 +185,8 @@ describe("a router that cannot learn", function()
     check({ k = 1, balance = {} })
     check({ k = 1, z_loss = 1e-3 })
     check({ k = 2, gate = "all", capacity = { renormalise = true } })
-    for _, kind in ipairs(router.kinds) do check({ kind = kind }) end
+    for _, kind in ipairs({ "switch", "noisy_topk", "gshard", "sample", "soft", "hash" }) do
+      check({ kind = kind })
+    end
   end)
 end)

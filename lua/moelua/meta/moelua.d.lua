@@ -140,6 +140,19 @@ moe.bincount = Tensor.bincount
 function Tensor.bytes(x) end
 moe.bytes = Tensor.bytes
 
+--- Experts [T x k] of a routing with -1 for the slots beyond `capacity` of an expert in each of so
+--- many segments of the tokens, and 1 for the slots that remain, otherwise 0. First come earlier
+--- tokens ("position"), all first choices ("choice"), or the largest gates ("probability").
+---@param gates moelua.Tensor
+---@param experts moelua.Tensor
+---@param capacity integer
+---@param policy? "position"|"choice"|"probability" default position
+---@param segments? integer default 1
+---@return moelua.Tensor
+---@return moelua.Tensor
+function Tensor.capacity_route(gates, experts, capacity, policy, segments) end
+moe.capacity_route = Tensor.capacity_route
+
 --- Scales all gradients in place so that their joint 2-norm is at most max; returns the norm
 --- before.
 ---@param list moelua.Tensor[]
@@ -328,6 +341,14 @@ moe.item = Tensor.item
 function Tensor.keep_slots(experts, keep) end
 moe.keep_slots = Tensor.keep_slots
 
+--- For each of the logits [T x N] the k-th largest of the others in its row: what it has to exceed
+--- to be one of the k largest.
+---@param logits moelua.Tensor
+---@param k integer
+---@return moelua.Tensor
+function Tensor.kth_excluding(logits, k) end
+moe.kth_excluding = Tensor.kth_excluding
+
 --- x W^T + bias: x [.. x in], weight [out x in], bias [out] -> [.. x out]; in f32 if asked to,
 --- whatever moe.precision says.
 ---@param x moelua.Tensor
@@ -387,6 +408,21 @@ moe.mean = Tensor.mean
 ---@param settings? table
 ---@return table
 function moe.memory(settings) end
+
+--- Mixture of tokens (Antoniak et al. 2023): x [B x S x d], groups of `group` successive sequences
+--- at each position; controller [E x d] (nil: all tokens weigh the same), w1 [E x h x d], w3 like
+--- it for swiglu, else nil, w2 [E x d x h], temperature one number (nil: 1) -> [B x S x d].
+---@param x moelua.Tensor
+---@param controller? moelua.Tensor
+---@param w1 moelua.Tensor
+---@param w3? moelua.Tensor
+---@param w2 moelua.Tensor
+---@param temperature? moelua.Tensor|number
+---@param group integer
+---@param activation? "swiglu"|"relu"|"gelu"|"silu" default relu
+---@return moelua.Tensor
+function Tensor.mixture_of_tokens(x, controller, w1, w3, w2, temperature, group, activation) end
+moe.mixture_of_tokens = Tensor.mixture_of_tokens
 
 --- Experts over routed tokens, dropless: x [T x d], gates and 0-based experts [T x k], w1 and w3 [E
 --- x I x d], w2 [E x d x I] -> [T x d]. A slot with expert -1 is empty. "swiglu": W2 (silu(W1 x) *
@@ -596,6 +632,12 @@ moe.size = Tensor.size
 function Tensor.softmax(x, dim) end
 moe.softmax = Tensor.softmax
 
+--- log(1 + exp(x)) of each element, with all digits at both ends.
+---@param x moelua.Tensor
+---@return moelua.Tensor
+function Tensor.softplus(x) end
+moe.softplus = Tensor.softplus
+
 --- Square root of each element.
 ---@param x moelua.Tensor
 ---@return moelua.Tensor
@@ -701,6 +743,13 @@ moe.zero_grad = Tensor.zero_grad
 ---@param ... integer|integer[]|table
 ---@return moelua.Tensor
 function moe.zeros(...) end
+
+--- A new model with one more expert by domain, as a copy of one that is there, in every layer that
+--- routes by domain. Its domain comes last.
+---@param m moelua.Model
+---@param given { name: string, from: string }
+---@return moelua.Model
+function moe.add_expert(m, given) end
 
 --- The uniform average of the weights of models with a common seed, in f32.
 ---@param models (moelua.Model|string)[] models, or folders of models
@@ -853,15 +902,23 @@ moe.double = nil
 
 --- Bits per token of each corpus, the mean over all tokens of its windows, which do not overlap:
 ---   moe.evaluate(model, { name = corpus, ... }, { split = "test" }) ->
----   { metric = { name = bits per token }, mean, tokens = { name = n }, routing = { name = rows } }
+---   { metric = { name = bits per token }, mean, tokens = { name = n }, routing = { name = rows },
+---     statistics = { figures or false }, causal, coupled, group, left_out = { name = n } }
 --- `mean` is that of the corpora, each with the same weight, and rows[layer][expert] the share of
---- routed slots (false for dense layers). A corpus alone goes by its own name. Options: split
---- ("validation" unless given), batch, windows (at most so many of each corpus, evenly spaced; all
---- when left out), context (the model's when left out).
+--- routed slots (false for layers without a router). statistics, by layer and over all corpora, has
+--- load, max_over_mean, cv, entropy, dropped, dead and mutual_information, see routing.lua. causal
+--- is false when the model looks at later tokens, coupled true when it looks at other sequences:
+--- such figures do not compare with those of models that generate text.
+--- A corpus alone goes by its own name. Options: split ("validation" unless given), batch, windows
+--- (at most so many of each corpus, evenly spaced; all when left out), context (the model's when
+--- left out), seed, step (both for routers that draw or that change with training), and group.
+--- A model that mixes sequences, and any with `group`, reads whole windows in groups that mix all
+--- corpora, see groups.lua; left_out has the windows that made no group.
 ---@param model moelua.Model
 ---@param texts moelua.Corpus|table<string, moelua.Corpus>
 ---@param given table?
----@return { metric: table, mean: number, tokens: table, routing: table, split: string }
+---@return { metric: table, mean: number, tokens: table, routing: table, statistics: table,
+---  split: string, causal: boolean, coupled: boolean, group: integer?, left_out: table? }
 function moe.evaluate(model, texts, given) end
 
 ---@class moelua.flops
@@ -874,6 +931,12 @@ moe.flops = flops
 ---@param context integer
 ---@return number
 function flops.attention(width, context) end
+
+--- The width of a dense layer that takes as much compute as a layer with these options.
+---@param opts table options of a layer
+---@param dim integer
+---@return integer
+function flops.dense_width(opts, dim) end
 
 --- Training FLOPs of one token in a feed-forward layer, on average: of the matrices that it meets.
 ---@param opts table options of a layer, as in a model's config
@@ -962,8 +1025,8 @@ function Model.generate(model, prompt, given) end
 
 --- Token ids after the given ones; those that `stop` is made of come last. A list of lists gives a
 --- list of results. Options: max_tokens, temperature (0: always the most likely token), top_k,
---- top_p (Holtzman et al. 2020), seed, stop, cache ("f32", "bf16" or "f16": its element type, by
---- default that of the weights).
+--- top_p (Holtzman et al. 2020), seed, stop, domain (its name, where experts are by domain), cache
+--- ("f32", "bf16" or "f16": its element type, by default that of the weights).
 --- Generation ends at the context length. A prompt that leaves no room loses its beginning.
 --- Number i of a list draws as it would alone with seed + i - 1.
 ---@param ids integer[]|integer[][]
@@ -971,13 +1034,13 @@ function Model.generate(model, prompt, given) end
 ---@return integer[]|integer[][]
 function Model.generate_ids(model, ids, given) end
 
---- Token ids (a list, or i32 [B x T]) -> logits f32 [T x vocab] ([B x T x vocab] for a batch).
-function Model:logits(ids, cache) end
+--- Token ids (a list, or i32 [B x T]) -> logits f32 [T x vocab] ([B x T x vocab] for a batch). They
+--- follow what is in the cache, if any; `how` goes to every layer, see nn.lua.
+function Model:logits(ids, cache, how) end
 
---- Mean cross-entropy in nats plus the auxiliary losses of the mixture layers (summed over layers,
---- as in Branch-Train-MiX): ids and targets i32 [B x T], target -1 does not count. `how` goes to
---- every layer, see nn.lua. Returns the loss, and { nll = tensor, aux = tensor or nil, layers =
---- infos }.
+--- Mean cross-entropy in nats plus the auxiliary losses of the layers, see balance.lua: ids and
+--- targets i32 [B x T], target -1 does not count. `how` goes to every layer, see nn.lua.
+--- Returns the loss, and { nll = tensor, aux = tensor or nil, layers = infos }.
 function Model:loss(ids, targets, how) end
 
 --- {name, tensor, layer, field} of every parameter, in the order of checkpoints; layer[field] is
@@ -1335,6 +1398,12 @@ function options.merge(base, more) end
 ---@return string?
 function options.nearest(name, candidates) end
 
+--- A new model without the experts of a domain; the others keep their order.
+---@param m moelua.Model
+---@param name string
+---@return moelua.Model
+function moe.remove_expert(m, name) end
+
 ---@class moelua.router
 local router = {}
 moe.router = router
@@ -1363,7 +1432,7 @@ function Router:buffers(prefix) end
 ---@param how table
 ---@param ... integer sizes, the tokens first
 ---@return moelua.Tensor
-function Router:noise(law, use, how, ...) end
+function Router:draw(law, use, how, ...) end
 
 --- The weight by the name of the router itself, layers.0.ffn.router, as checkpoints have it; then
 --- what else its kind trains, as layers.0.ffn.router.noise.
@@ -1390,6 +1459,11 @@ function router.check_trainable(opts) end
 ---@param is_first boolean of the mixture layers of the model
 ---@return table opts
 function router.for_layer(opts, is_first) end
+
+--- How many matrices [experts x dim] a token is multiplied with to be routed.
+---@param opts table as router.options returns them
+---@return integer
+function router.matrices(opts) end
 
 --- The options of a router of `experts` experts (nil: not known yet), complete and checked.
 --- Options that are complete already stay as they are.
@@ -1461,6 +1535,7 @@ function tokenizer.resolve(where, value) end
 --- Trains the model in place to predict the next token. Options: data (a corpus, or
 --- { name = corpus, ... } with even shares), steps, batch (sequences a step), accumulate (equal
 --- micro-batches that a step goes through, one after the other: the same gradient in less memory),
+--- group (so many sequences in a row share no document; when left out, those that the model mixes),
 --- context (tokens), lr (peak), schedule, warmup, floor, decay, beta1, beta2, eps, weight_decay,
 --- clip, precision (of products: weights and moments stay f32), seed, out, fresh, log_every,
 --- save_every, eval_every, eval_windows, name, quiet, save_model; see train_options.lua.
