@@ -153,6 +153,21 @@ describe("MoE", function()
     end)
   end
 
+  for _, activation in ipairs({ "relu", "gelu", "silu" }) do
+    it("has experts of two matrices: " .. activation, function()
+      local layer = mixture({ kind = "soft" }, { activation = activation })
+      assert.same({ "router", "experts.w1", "experts.w2" }, (models.shapes(layer)))
+      local flat, want, bank = x:reshape(-1, 4), 0, layer.experts
+      local gates = flat:linear(layer.router.weight):softmax(-1)
+      for e = 1, 3 do
+        local up = flat:matmul(bank.w1:select(1, e):transpose(1, 2))
+        want = moe[activation](up):matmul(bank.w2:select(1, e):transpose(1, 2)) *
+          gates:narrow(2, e, 1) + want
+      end
+      helper.close(layer(x):reshape(-1, 4), want)
+    end)
+  end
+
   it("reports load, entropy and drops", function()
     local layer = mixture({ k = 2 })
     local _, info = layer(x)

@@ -84,7 +84,7 @@ end
 
 --- x [T x dim], gates f32 and experts i32 [T x s] -> [T x dim]; expert -1 is a slot without one.
 function Experts:forward(x, gates, experts)
-  return core.moe_ffn(x, gates, experts, self.w1, self.w3, self.w2)
+  return core.moe_ffn(x, gates, experts, self.w1, self.w3, self.w2, self.activation)
 end
 
 return feed_forward

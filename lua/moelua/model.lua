@@ -222,7 +222,7 @@ end
 -- `how` with a mask where targets are -1, unless it has one or all of them count.
 local function with_mask(how, targets)
   if how and how.mask then return how end
-  local missing = (-targets:to("f32")):relu()
+  local missing = (-core.to(targets, "f32")):relu()
   if missing:max():item() == 0 then return how end
   return options.merge(how or {}, { mask = 1 - missing })
 end
@@ -233,7 +233,7 @@ end
 function Model:loss(ids, targets, how)
   local hidden, infos = self:forward(ids, with_mask(how, targets))
   local nll = hidden:reshape(-1, self.config.dim)
-    :head_cross_entropy((self.head or self.embedding):to("f32"), targets:reshape(-1))
+    :head_cross_entropy((self.head or self.embedding):to("f32"), core.reshape(targets, -1))
   local aux = balance.total(infos, self.config.layers)
   return aux and nll + aux or nll, { nll = nll, aux = aux, layers = infos }
 end
