@@ -239,7 +239,8 @@ describe("other mixtures", function()
       assert.equal("moelua", (type_of(models.mixture({ router = router }))))
     end
     assert.equal("mixtral", (type_of(models.mixture({ router = { k = 2, jitter = 0.1,
-      capacity = { factor = 1 }, balance = { form = "switch", reduce = "pooled", scope = "step" }, z_loss = 0.5 } }))))
+      capacity = { factor = 1 }, z_loss = 0.5,
+      balance = { form = "switch", reduce = "pooled", scope = "step" } } }))))
   end)
 
   it("name shared experts and their gate as others do", function()

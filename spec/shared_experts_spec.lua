@@ -191,3 +191,76 @@ describe("a model of shared experts", function()
     models.same(half, half:copy())
   end)
 end)
+
+describe("a model with other options over its weights", function()
+  local m = models.tiny({ layers = 3, std = 0.3, ffn = { { kind = "dense" },
+    { kind = "moe", hidden = 12, experts = 4, segments = 2, shared = 1, router = { k = 2,
+      gate = "all" } }, { kind = "moe", hidden = 12, experts = 3, router = { k = 2 } } } })
+  local ids = { 3, 4, 5, 6, 7 }
+
+  -- The layer alone, on inputs that a layer would see.
+  local inputs = moe.randn(1, 5, 16, { seed = 2, stream = "x" })
+
+  it("does without shared experts and takes one more of the others", function()
+    local less = m:with_ffn(function(ffn)
+      if ffn.shared then ffn.shared, ffn.router.k = nil, ffn.router.k + 1 end
+    end)
+    assert.equal(4, less.config.ffn[2].router.k)
+    assert.equal(3, m.config.ffn[2].router.k)
+    assert.is_nil(less.layers[2].ffn.shared)
+    local bank, router = m.layers[2].ffn.experts, m.layers[2].ffn.router
+    local flat = inputs:reshape(5, 16)
+    local gates, experts = flat:linear(router.weight):topk_route(4, "all")
+    helper.close(less.layers[2].ffn(inputs):reshape(5, 16), bank(flat, gates, experts), 0)
+    assert.is_true(models.distance(less:logits(ids), m:logits(ids)) > 1e-3)
+  end)
+
+  it("has the same tensors, and nothing else to learn", function()
+    local same = m:with_ffn(function() end)
+    models.same(m, same)
+    assert.same(m.config, same.config)
+    assert.equal(m:logits(ids):bytes(), same:logits(ids):bytes())
+    same.layers[3].ffn.router.weight:detach():fill_(0)
+    assert.equal(0, m.layers[3].ffn.router.weight:detach():max():item())
+    m.layers[3].ffn.router.weight:detach():copy_(moe.randn(3, 16, { seed = 1 }) * 0.3)
+    assert.equal(m:logits(ids):bytes(), same:logits(ids):bytes())
+  end)
+
+  it("leaves out the best experts of each token", function()
+    for _, gate in ipairs({ "all", "selected", "sigmoid" }) do
+      local whole = models.tiny({ std = 0.3, ffn = { kind = "moe", hidden = 8, experts = 6,
+        router = { k = 2, gate = gate } } })
+      local masked = whole:with_ffn(function(ffn) ffn.router.skip = 3 end)
+      local gates, experts = masked.layers[1].ffn.router:route(inputs)
+      local logits = inputs:reshape(5, 16):linear(whole.layers[1].ffn.router.weight)
+      local all_gates, order = logits:topk_route(6, "all")
+      assert.same(order:narrow(2, 4, 2):totable(), experts:totable())
+      if gate == "all" then
+        helper.close(gates, all_gates:narrow(2, 4, 2))
+      else
+        -- As if those experts were not there.
+        local rest = {}
+        for t, row in ipairs(logits:totable()) do
+          for s = 1, 3 do row[order:totable()[t][s] + 1] = -1e4 end
+          rest[t] = row
+        end
+        helper.close(gates, (moe.tensor(rest):topk_route(2, gate)))
+      end
+    end
+  end)
+
+  it("may take fewer experts, and says what it cannot change", function()
+    assert.equal(1, m:with_ffn(function(_, i)
+      if i == 3 then return { kind = "moe", hidden = 12, experts = 3, router = { k = 1 } } end
+    end).config.ffn[3].router.k)
+    local hint = "\nhint: only options that leave the weights as they are can be changed"
+    misuse(function() m:with_ffn(function(ffn) ffn.hidden = 6 end) end,
+      "with_ffn: layers.0.ffn.w1 would be [6 x 16], but is [24 x 16]" .. hint)
+    misuse(function() m:with_ffn(function(ffn) ffn.shared = ffn.router and 1 end) end,
+      "with_ffn: layers.2.ffn.shared.w1 would be [12 x 16], but is not there" .. hint)
+    misuse(function() m:with_ffn(function(ffn)
+      if ffn.router then ffn.router.skip = 6 end
+    end) end, "router: without the best 6 of 7 experts there are no 3 left")
+    misuse(function() m:with_ffn(3) end, "with_ffn: change must be a function, not 3")
+  end)
+end)

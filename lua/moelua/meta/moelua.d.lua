@@ -1066,6 +1066,14 @@ function Model:to(dtype) end
 ---@param train boolean?
 ---@return { causal: boolean, coupled: string, group: integer|string|nil }
 function Model:traits(train) end
+
+--- A model of the same tensors, not copies of them, whose feed-forward layers have other options:
+--- what does it lose without a part, or gain with another k? change(options, number) is called for
+--- the complete options of each layer and changes them, or returns others:
+---   model:with_ffn(function(ffn) ffn.shared, ffn.router.k = nil, ffn.router.k + 1 end)
+---@param change fun(options: table, layer: integer): table?
+---@return moelua.Model
+function Model:with_ffn(change) end
 end
 
 --- The options of a model, checked and with everything filled in: plain data, which a model keeps
@@ -1544,11 +1552,11 @@ function tokenizer.resolve(where, value) end
 --- Raises { message, code = "diverged" } when loss, gradient or weights are no longer finite.
 --- The curve has { tokens, bits per token } for each logged step, validation { step, mean } for
 --- each evaluation, routing the coefficient of variation of the experts' load over logged steps and
---- mixture layers (mean and largest).
+--- mixture layers (mean and largest) and the mean share of dropped slots.
 ---@param model moelua.Model
 ---@param given table
 ---@return { steps: integer, tokens: integer, flops: number, seconds: number, curve: number[][],
----  validation: number[][], routing: { cv: number, cv_max: number }? }
+---  validation: number[][], routing: { cv: number, cv_max: number, dropped: number }? }
 function moe.train(model, given) end
 
 ---@type string

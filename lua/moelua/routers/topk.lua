@@ -11,6 +11,9 @@
 --   b_i = b_i + rate * sign(mean load - load_i)
 --
 -- where the load is that of the step's whole batch. rate = 0 freezes the bias.
+--
+-- With skip = n each token does without its n best experts and takes the next k, as if those were
+-- gone: how much a model that has been trained depends on them (Dai et al. 2024, figure 4).
 
 local core = require("moelua.core")
 local options = require("moelua.options")
@@ -21,6 +24,7 @@ topk.options = {
   k = { "integer", 2 },
   gate = { { "selected", "all", "sigmoid" }, "selected" },
   bias = "table|boolean",         -- { rate = 1e-3 }; false: none
+  skip = "integer",               -- how many of the best experts of each token are left out
 }
 topk.buffers = { "bias" }
 
@@ -34,8 +38,22 @@ function topk.check_k(opts, experts)
   end
 end
 
+local function check_skip(opts, experts)
+  local skip = opts.skip
+  if not skip then return end
+  if skip < 0 or experts and opts.k + skip > experts then
+    core.raise("router: without the best %d of %s experts there are no %d left", skip,
+      experts or "all", opts.k)
+  end
+  if opts.gate == "sigmoid" and opts.k == 1 then
+    core.raise("router: skip is not for k = 1 with gate = \"sigmoid\", whose gates are not " ..
+      "normalised")
+  end
+end
+
 function topk.check(opts, experts)
   topk.check_k(opts, experts)
+  check_skip(opts, experts)
   if not opts.bias then return end
   opts.bias = options.check("router.bias", opts.bias, declared_bias)
   if not (opts.bias.rate >= 0 and opts.bias.rate < math.huge) then
@@ -69,9 +87,17 @@ local function shares(logits)
   return s / s:sum(-1, true)
 end
 
+-- The experts after the best `skip`, with the gates that they have without those.
+local function next_best(opts, gates, experts)
+  gates = gates:narrow(2, opts.skip + 1, opts.k)
+  if opts.gate ~= "all" then gates = gates / gates:sum(-1, true) end
+  return gates, experts:narrow(2, opts.skip + 1, opts.k):contiguous()
+end
+
 function topk.route(router, logits, how)
   local opts = router.opts
-  local gates, experts = logits:topk_route(opts.k, opts.gate, router.bias)
+  local gates, experts = logits:topk_route(opts.k + (opts.skip or 0), opts.gate, router.bias)
+  if opts.skip then gates, experts = next_best(opts, gates, experts) end
   if opts.bias then count(router, experts, how) end
   return gates, experts, { scores = opts.gate == "sigmoid" and shares(logits) or nil }
 end
