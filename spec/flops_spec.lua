@@ -49,6 +49,33 @@ describe("flops", function()
     assert.equal(dense + 6 * 4 * (3 * 128 * 352 + 4 * 128), mixed)
   end)
 
+  it("of a mixture count what its router uses on average", function()
+    local expert, matrix = 3 * 16 * 24, 5 * 16
+    local function of(router)
+      return flops.ffn({ kind = "moe", hidden = 24, experts = 5, router = router }, 16) / 6
+    end
+    assert.equal(expert + matrix, of({ kind = "switch" }))
+    assert.equal(2 * expert + matrix, of({ kind = "gshard" }))
+    assert.equal(2 * expert + 2 * matrix, of({ kind = "noisy_topk" }))
+    assert.equal(5 * expert + matrix, of({ kind = "soft" }))
+    assert.equal(1.5 * expert + matrix, of({ kind = "expert_choice", factor = 1.5 }))
+    assert.equal(expert + matrix, of({ kind = "base" }))
+    assert.equal(expert, of({ kind = "hash" }))
+    assert.equal(expert, of({ kind = "domain", domains = { "a", "b", "c", "d", "e" } }))
+    assert.equal(2 * expert + matrix, of({ k = 2, skip = 2 }))
+  end)
+
+  it("and parameters in use are those of the model", function()
+    local m = models.tiny({ ffn = models.mixture({ router = { kind = "expert_choice",
+      factor = 1.5 } }) })
+    local total, active = m:count()
+    assert.equal(2 * (4 - 1.5) * 3 * 16 * 24, total - active)
+    m = models.tiny({ ffn = models.mixture({ experts = 3, router = { kind = "expert_choice",
+      factor = 1.1 } }) })
+    total, active = m:count()
+    assert.is_true(math.abs(2 * (3 - 1.1) * 3 * 16 * 24 - (total - active)) < 1e-6)
+  end)
+
   -- Rounds to so many digits.
   local function about(x, digits) return ("%." .. digits .. "g"):format(x) end
   local sizes = require("moelua.model").parameters

@@ -202,6 +202,11 @@ describe("mix and average refuse", function()
     misuse(function() moe.average({ a, models.tiny({ rope_theta = 500 }) }) end,
       "average: models 1 and 2 do not fit together: rope_theta is 10000 in model 1 and 500 in " ..
       "model 2" .. hint)
+    misuse(function()
+      moe.mix({ models.tiny({ ffn = { activation = "relu" } }), models.tiny({ ffn = {
+        activation = "gelu" } }) })
+    end, "mix: models 1 and 2 do not fit together: the activation of layer 1 is relu in model 1 " ..
+      "and gelu in model 2" .. hint)
   end)
 
   it("mixtures as experts", function()
@@ -226,6 +231,37 @@ describe("mix and average refuse", function()
   it("averages of mixtures are fine", function()
     local m = models.tiny({ ffn = models.mixture() })
     models.same(m, moe.average({ m, m }))
+  end)
+
+  it("averages of buffers are, of tables that differ they are not", function()
+    local function router(kind) return models.tiny({ ffn = models.mixture({ router = kind }) }) end
+    local one, two = router({ k = 2, bias = {} }), router({ k = 2, bias = {} })
+    one.layers[1].ffn.router.bias:fill_(1)
+    helper.close(moe.average({ one, two }).layers[1].ffn.router.bias, { 0.5, 0.5, 0.5, 0.5 })
+    one = router({ kind = "hash", by = "balanced" })
+    two = one:copy()
+    assert.equal(nn.fingerprint(one), nn.fingerprint(moe.average({ one, two })))
+    two.layers[2].ffn.router.table:fill_(0)
+    misuse(function() moe.average({ one, two }) end,
+      "average: models 1 and 2 do not fit together: " ..
+      "layers.1.ffn.router.table differs\nhint: all models must be trained from the same seed")
+  end)
+
+  it("any kind of router is fine, with whatever it begins with", function()
+    local list = family_of(3, { ffn = { activation = "relu" } })
+    for _, kind in ipairs({ "switch", "noisy_topk", "soft", "sample", "base", "hash" }) do
+      local by = kind == "hash" and "balanced" or nil
+      local mixed = moe.mix(list, { router = { kind = kind, by = by }, seed = 7 })
+      assert.equal("relu", mixed.config.ffn[1].activation)
+      local fresh = moe.model.new({ dim = 16, layers = 2, heads = 2, vocab = 256, context = 16,
+        seed = 7, std = 0.02, ffn = { kind = "moe", hidden = 24, experts = 3,
+        activation = "relu", router = { kind = kind, by = by } } })
+      assert.same(fresh.config.ffn, mixed.config.ffn)
+      for i, layer in ipairs(fresh.layers) do
+        assert.equal(nn.fingerprint(layer.ffn.router), nn.fingerprint(mixed.layers[i].ffn.router))
+      end
+      assert.same({ 8, 256 }, mixed:logits(ids):shape())
+    end
   end)
 end)
 

@@ -89,6 +89,35 @@ describe("configuration", function()
     assert.is_true(config.tied)
   end)
 
+  it("stays as it is when it is complete", function()
+    local check_config = require("moelua.model").check_config
+    for _, ffn in ipairs({ {}, models.mixture(), models.mixture({ segments = 2, shared = 1 }),
+      models.mixture({ router = { kind = "sample" } }),
+      models.mixture({ router = { kind = "hash", by = "balanced" } }) }) do
+      local config = models.tiny({ ffn = ffn }).config
+      assert.same(config, check_config(config))
+    end
+  end)
+
+  it("makes the first mixture layer soft where one expert is drawn", function()
+    local drawn = models.mixture({ router = { kind = "sample", z_loss = 0.1 } })
+    local config = models.tiny({ layers = 4, ffn = { {}, drawn, drawn, {} } }).config
+    assert.equal("soft", config.ffn[2].router.kind)
+    assert.equal(0.1, config.ffn[2].router.z_loss)
+    assert.equal("sample", config.ffn[3].router.kind)
+    drawn.router.first = "sample"
+    config = models.tiny({ ffn = { {}, drawn } }).config
+    assert.equal("sample", config.ffn[2].router.kind)
+  end)
+
+  it("tells a hash the vocabulary", function()
+    local hash = models.mixture({ router = { kind = "hash", by = "balanced" } })
+    assert.equal(256, models.tiny({ ffn = hash }).config.ffn[1].router.vocab)
+    hash.router.vocab = 100
+    misuse(new({ ffn = hash }),
+      "moe.model.new: the hash of a router is for a vocabulary of 100, the model has 256")
+  end)
+
   it("is refused with the reason", function()
     misuse(new({ dims = 3 }), "moe.model.new: unknown option 'dims'\nhint: did you mean 'dim'?")
     misuse(new({ heads = 3 }),
@@ -124,6 +153,12 @@ local patterns = {
   mixture = { ffn = models.mixture() },
   ["dense below, mixture above"] = { ffn = { {}, models.mixture() } },
   ["mixture below, dense above"] = { ffn = { models.mixture({ experts = 3 }), { hidden = 8 } } },
+  ["shared experts"] = { ffn = models.mixture({ segments = 2, shared = { experts = 1,
+    gate = true } }) },
+  ["two matrices"] = { ffn = { { activation = "gelu" }, models.mixture({ activation = "relu" }) } },
+  ["hash of two tokens"] = { ffn = models.mixture({ router = { kind = "hash", by = "bigram" } }) },
+  ["biased sigmoid gates"] = { ffn = models.mixture({ router = { k = 2, gate = "sigmoid",
+    bias = { rate = 0.1 }, scale = 2.5 } }) },
 }
 local pattern_names = {}
 for name in pairs(patterns) do pattern_names[#pattern_names + 1] = name end

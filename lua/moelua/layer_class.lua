@@ -17,10 +17,8 @@ local function list_of(self, method, fields, prefix)
     if self[field] then list[#list + 1] = { prefix .. field, self[field], self, field } end
   end
   for _, child in ipairs(self:children()) do
-    local name, layer = child[1], child[2]
-    for _, entry in ipairs(layer[method] and layer[method](layer, prefix .. name) or {}) do
-      list[#list + 1] = entry
-    end
+    local more = child[2][method](child[2], prefix .. child[1])
+    table.move(more, 1, #more, #list + 1, list)
   end
   return list
 end
@@ -54,9 +52,7 @@ return function(name, slots)
 
   --- What has to happen after each update of the optimizer, as with the bias of a router.
   function cls:after_step()
-    for _, child in ipairs(self:children()) do
-      if child[2].after_step then child[2]:after_step() end
-    end
+    for _, child in ipairs(self:children()) do child[2]:after_step() end
   end
 
   --- What an output depends on, see traits.lua; in training with `train`.
@@ -64,9 +60,7 @@ return function(name, slots)
   ---@return { causal: boolean, coupled: string, group: integer|string|nil }
   function cls:traits(train)
     local list = {}
-    for _, child in ipairs(self:children()) do
-      if child[2].traits then list[#list + 1] = child[2]:traits(train) end
-    end
+    for i, child in ipairs(self:children()) do list[i] = child[2]:traits(train) end
     return traits.join(list)
   end
 

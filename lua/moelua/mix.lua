@@ -35,7 +35,7 @@ local function maps_of(models)
   local maps = {}
   for i, m in ipairs(models) do
     maps[i] = {}
-    for _, entry in ipairs(m:parameters()) do maps[i][entry[1]] = entry[2] end
+    for _, entry in ipairs(nn.saved(m)) do maps[i][entry[1]] = entry[2] end
   end
   return maps
 end
@@ -64,6 +64,10 @@ local function check_alike(what, models)
       local value = models[i].config[key]
       if config[key] ~= value then differ(i, key, config[key], value) end
     end
+    for j, layer in ipairs(config.ffn) do
+      local a, b = layer.activation, models[i].config.ffn[j].activation
+      if a ~= b then differ(i, ("the activation of layer %d"):format(j), a, b) end
+    end
     local other = models[i]:parameters()
     for j = 1, math.max(#expected, #other) do
       local a, b = expected[j], other[j]
@@ -91,16 +95,27 @@ local function column(maps, name)
   return list
 end
 
--- A model with this configuration whose every tensor `write(name, tensor)` fills.
+-- A model with this configuration whose every tensor, buffers too, `write(name, tensor)` fills.
 local function filled(config, tokenizer, write)
   local out = model.Model(config, "f32")
   local function one(name, tensor)
     local _ <close> = core.scope()
     core.no_grad(write, name, tensor)
   end
-  for _, entry in ipairs(out:parameters()) do one(entry[1], entry[2]) end
+  for _, entry in ipairs(nn.saved(out)) do one(entry[1], entry[2]) end
   out.tokenizer = tokenizer
   return out
+end
+
+-- Integers are no weights: the table of a hash must be the same in all models.
+local function average_of(name, tensors)
+  if tensors[1]:dtype() == "f32" then return mean(tensors) end
+  for i = 2, #tensors do
+    if tensors[i]:hash() ~= tensors[1]:hash() then
+      raise("average: models 1 and %d do not fit together: %s differs" .. SAME_SEED, i, name)
+    end
+  end
+  return tensors[1]
 end
 
 --- The uniform average of the weights of models with a common seed, in f32.
@@ -111,7 +126,7 @@ function mix.average(models)
   check_alike("average", models)
   local maps = maps_of(models)
   return filled(options.merge(models[1].config, {}), models[1].tokenizer, function(name, tensor)
-    tensor:copy_(mean(column(maps, name)))
+    tensor:copy_(average_of(name, column(maps, name)))
   end)
 end
 
@@ -153,8 +168,8 @@ function mix.mix(models, opts)
   models = resolve("mix", models)
   opts = options.check("mix", opts, { router = "table", seed = { "integer", 1 } })
   check_alike("mix", models)
-  local routing = router.options(opts.router or { k = math.min(2, #models),
-    balance = { form = "btx", coef = 0.01 } }, #models)
+  local routing = opts.router or { k = math.min(2, #models),
+    balance = { form = "btx", coef = 0.01 } }
   local config = mixture_config(models[1].config, #models, routing, opts.seed)
   local maps = maps_of(models)
   local mixed = filled(config, models[1].tokenizer, function(name, tensor)
