@@ -30,6 +30,7 @@ typedef void moe_map2(int64_t n, const moe_real *a, int sa, const moe_real *b, i
     X(moe_map, relu) X(moe_map_grad, relu_grad)                                                    \
     X(moe_map, tanh) X(moe_map_grad, tanh_grad)           /* from y */                             \
     X(moe_map, softplus) X(moe_map_grad, softplus_grad)                                            \
+    X(moe_map, normal_cdf) X(moe_map_grad, normal_cdf_grad)                                        \
     X(moe_map2, add) X(moe_map2, sub) X(moe_map2, mul) X(moe_map2, div)                            \
     X(moe_accumulate_fn, accumulate)                                                               \
     X(moe_scale_fn, scale)                                                                         \

@@ -73,3 +73,6 @@ MAP_GRAD(tanh_grad, 1 - s * s)
 /* exp sees no positive number, and log1p keeps the digits of what it gives. */
 EACH(softplus, (x > 0 ? x : 0) + LIBM(log1p)(LIBM(exp)(x > 0 ? -x : x)))
 MAP_GRAD(softplus_grad, vsigmoid(s))
+
+MAP(normal_cdf, phi_at(x).y)
+MAP_GRAD(normal_cdf_grad, phi_at(s).slope)

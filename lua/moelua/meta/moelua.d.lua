@@ -467,6 +467,13 @@ moe.neg = Tensor.neg
 ---@return unknown
 function moe.no_grad(f, ...) end
 
+--- Probability that a standard normal number lies below each element; the tail below 0 keeps its
+--- digits.
+---@param x moelua.Tensor
+---@return moelua.Tensor
+function Tensor.normal_cdf(x) end
+moe.normal_cdf = Tensor.normal_cdf
+
 --- For each of the ids 0 .. count-1 a row of zeros with a one at its place; zeros for -1: ids [..]
 --- -> [.. x count].
 ---@param ids moelua.Tensor
