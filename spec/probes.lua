@@ -176,7 +176,7 @@ end
 
 -- ---- T2: what an output depends on --------------------------------------------------------------
 
--- What changing a token, by change(given, b, i, n), does to others: wherever it stands, so many times.
+-- What changing a token, by change(given, b, i, n), does to others, wherever it stands.
 local function influence(layer, given, times, change)
   local before, found = output(layer, given), { past = false, future = false, others = false }
   for b = 1, B do
@@ -286,7 +286,8 @@ end
 function probes.permutation(case, train)
   local layer, order = probes.layer(case), {}
   local given = probes.input("x", B, train)
-  local before, count = output(layer, given), layer.experts and layer.experts.w1:size(1) or 1
+  local before = output(layer, given)
+  local count = layer.experts and layer.experts.w1:size(1) or 1
   for e = 1, count do order[e] = e % count end        -- 1 2 .. 0
   core.no_grad(function()
     for _, entry in ipairs(nn.saved(layer)) do
@@ -294,7 +295,8 @@ function probes.permutation(case, train)
       if follow then entry[2]:copy_(follow(entry[2], order)) end
     end
   end)
-  check_trait(in_mode(case.numbered, train), differs(before, output(layer, given), B), "experts are told by number")
+  check_trait(in_mode(case.numbered, train), differs(before, output(layer, given), B),
+    "experts are told by number")
 end
 
 -- ---- T5: bookkeeping ----------------------------------------------------------------------------
