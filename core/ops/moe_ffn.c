@@ -31,6 +31,7 @@ enum { G, U, DOWN };        /* through w1, w3, w2; kept: G, U [padded rows x wid
 enum {
     STRIP = MOE_PANEL,
     DEPTH = 768,            /* of k at a time: what is multiplied stays in the second-level cache */
+    TURNED_DEPTH = 128,     /* in the first, because a turned operand is read across its rows */
     WEIGHT_ROWS = 96        /* of a weight gradient in one task */
 };
 
@@ -131,16 +132,13 @@ typedef struct work {
     moe_real *wide;                 /* [R x d]: rows of y or dx */
     /* backward */
     moe_real *scale;                /* [R]: the gates in the order of the rows */
-    void *dhidden[2];               /* left operands dg^T, du^T: per expert [width x its rows] */
+    void *dhidden[2];               /* dg and du: R rows where the format is direct; otherwise left
+                                       operands dg^T, du^T: per expert [width x its rows] */
     void *x;                        /* right operands: per expert the panels of its rows of x */
     int64_t x_width;                /* columns of x's memory */
     bool wants_x;
     moe_real *dgates, *dw[3], beta[3];  /* gradients of w1, w3, w2, NULL if not wanted */
 } work;
-
-static int64_t hidden_apart(const work *w) {
-    return moe__apart(w->f, w->z.width < DEPTH ? w->z.width : DEPTH);
-}
 
 /* `n` elements of the format further on. */
 static void *ahead(const moe_format *f, const void *p, int64_t n) {
@@ -171,16 +169,19 @@ static void finish(work *w) {
 
 /* ---- products ------------------------------------------------------------------------------- */
 
+static int64_t depth_of(const moe_product *p) { return p->turned ? TURNED_DEPTH : DEPTH; }
+
 /* The whole of k, in steps that fit the cache. */
 static void multiply(const moe_format *f, moe_product p) {
+    const int64_t depth = depth_of(&p);
     int64_t left = p.k;
     do {
-        p.k = left < DEPTH ? left : DEPTH;
+        p.k = left < depth ? left : depth;
         f->multiply(&p);
-        p.a = ahead(f, p.a, DEPTH);
-        p.b = ahead(f, p.b, DEPTH * STRIP);
+        p.a = ahead(f, p.a, p.turned ? depth * p.lda : depth);
+        p.b = ahead(f, p.b, depth * STRIP);
         p.add = true;
-        left -= DEPTH;
+        left -= depth;
     } while (left > 0);
 }
 
@@ -201,11 +202,10 @@ static void project(const work *w, const moe_block *b, const void *a, const bank
                                  .panel = moe__panel(w->f, weight->k), .c = strip, .ldc = STRIP});
 }
 
-/* to [rows x d] (+)= a [rows x n] times rows j .. j + n of the bank. */
-static void spread(const work *w, const moe_block *b, const void *a, int64_t n, const bank *weight,
-                   int64_t j, moe_real *to, bool add) {
-    multiply(w->f, (moe_product){.m = b->rows, .n = weight->n, .k = n, .a = a,
-                                 .lda = hidden_apart(w),
+/* to [rows x d] (+)= a [rows x n], rows `apart`, times rows j .. j + n of the bank. */
+static void spread(const work *w, const moe_block *b, const void *a, int64_t apart, int64_t n,
+                   const bank *weight, int64_t j, moe_real *to, bool add) {
+    multiply(w->f, (moe_product){.m = b->rows, .n = weight->n, .k = n, .a = a, .lda = apart,
                                  .b = panels_at(w, weight, b->expert, j, 0),
                                  .panel = moe__panel(w->f, weight->k), .c = to, .ldc = weight->n,
                                  .add = add});
@@ -229,14 +229,16 @@ static void *kept_at(const work *w, const moe_block *b, int which, int64_t j) {
 /* What a task works on; operands in the format, strips in f32. */
 typedef struct desk {
     void *in;                       /* rows of x or dy */
-    void *hidden[2];                /* activation, or dg and du: [rows x DEPTH] */
+    void *hidden[2];                /* activation, or dg and du: [rows x DEPTH], `apart` */
+    int64_t apart;
     moe_real *h[2], *a, *dgate;
 } desk;
 
 static size_t lay_desk(const work *w, char *at, desk *out) {
     const moe_format *f = w->f;
     int64_t rows = moe__block_rows(w->z.R, f->depth), strip = rows * STRIP;
-    size_t lines = (size_t)moe__round_up(rows, f->rows), hidden = lines * (size_t)hidden_apart(w);
+    int64_t apart = moe__apart(f, w->z.width < DEPTH ? w->z.width : DEPTH);
+    size_t lines = (size_t)moe__round_up(rows, f->rows), hidden = lines * (size_t)apart;
     size_t operand[] = {lines * (size_t)moe__apart(f, w->z.d), hidden, hidden};
     size_t real[] = {(size_t)strip, (size_t)strip, (size_t)strip, (size_t)rows};
     void *p[7];
@@ -246,8 +248,8 @@ static size_t lay_desk(const work *w, char *at, desk *out) {
         size_t bytes = i < 3 ? f->element * operand[i] : sizeof(moe_real) * real[i - 3];
         used += (bytes + 63) & ~(size_t)63;
     }
-    *out = (desk){.in = p[0], .hidden = {p[1], p[2]}, .h = {p[3], p[4]}, .a = p[5],
-                  .dgate = p[6]};
+    *out = (desk){.in = p[0], .hidden = {p[1], p[2]}, .apart = apart, .h = {p[3], p[4]},
+                  .a = p[5], .dgate = p[6]};
     return used;
 }
 
@@ -263,8 +265,8 @@ static void forward_strip(const work *w, const moe_block *b, const desk *s, int6
     }
     for (int i = G; i < w->z.projections; i++)
         if (!f->direct && kept[i]) f->left(b->rows, STRIP, h[i], STRIP, NULL, NULL, kept[i], STRIP);
-    w->kernels->expert(w->activation, b->rows, h[G], h[U], y, f->direct ? hidden_apart(w) : STRIP);
-    if (!f->direct) f->left(b->rows, STRIP, y, STRIP, NULL, NULL, to, hidden_apart(w));
+    w->kernels->expert(w->activation, b->rows, h[G], h[U], y, f->direct ? s->apart : STRIP);
+    if (!f->direct) f->left(b->rows, STRIP, y, STRIP, NULL, NULL, to, s->apart);
 }
 
 static void forward_task(void *arg, int64_t task, int worker) {
@@ -280,7 +282,7 @@ static void forward_task(void *arg, int64_t task, int worker) {
         int64_t n = I - at < DEPTH ? I - at : DEPTH;
         for (int64_t j = 0; j < n; j += STRIP)
             forward_strip(w, b, &s, at + j, ahead(f, s.hidden[0], j));
-        spread(w, b, s.hidden[0], n, &w->bank[DOWN], at, w->wide + b->first * d, at > 0);
+        spread(w, b, s.hidden[0], s.apart, n, &w->bank[DOWN], at, w->wide + b->first * d, at > 0);
         at += DEPTH;
     } while (at < I);
 }
@@ -289,7 +291,9 @@ static size_t scratch_bytes(const work *w) {
     desk unused;
     size_t rows = lay_desk(w, NULL, &unused);
     int64_t depth = w->z.R < DEPTH ? w->z.R : DEPTH;
-    size_t weights = w->f->element * (size_t)(WEIGHT_ROWS * moe__apart(w->f, depth));
+    int64_t left = w->f->direct ? TURNED_DEPTH * moe__apart(w->f, WEIGHT_ROWS)
+                                : WEIGHT_ROWS * moe__apart(w->f, depth);
+    size_t weights = w->f->element * (size_t)left;
     return rows > weights ? rows : weights;
 }
 
@@ -339,12 +343,12 @@ static const moe_real *recall(const work *w, const void *kept, int64_t rows, moe
 }
 
 /* dg^T or du^T of a strip where the weight gradient will look for it. */
-static void leave_transposed(const work *w, const moe_block *b, const moe_real *strip, int64_t ld,
-                             int64_t j, void *memory) {
+static void leave_transposed(const work *w, const moe_block *b, const moe_real *strip, int64_t j,
+                             void *memory) {
     const int64_t *padded = w->rows.padded, e = b->expert;
     int64_t rows = padded[e + 1] - padded[e], before = b->first - w->rows.start[e];
     if (!memory) return;
-    w->f->left_transposed(STRIP, b->rows, strip, ld, NULL, NULL,
+    w->f->left_transposed(STRIP, b->rows, strip, STRIP, NULL, NULL,
                           ahead(w->f, memory, padded[e] * w->z.width + j * rows + before), rows);
 }
 
@@ -363,15 +367,24 @@ static void backward_strip(const work *w, const moe_block *b, const desk *s, int
     }
     moe_expert_strip strip = {
         .g = h[G], .u = h[U], .dy = s->a, .scale = w->scale + b->first, .dscale = s->dgate,
-        .dg = dh[G], .du = dh[U], .ld = f->direct ? hidden_apart(w) : STRIP,
+        .dg = dh[G], .du = dh[U], .ld = f->direct ? s->apart : STRIP,
         .y = f->direct ? kept[G] : s->a};
     project(w, b, s->in, &w->bank[DOWN], j, s->a);
     w->kernels->expert_grad(w->activation, b->rows, &strip);
+    if (f->direct) return;
     for (int i = G; i < w->z.projections; i++) {
-        leave_transposed(w, b, dh[i], strip.ld, j, w->dhidden[i]);
-        if (!f->direct) f->left(b->rows, STRIP, dh[i], STRIP, NULL, NULL, to[i], hidden_apart(w));
+        leave_transposed(w, b, dh[i], j, w->dhidden[i]);
+        f->left(b->rows, STRIP, dh[i], STRIP, NULL, NULL, to[i], s->apart);
     }
-    if (!f->direct) f->right(b->rows, STRIP, strip.y, STRIP, NULL, kept[G]);
+    f->right(b->rows, STRIP, strip.y, STRIP, NULL, kept[G]);
+}
+
+/* A direct format has dg and du from column `at` on made where the weight gradients want them. */
+static void leave_in_place(const work *w, const moe_block *b, desk *s, int64_t at) {
+    if (!w->f->direct || !w->dhidden[G]) return;
+    s->apart = moe__apart(w->f, w->z.width);
+    for (int i = G; i < w->z.projections; i++)
+        s->hidden[i] = ahead(w->f, w->dhidden[i], b->first * s->apart + at);
 }
 
 static void leave_x(const work *w, const moe_block *b) {
@@ -396,9 +409,10 @@ static void backward_task(void *arg, int64_t task, int worker) {
     do {
         int64_t n = I - at < DEPTH ? I - at : DEPTH;
         moe_real *to = w->wide + b->first * d;
+        leave_in_place(w, b, &s, at);
         for (int64_t j = 0; j < n; j += STRIP) backward_strip(w, b, &s, at + j, j);
         for (int i = G; w->wants_x && i < w->z.projections; i++)
-            spread(w, b, s.hidden[i], n, &w->bank[i], at, to, at > 0 || i > G);
+            spread(w, b, s.hidden[i], s.apart, n, &w->bank[i], at, to, at > 0 || i > G);
         at += DEPTH;
     } while (at < I);
     leave_x(w, b);
@@ -416,27 +430,35 @@ static int64_t weight_tasks(const work *w, int which) {
 /* dw1 = dg^T x or dw3 = du^T x: both operands are there. */
 static void project_gradient(const work *w, moe_product p, int64_t e, int64_t i, const void *left) {
     int64_t before = w->rows.padded[e], rows = w->rows.padded[e + 1] - before;
-    p.a = ahead(w->f, left, before * w->z.width + i * rows);
-    p.lda = rows;
+    p.turned = w->f->direct;
+    p.lda = p.turned ? moe__apart(w->f, w->z.width) : rows;
+    p.a = ahead(w->f, left, p.turned ? w->rows.start[e] * p.lda + i
+                                     : before * w->z.width + i * rows);
     p.b = ahead(w->f, w->x, before * w->x_width);
     multiply(w->f, p);
 }
 
-/* dw2 = (s dy)^T a: the rows of the left operand are made here. */
+/* dw2 = (s dy)^T a: the left operand is made here. */
 static void spread_gradient(const work *w, moe_product p, int64_t e, int64_t i, void *left) {
     const moe_format *f = w->f;
     int64_t first = w->rows.start[e], end = first + p.k, d = w->z.d;
     p.b = ahead(f, w->c->keep[G]->storage->data, w->rows.padded[e] * w->z.width);
+    p.a = left;
+    p.turned = f->direct;
+    const int64_t depth = depth_of(&p);
     do {
-        p.k = end - first < DEPTH ? end - first : DEPTH;
-        p.a = left;
-        p.lda = moe__apart(f, p.k);
-        f->left_transposed(p.m, p.k, moe__real(w->c->dout[0]) + i, d, w->rows.token + first,
-                           w->scale + first, left, p.lda);
+        const int32_t *token = w->rows.token + first;
+        const moe_real *dy = moe__real(w->c->dout[0]) + i, *scale = w->scale + first;
+        p.k = end - first < depth ? end - first : depth;
+        p.lda = moe__apart(f, p.turned ? WEIGHT_ROWS : p.k);
+        if (p.turned)
+            f->left(p.k, p.m, dy, d, token, scale, left, p.lda);
+        else
+            f->left_transposed(p.m, p.k, dy, d, token, scale, left, p.lda);
         f->multiply(&p);
-        p.b = ahead(f, p.b, DEPTH * STRIP);
+        p.b = ahead(f, p.b, depth * STRIP);
         p.add = true;
-        first += DEPTH;
+        first += depth;
     } while (first < end);
 }
 
@@ -464,14 +486,14 @@ static void weight_task(void *arg, int64_t task, int worker) {
 static void lay_backward(work *w) {
     const sizes *z = &w->z;
     int64_t padded = moe__rows_bound(z->R, z->E, w->f->depth);
-    size_t hidden = w->f->element * (size_t)(padded * z->width);
-    bool wants[2] = {moe__wants(w->c, W1), moe__wants(w->c, W3)};
+    int64_t hidden = w->f->direct ? z->R * moe__apart(w->f, z->width) : padded * z->width;
     w->wants_x = moe__wants(w->c, X);
     w->scale = piece(w, sizeof(moe_real) * (size_t)z->R);
     w->wide = w->wants_x ? piece(w, sizeof(moe_real) * (size_t)(z->R * z->d)) : NULL;
-    for (int i = G; i <= U; i++) w->dhidden[i] = wants[i] ? piece(w, hidden) : NULL;
     w->x_width = moe__round_up(z->d, STRIP);
-    if (!wants[G] && !wants[U]) return;
+    if (!moe__wants(w->c, W1) && !moe__wants(w->c, W3)) return;
+    for (int i = G; i < z->projections; i++)
+        w->dhidden[i] = piece(w, w->f->element * (size_t)hidden);
     if (w->c->keep[U] && w->x_width <= z->width) {
         w->x_width = z->width;
         w->x = w->c->keep[U]->storage->data;
