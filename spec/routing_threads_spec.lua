@@ -42,6 +42,14 @@ for _, policy in ipairs({ "position", "choice", "probability" }) do
   end)
 end
 
+local E, h, d = 5, 45, 50
+note("mixture_of_tokens", { moe.randn(62, 7, d, { seed = 4 }), moe.randn(E, d, { seed = 5 }),
+  moe.randn(E, h, d, { seed = 6 }), moe.randn(E, h, d, { seed = 7 }),
+  moe.randn(E, d, h, { seed = 8 }), moe.full(1.3, 1) }, function(...)
+  local x, controller, w1, w3, w2, temperature = ...
+  return x:mixture_of_tokens(controller, w1, w3, w2, temperature, 31, "swiglu")
+end)
+
 print(core.json.encode({ threads = core.threads, bits = bits }))
 ]]
 
@@ -66,6 +74,7 @@ describe("routing", function()
   it("has the same bits for 1, 2 and 3 threads", function()
     local one = run(1)
     assert.is_not_nil(one["topk_route: gradient 1"])
+    assert.is_not_nil(one["mixture_of_tokens: gradient 6"])
     assert.same(one, run(2))
     assert.same(one, run(3))
   end)

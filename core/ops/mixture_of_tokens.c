@@ -48,25 +48,32 @@ static bool shaped(const moe_tensor *t, int64_t a, int64_t b, int64_t c) {
 
 static moe_status check_weights(moe_call *c) {
     const moe_tensor *w1 = c->in[MIX_W1], *w3 = c->in[MIX_W3], *w2 = c->in[MIX_W2];
-    const moe_tensor *x = c->in[MIX_X], *controller = c->in[MIX_CONTROLLER];
+    const moe_tensor *x = c->in[MIX_X];
     bool gated = c->arg[ACTIVATION].i == MOE_SWIGLU;
+    if (gated && !w3)
+        return MOE_REJECT(c, MOE_EARG, "swiglu needs w3 beside w1 %s\nhint: give w3, or an "
+                          "activation for two matrices: relu, gelu or silu", MOE_SHAPE(w1));
+    if (!gated && w3)
+        return MOE_REJECT(c, MOE_EARG, "w3 %s is for swiglu alone\nhint: nil in its place",
+                          MOE_SHAPE(w3));
     if (w1->shape[2] != x->shape[2])
         return MOE_REJECT(c, MOE_ESHAPE, "w1 [E x h x d] does not fit x [B x S x d]: %s and %s",
                           MOE_SHAPE(w1), MOE_SHAPE(x));
-    if (gated != (w3 != NULL))
-        return MOE_REJECT(c, MOE_EARG, gated ? "swiglu needs w3 [E x h x d]" :
-                          "w3 is for swiglu; this activation has none");
-    if ((w3 && !shaped(w3, w1->shape[0], w1->shape[1], w1->shape[2])) ||
-        !shaped(w2, w1->shape[0], w1->shape[2], w1->shape[1]))
-        return MOE_REJECT(c, MOE_ESHAPE, "w1 [E x h x d], %sw2 [E x d x h] do not fit: %s and %s",
-                          w3 ? "w3 [E x h x d] and " : "and ", MOE_SHAPE(w1),
-                          w3 && !shaped(w3, w1->shape[0], w1->shape[1], w1->shape[2])
-                              ? MOE_SHAPE(w3) : MOE_SHAPE(w2));
-    if (controller && (controller->ndim != 2 || controller->shape[0] != w1->shape[0] ||
-                       controller->shape[1] != x->shape[2]))
-        return MOE_REJECT(c, MOE_ESHAPE, "the controller must be [%lld x %lld], not %s",
-                          (long long)w1->shape[0], (long long)x->shape[2], MOE_SHAPE(controller));
+    if (w3 && !shaped(w3, w1->shape[0], w1->shape[1], w1->shape[2]))
+        return MOE_REJECT(c, MOE_ESHAPE, "w1 and w3 [E x h x d] differ: %s and %s", MOE_SHAPE(w1),
+                          MOE_SHAPE(w3));
+    if (!shaped(w2, w1->shape[0], w1->shape[2], w1->shape[1]))
+        return MOE_REJECT(c, MOE_ESHAPE, "w1 [E x h x d] and w2 [E x d x h] do not fit: %s and %s",
+                          MOE_SHAPE(w1), MOE_SHAPE(w2));
     return moe__stored_alike(c, MIX_W1, 3);
+}
+
+static moe_status check_controller(moe_call *c) {
+    const moe_tensor *t = c->in[MIX_CONTROLLER];
+    int64_t E = c->in[MIX_W1]->shape[0], d = c->in[MIX_X]->shape[2];
+    if (!t || (t->ndim == 2 && t->shape[0] == E && t->shape[1] == d)) return MOE_OK;
+    return MOE_REJECT(c, MOE_ESHAPE, "the controller must be [%lld x %lld], not %s", (long long)E,
+                      (long long)d, MOE_SHAPE(t));
 }
 
 static moe_status check_group(moe_call *c) {
@@ -101,6 +108,7 @@ static moe_status infer(moe_call *c) {
     moe_status s = moe__rank(c, c->in[MIX_X], "x", 3);
     if (!s) s = moe__rank(c, c->in[MIX_W1], "w1", 3);
     if (!s) s = check_weights(c);
+    if (!s) s = check_controller(c);
     if (!s) s = check_group(c);
     if (!s) s = check_temperature(c);
     if (s) return s;
