@@ -111,6 +111,17 @@ describe("a step in micro-batches", function()
     helper.close(same.validation[1][2], result.validation[1][2], 1e-3)
   end)
 
+  it("tells where a loss became infinite", function()
+    local balance = { form = "switch", coef = 0.1, scope = "step" }
+    local m = models.tiny({ tied = false,
+      ffn = { {}, models.mixture({ router = { k = 2, balance = balance } }) } })
+    models.set(models.parameter(m, "norm"), moe.full(1e38, 16))
+    models.set(m.head, moe.full(1e3, 256, 16))
+    local failure = models.failure(function() moe.train(m, options({ accumulate = 2 })) end)
+    assert.equal("diverged", failure.code)
+    assert.matches("^train: the loss became %a+ at step 1, first in the logits; ", failure.message)
+  end)
+
   it("must have equal parts", function()
     misuse(function() moe.train(models.tiny(), options({ accumulate = 5 })) end,
       "moe.train: a batch of 12 does not divide into 5 micro-batches\n" ..

@@ -94,7 +94,7 @@ end
 
 local function in_forward(model, ids, how)
   local x = model.embedding:embedding(ids)
-  how = options.merge(how, { ids = ids, stats = false, again = true })
+  how = options.merge(how, { ids = ids, stats = false, again = true, shares = false })
   for i, block in ipairs(model.layers) do
     local y, place, whole = through_block(block, ("layers.%d."):format(i - 1), x, how)
     if place then return whole and place or "the output of " .. place end
