@@ -70,6 +70,21 @@ describe("a step in micro-batches", function()
     end
   end)
 
+  it("counts the load of the whole step for the bias of a router", function()
+    local function bias(n, recompute)
+      local ffn = models.mixture({ router = { k = 2, gate = "sigmoid", bias = { rate = 0.1 } } })
+      local m = trained(models.tiny({ recompute = recompute, ffn = ffn }),
+        { accumulate = n, steps = 1 })
+      return m:buffers()[1][2]:totable()
+    end
+    local want = bias(1)
+    assert.equal(4, #want)
+    assert.is_true(want[1] ~= 0)
+    assert.same(want, bias(4))
+    assert.same(want, bias(4, true))
+    assert.same(want, bias(1, true))
+  end)
+
   it("reads the windows of the whole batch, in the same order", function()
     local _, calls = trained(models.tiny(), { steps = 2 })
     local _, parts = trained(models.tiny(), { steps = 2, accumulate = 3 })
