@@ -123,7 +123,7 @@ function report_tables.plain(given)
     end
     rows[index] = row_of(columns[1][index], cells)
   end
-  return table_of(escape(given.title), header, rows)
+  return table_of(escape(given.title), header, rows, "narrow")
 end
 
 -- Routing ---------------------------------------------------------------------------------
