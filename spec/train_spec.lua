@@ -228,6 +228,17 @@ describe("train refuses", function()
       "moe.train: option 'steps' is missing: integer expected")
   end)
 
+  it("routers that nothing would teach", function()
+    local folder = new_folder()
+    local m = models.tiny({ ffn = { {}, models.mixture({ router = { k = 1 } }) } })
+    local ok, message = pcall(moe.train, m, options({ out = folder }))
+    assert.is_false(ok)
+    assert.matches("^spec/train_spec.lua:%d+: router: the only gate of a token is 1 ", message)
+    assert.is_false(system.exists(folder))
+    moe.train(models.tiny({ ffn = models.mixture({ router = { k = 1, gate = "all" } }) }),
+      options({ steps = 1 }))
+  end)
+
   it("data that does not fit", function()
     refused({ data = {} }, "moe.train: data is empty")
     refused({ data = { a = "text" } }, "moe.train: data.a must be a corpus, not \"text\"")
