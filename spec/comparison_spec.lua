@@ -308,6 +308,7 @@ describe("a recipe that compares", function()
     assert.matches("\n%S+ +top%-1 of 4 beats dense: [-+]%d.%d+ ± %d+.%d+ bits per byte "
       .. "%(2 seeds%)\n", out)
     assert.matches("until the final validation loss", get("runs/r/report.html"))
+    assert.matches("\nRates at the edge of the grid: dense 0.03, top%-1 of 4 0.0%d, ", out)
     local second = { recipe("--seeds 2") }
     assert.same({ 0, out }, { second[1], second[2] })
     assert.matches("\ndense/seed%-2: finished before\n", second[3])

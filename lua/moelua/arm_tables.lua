@@ -35,6 +35,7 @@ local function losses(title, names, arms, best)
   columns[#columns + 1] = { name = "mean", best = best, read = function(arm) return arm.mean end }
   columns[#columns + 1] = field("±", "interval")
   columns[#columns + 1] = field("rate", "rate", "%g")
+  columns[#columns + 1] = field("parameters", "parameters", "si")
   columns[#columns + 1] = field("active", "active", "si")
   columns[#columns + 1] = field("tokens", "tokens", "si")
   columns[#columns + 1] = field("FLOPs", "flops", "si")
@@ -62,6 +63,20 @@ end
 function arm_tables.apart(names, arms)
   return losses("not causal: these see later text, so their loss predicts nothing", names, arms,
     false)
+end
+
+--- Which arms have the first or last rate of their grid: a better one may lie beyond it. A
+--- sentence, or nil.
+function arm_tables.edges(arms)
+  local list = {}
+  for _, arm in ipairs(arms) do
+    local rates = arm.rates or {}
+    local first, last = rates[1], rates[#rates]
+    if first and (arm.rate == first.rate or arm.rate == last.rate) then
+      list[#list + 1] = ("%s %g"):format(arm.name, arm.rate)
+    end
+  end
+  return #list > 0 and "Rates at the edge of the grid: " .. table.concat(list, ", ") .. "." or nil
 end
 
 -- A figure of the routing with its interval.

@@ -216,7 +216,7 @@ end
 --- `base`.
 function Comparison:derive(name, base, change)
   local from = self:find(base)
-  local arm = new_arm(self, name, { rate = from.rate, rates = from.rates, tuning = from.tuning })
+  local arm = new_arm(self, name, { rate = from.rate, tuning = from.tuning })
   for i, seed in ipairs(self.seeds) do
     local model = self.study:trained(("%s/seed-%d"):format(from.folder, seed),
       function() return from.make(seed) end)

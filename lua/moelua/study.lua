@@ -322,6 +322,7 @@ end
 --- Writes results.json and report.html, prints the table and the claims.
 function Study:finish()
   self:overlap()
+  self.notes[#self.notes + 1] = arm_tables.edges(self.arms)
   local results = { recipe = self.opt.name or self.parts.recipe, seed = self.opt.seed,
     arms = self.arms, claims = json.array(self.claims),
     apart = #self.apart > 0 and self.apart or nil }
