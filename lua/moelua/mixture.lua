@@ -106,11 +106,15 @@ end
 -- ---- the layer --------------------------------------------------------------------------------
 
 --- A mixture layer: y, info = layer(x, how) with x [.. x dim], as a rule [B x S x dim]. Options:
---- dim, hidden (of an expert), experts, activation, router = { kind, k, gate, ... }, see
---- router.lua; shared = K or { experts = K, hidden, gate }: experts that all tokens use; segments =
---- m: each of the experts cut into m, see mixture.lua; seed, std. `how` is explained in nn.lua.
---- info: loss (a tensor to add to the training loss, or nil), load (share of routed slots per
---- expert), entropy (mean entropy of softmax(logits), nats), dropped (share of slots; dropless: 0).
+--- dim, hidden (of an expert), experts, activation; router = { kind = "topk", "switch",
+--- "noisy_topk", "gshard", "sample", "soft", "expert_choice", "base", "hash" or "domain", ... },
+--- see router.Router; shared = K or { experts = K, hidden, gate }: experts that all tokens use;
+--- segments = m: each of the experts cut into m, see mixture.lua; seed, std. `how` is explained in
+--- nn.lua.
+--- info: loss (a tensor to add to the training loss, or nil; `rest` is what of it is no balance
+--- loss, `balance` what that is made from), counts (slots per expert), load (the same as shares),
+--- experts (i32 [T x s], -1 for a slot that is not used), entropy (mean entropy of softmax(logits),
+--- nats), dropped (share of the slots that were beyond a capacity). Padding is left out.
 --- `stats = false` leaves the figures out.
 local MoE = layer_class("MoE")
 mixture.MoE, mixture.layer = MoE, MoE

@@ -170,8 +170,26 @@ end
 
 -- ---- the router ---------------------------------------------------------------------------------
 
---- A router of a mixture layer. given: its options, see `declared` above and the files in routers/.
---- where: dim, experts, and init (see parameter.lua).
+--- A router of a mixture layer. where: dim, experts, and init (see parameter.lua). given: its kind,
+--- with the options of that kind, and of all kinds
+---   balance   { form, coef, scope, reduce }, a loss for an even load, see balance.lua; false: none
+---   z_loss    coefficient of the mean of logsumexp(l)^2
+---   jitter    eps: in training the router sees x times U(1 - eps, 1 + eps)
+---   capacity  { factor, evaluation, formula, policy, renormalise, scope }, see capacity.lua;
+---             without it no slot is ever dropped
+---   scale     factor of all gates
+--- where they make sense. The kinds, each explained in routers/KIND.lua, with the settings of its
+--- paper as defaults:
+---   topk           the k largest logits; gate = "selected", "all" or "sigmoid"; bias = { rate }
+---   switch         the largest logit, gate p, capacity 1.25
+---   noisy_topk     top-k with learned noise; k, variant, noise, importance, load
+---   gshard         top-2, the second by chance; second, evaluation
+---   sample         one expert, drawn; temperature, first, inference
+---   soft           all experts, by softmax
+---   expert_choice  experts choose tokens; factor, over
+---   base           one expert, all equally loaded in training
+---   hash           by token id; k, by, seed, vocab
+---   domain         by the label of the text; domains
 local Router = class.userdata("Router", { "weight", "noise", "bias", "table", "counts" })
 router.Router = Router
 Router.stays_f32 = true         -- also in a model of 16 bits
@@ -291,7 +309,7 @@ end
 local function entropy(logits, mask)
   local l = logits:detach()
   local h = -(l:softmax(-1) * l:log_softmax(-1)):sum(-1)
-  if not mask then return h:mean():item() end
+  if not mask then return h:sum():item() / math.max(h:count(), 1) end
   return (h * mask):sum():item() / math.max(mask:sum():item(), 1)
 end
 

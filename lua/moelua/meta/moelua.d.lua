@@ -140,6 +140,19 @@ moe.bincount = Tensor.bincount
 function Tensor.bytes(x) end
 moe.bytes = Tensor.bytes
 
+--- Experts [T x k] of a routing with -1 for the slots beyond `capacity` of an expert in each of so
+--- many segments of the tokens, and 1 for the slots that remain, otherwise 0. First come earlier
+--- tokens ("position"), all first choices ("choice"), or the largest gates ("probability").
+---@param gates moelua.Tensor
+---@param experts moelua.Tensor
+---@param capacity integer
+---@param policy? "position"|"choice"|"probability" default position
+---@param segments? integer default 1
+---@return moelua.Tensor
+---@return moelua.Tensor
+function Tensor.capacity_route(gates, experts, capacity, policy, segments) end
+moe.capacity_route = Tensor.capacity_route
+
 --- Scales all gradients in place so that their joint 2-norm is at most max; returns the norm
 --- before.
 ---@param list moelua.Tensor[]
@@ -328,6 +341,14 @@ moe.item = Tensor.item
 function Tensor.keep_slots(experts, keep) end
 moe.keep_slots = Tensor.keep_slots
 
+--- For each of the logits [T x N] the k-th largest of the others in its row: what it has to exceed
+--- to be one of the k largest.
+---@param logits moelua.Tensor
+---@param k integer
+---@return moelua.Tensor
+function Tensor.kth_excluding(logits, k) end
+moe.kth_excluding = Tensor.kth_excluding
+
 --- x W^T + bias: x [.. x in], weight [out x in], bias [out] -> [.. x out]; in f32 if asked to,
 --- whatever moe.precision says.
 ---@param x moelua.Tensor
@@ -445,6 +466,13 @@ moe.neg = Tensor.neg
 ---@param ... unknown
 ---@return unknown
 function moe.no_grad(f, ...) end
+
+--- Probability that a standard normal number lies below each element; the tail below 0 keeps its
+--- digits.
+---@param x moelua.Tensor
+---@return moelua.Tensor
+function Tensor.normal_cdf(x) end
+moe.normal_cdf = Tensor.normal_cdf
 
 --- For each of the ids 0 .. count-1 a row of zeros with a one at its place; zeros for -1: ids [..]
 --- -> [.. x count].
@@ -611,6 +639,12 @@ moe.size = Tensor.size
 function Tensor.softmax(x, dim) end
 moe.softmax = Tensor.softmax
 
+--- log(1 + exp(x)) of each element, with all digits at both ends.
+---@param x moelua.Tensor
+---@return moelua.Tensor
+function Tensor.softplus(x) end
+moe.softplus = Tensor.softplus
+
 --- Square root of each element.
 ---@param x moelua.Tensor
 ---@return moelua.Tensor
@@ -716,6 +750,13 @@ moe.zero_grad = Tensor.zero_grad
 ---@param ... integer|integer[]|table
 ---@return moelua.Tensor
 function moe.zeros(...) end
+
+--- A new model with one more expert by domain, as a copy of one that is there, in every layer that
+--- routes by domain. Its domain comes last.
+---@param m moelua.Model
+---@param given { name: string, from: string }
+---@return moelua.Model
+function moe.add_expert(m, given) end
 
 --- The uniform average of the weights of models with a common seed, in f32.
 ---@param models (moelua.Model|string)[] models, or folders of models
@@ -991,8 +1032,8 @@ function Model.generate(model, prompt, given) end
 
 --- Token ids after the given ones; those that `stop` is made of come last. A list of lists gives a
 --- list of results. Options: max_tokens, temperature (0: always the most likely token), top_k,
---- top_p (Holtzman et al. 2020), seed, stop, cache ("f32", "bf16" or "f16": its element type, by
---- default that of the weights).
+--- top_p (Holtzman et al. 2020), seed, stop, domain (its name, where experts are by domain), cache
+--- ("f32", "bf16" or "f16": its element type, by default that of the weights).
 --- Generation ends at the context length. A prompt that leaves no room loses its beginning.
 --- Number i of a list draws as it would alone with seed + i - 1.
 ---@param ids integer[]|integer[][]
@@ -1000,13 +1041,13 @@ function Model.generate(model, prompt, given) end
 ---@return integer[]|integer[][]
 function Model.generate_ids(model, ids, given) end
 
---- Token ids (a list, or i32 [B x T]) -> logits f32 [T x vocab] ([B x T x vocab] for a batch).
-function Model:logits(ids, cache) end
+--- Token ids (a list, or i32 [B x T]) -> logits f32 [T x vocab] ([B x T x vocab] for a batch). They
+--- follow what is in the cache, if any; `how` goes to every layer, see nn.lua.
+function Model:logits(ids, cache, how) end
 
---- Mean cross-entropy in nats plus the auxiliary losses of the mixture layers (summed over layers,
---- as in Branch-Train-MiX): ids and targets i32 [B x T], target -1 does not count. `how` goes to
---- every layer, see nn.lua. Returns the loss, and { nll = tensor, aux = tensor or nil, layers =
---- infos }.
+--- Mean cross-entropy in nats plus the auxiliary losses of the layers, see balance.lua: ids and
+--- targets i32 [B x T], target -1 does not count. `how` goes to every layer, see nn.lua.
+--- Returns the loss, and { nll = tensor, aux = tensor or nil, layers = infos }.
 function Model:loss(ids, targets, how) end
 
 --- {name, tensor, layer, field} of every parameter, in the order of checkpoints; layer[field] is
@@ -1032,6 +1073,14 @@ function Model:to(dtype) end
 ---@param train boolean?
 ---@return { causal: boolean, coupled: string, group: integer|string|nil }
 function Model:traits(train) end
+
+--- A model of the same tensors, not copies of them, whose feed-forward layers have other options:
+--- what does it lose without a part, or gain with another k? change(options, number) is called for
+--- the complete options of each layer and changes them, or returns others:
+---   model:with_ffn(function(ffn) ffn.shared, ffn.router.k = nil, ffn.router.k + 1 end)
+---@param change fun(options: table, layer: integer): table?
+---@return moelua.Model
+function Model:with_ffn(change) end
 end
 
 --- The options of a model, checked and with everything filled in: plain data, which a model keeps
@@ -1219,11 +1268,15 @@ end
 do
 
 --- A mixture layer: y, info = layer(x, how) with x [.. x dim], as a rule [B x S x dim]. Options:
---- dim, hidden (of an expert), experts, activation, router = { kind, k, gate, ... }, see
---- router.lua; shared = K or { experts = K, hidden, gate }: experts that all tokens use; segments =
---- m: each of the experts cut into m, see mixture.lua; seed, std. `how` is explained in nn.lua.
---- info: loss (a tensor to add to the training loss, or nil), load (share of routed slots per
---- expert), entropy (mean entropy of softmax(logits), nats), dropped (share of slots; dropless: 0).
+--- dim, hidden (of an expert), experts, activation; router = { kind = "topk", "switch",
+--- "noisy_topk", "gshard", "sample", "soft", "expert_choice", "base", "hash" or "domain", ... },
+--- see router.Router; shared = K or { experts = K, hidden, gate }: experts that all tokens use;
+--- segments = m: each of the experts cut into m, see mixture.lua; seed, std. `how` is explained in
+--- nn.lua.
+--- info: loss (a tensor to add to the training loss, or nil; `rest` is what of it is no balance
+--- loss, `balance` what that is made from), counts (slots per expert), load (the same as shares),
+--- experts (i32 [T x s], -1 for a slot that is not used), entropy (mean entropy of softmax(logits),
+--- nats), dropped (share of the slots that were beyond a capacity). Padding is left out.
 --- `stats = false` leaves the figures out.
 ---@class moelua.MoE
 ---@overload fun(given?: any): moelua.MoE
@@ -1364,14 +1417,38 @@ function options.merge(base, more) end
 ---@return string?
 function options.nearest(name, candidates) end
 
+--- A new model without the experts of a domain; the others keep their order.
+---@param m moelua.Model
+---@param name string
+---@return moelua.Model
+function moe.remove_expert(m, name) end
+
 ---@class moelua.router
 local router = {}
 moe.router = router
 
 do
 
---- A router of a mixture layer. given: its options, see `declared` above and the files in routers/.
---- where: dim, experts, and init (see parameter.lua).
+--- A router of a mixture layer. where: dim, experts, and init (see parameter.lua). given: its kind,
+--- with the options of that kind, and of all kinds
+---   balance   { form, coef, scope, reduce }, a loss for an even load, see balance.lua; false: none
+---   z_loss    coefficient of the mean of logsumexp(l)^2
+---   jitter    eps: in training the router sees x times U(1 - eps, 1 + eps)
+---   capacity  { factor, evaluation, formula, policy, renormalise, scope }, see capacity.lua;
+---             without it no slot is ever dropped
+---   scale     factor of all gates
+--- where they make sense. The kinds, each explained in routers/KIND.lua, with the settings of its
+--- paper as defaults:
+---   topk           the k largest logits; gate = "selected", "all" or "sigmoid"; bias = { rate }
+---   switch         the largest logit, gate p, capacity 1.25
+---   noisy_topk     top-k with learned noise; k, variant, noise, importance, load
+---   gshard         top-2, the second by chance; second, evaluation
+---   sample         one expert, drawn; temperature, first, inference
+---   soft           all experts, by softmax
+---   expert_choice  experts choose tokens; factor, over
+---   base           one expert, all equally loaded in training
+---   hash           by token id; k, by, seed, vocab
+---   domain         by the label of the text; domains
 ---@class moelua.Router
 ---@overload fun(given?: any, where?: any): moelua.Router
 local Router = {}
@@ -1392,7 +1469,7 @@ function Router:buffers(prefix) end
 ---@param how table
 ---@param ... integer sizes, the tokens first
 ---@return moelua.Tensor
-function Router:noise(law, use, how, ...) end
+function Router:draw(law, use, how, ...) end
 
 --- The weight by the name of the router itself, layers.0.ffn.router, as checkpoints have it; then
 --- what else its kind trains, as layers.0.ffn.router.noise.
@@ -1419,6 +1496,11 @@ function router.check_trainable(opts) end
 ---@param is_first boolean of the mixture layers of the model
 ---@return table opts
 function router.for_layer(opts, is_first) end
+
+--- How many matrices [experts x dim] a token is multiplied with to be routed.
+---@param opts table as router.options returns them
+---@return integer
+function router.matrices(opts) end
 
 --- The options of a router of `experts` experts (nil: not known yet), complete and checked.
 --- Options that are complete already stay as they are.
@@ -1490,8 +1572,8 @@ function tokenizer.resolve(where, value) end
 --- Trains the model in place to predict the next token. Options: data (a corpus, or
 --- { name = corpus, ... } with even shares), steps, batch (sequences a step), accumulate (equal
 --- micro-batches that a step goes through, one after the other: the same gradient in less memory),
---- group (so many sequences in a row share no document; what the model mixes when left out), context
---- (tokens), lr (peak), schedule, warmup, floor, decay, beta1, beta2, eps, weight_decay,
+--- group (so many sequences in a row share no document; when left out, those that the model mixes),
+--- context (tokens), lr (peak), schedule, warmup, floor, decay, beta1, beta2, eps, weight_decay,
 --- clip, precision (of products: weights and moments stay f32), seed, out, fresh, log_every,
 --- save_every, eval_every, eval_windows, name, quiet, save_model; see train_options.lua.
 --- With `out`, a run folder, the same call again goes on where the last one stopped, bit for bit,
@@ -1499,11 +1581,11 @@ function tokenizer.resolve(where, value) end
 --- Raises { message, code = "diverged" } when loss, gradient or weights are no longer finite.
 --- The curve has { tokens, bits per token } for each logged step, validation { step, mean } for
 --- each evaluation, routing the coefficient of variation of the experts' load over logged steps and
---- mixture layers (mean and largest).
+--- mixture layers (mean and largest) and the mean share of dropped slots.
 ---@param model moelua.Model
 ---@param given table
 ---@return { steps: integer, tokens: integer, flops: number, seconds: number, curve: number[][],
----  validation: number[][], routing: { cv: number, cv_max: number }? }
+---  validation: number[][], routing: { cv: number, cv_max: number, dropped: number }? }
 function moe.train(model, given) end
 
 ---@type string

@@ -3,11 +3,11 @@
 -- variant "shazeer" (Shazeer et al. 2017), eps ~ N(0, 1):
 --   H = x W_g + eps softplus(x W_noise),  G = softmax over the k largest of H
 --   P_i = Phi(((x W_g)_i - kth_excluding(H, k, i)) / softplus(x W_noise)_i)
---   importance CV(sum_x G)^2 + load CV(sum_x P)^2
--- variant "v-moe" (Riquelme et al. 2021), eps ~ N(0, 1 / N^2):
---   H = x W_g + eps,  G = the k largest of softmax(H), as they are
+--   loss = importance CV(sum_x G)^2 + load CV(sum_x P)^2
+-- variant "v-moe" (Riquelme et al. 2021):
+--   H = x W_g + eps / N,  G = the k largest of softmax(H), as they are
 --   P_i = Phi(((x W_g)_i - k-th largest of H) N)
---   importance CV(sum_x softmax(x W_g))^2 + load CV(sum_x P)^2
+--   loss = importance CV(sum_x softmax(x W_g))^2 + load CV(sum_x P)^2
 --
 -- CV^2 is the population variance divided by the square of the mean. There is noise in training
 -- only, and these losses with it. In the first variant both weights begin at zero.
@@ -26,6 +26,44 @@ noisy.options = {
 }
 noisy.parameters = { "noise" }
 
+-- What the variants do not share: gates (see topk.lua), the standard deviation of the noise, what
+-- a noisy logit has to exceed for its expert to win, and what "importance" is of the mean gates
+-- and of the mean probabilities.
+local variants = {
+  shazeer = { gate = "selected" },
+  ["v-moe"] = { gate = "all" },
+}
+
+function variants.shazeer.std(router, x)
+  return core.linear(x:reshape(-1, router.dim), router.noise, nil, "f32"):softplus()
+end
+
+function variants.shazeer.threshold(h, k) return h:kth_excluding(k) end
+
+function variants.shazeer.importance(mean_gates) return mean_gates end
+
+variants["v-moe"].std = function(router) return 1 / router.count end
+
+variants["v-moe"].threshold = function(h, k)
+  local _, experts = h:topk_route(k)
+  local kth = experts:narrow(2, k, 1):one_hot(h:size(2)):reshape(-1, h:size(2))
+  return (h * kth):sum(-1, true)
+end
+
+variants["v-moe"].importance = function(_, mean_probabilities) return mean_probabilities end
+
+local function check_load(opts, experts)
+  if opts.load == 0 then return end
+  if opts.noise == 0 then
+    core.raise("router: without noise there is no load loss, which is made from the probability " ..
+      "that the noise lets an expert win\nhint: load = 0")
+  end
+  if opts.variant == "shazeer" and opts.k == experts then
+    core.raise("router: k = %d of %d experts leaves none to win over, which the load loss counts" ..
+      "\nhint: load = 0", opts.k, experts)
+  end
+end
+
 function noisy.check(opts, experts)
   topk.check_k(opts, experts)
   for _, name in ipairs({ "noise", "importance", "load" }) do
@@ -33,14 +71,12 @@ function noisy.check(opts, experts)
       core.raise("router: %s must be finite and not negative, not %s", name, opts[name])
     end
   end
-  if opts.noise == 0 and opts.load ~= 0 then
-    core.raise("router: without noise the load loss is not defined: it is the probability that " ..
-      "the noise lets an expert win\nhint: load = 0")
-  end
-  if experts and opts.load ~= 0 and opts.k == experts and opts.variant == "shazeer" then
-    core.raise("router: k = %d of %d experts leaves none out: the load loss is not defined\n" ..
-      "hint: load = 0", opts.k, experts)
-  end
+  check_load(opts, experts)
+end
+
+function noisy.remedy(opts)
+  return opts.k == 1 and opts.variant == "shazeer" and opts.load == 0 and
+    "a load loss, or variant = \"v-moe\"" or nil
 end
 
 function noisy.init(router, where)
@@ -49,59 +85,32 @@ function noisy.init(router, where)
   router.noise = weight({ std = 0 }, "noise", where.experts, where.dim)
 end
 
-function noisy.remedy(opts)
-  return opts.k == 1 and opts.variant == "shazeer" and opts.load == 0 and
-    "a load loss; or variant = \"v-moe\"" or nil
-end
-
--- The standard deviation of the noise [T x N], or a number.
-local function spread(router, x)
-  if router.opts.variant == "v-moe" then return router.opts.noise / router.count end
-  local raw = core.linear(x:reshape(-1, router.dim), router.noise, nil, "f32")
-  return raw:softplus() * router.opts.noise
-end
-
--- What a noisy logit has to exceed for its expert to win [T x N].
-local function threshold(router, noisy_logits)
-  local k = router.opts.k
-  if router.opts.variant == "shazeer" then return noisy_logits:kth_excluding(k) end
-  local _, experts = noisy_logits:topk_route(k)
-  local kth = experts:narrow(2, k, 1):one_hot(router.count):reshape(-1, router.count)
-  return (kth * noisy_logits):sum(-1, true)
-end
-
--- Squared coefficient of variation, with the population variance.
+-- Squared coefficient of variation.
 local function cv_squared(v)
   local mean = v:mean()
-  local off = v - mean
-  return (off * off):mean() / (mean * mean)
+  return ((v - mean) ^ 2):mean() / mean ^ 2
 end
 
-local function sum_of_tokens(values, mask)
-  return (mask and values * mask:reshape(-1, 1) or values):sum(1)
+local function importance_loss(variant, logits, gates, experts, mask)
+  local u, p = logits:softmax(-1):routing_shares(gates, experts, "btx", 1, mask)
+  return cv_squared(variant.importance(u, p))
 end
 
-local function importance(router, logits, gates, experts, mask)
-  local u, p = core.routing_shares(logits:softmax(-1), gates, experts, "btx", 1, mask)
-  return cv_squared(router.opts.variant == "shazeer" and u or p)
-end
-
-local function load(router, logits, noisy_logits, std, mask)
-  local p = ((logits - threshold(router, noisy_logits)) / std):normal_cdf()
-  return cv_squared(sum_of_tokens(p, mask))
+local function load_loss(margin, std, mask)
+  local p = (margin / std):normal_cdf()
+  return cv_squared((mask and p * mask:reshape(-1, 1) or p):sum(1))
 end
 
 function noisy.route(router, logits, how, x)
-  local opts = router.opts
-  local gate = opts.variant == "shazeer" and "selected" or "all"
-  if not how.train then return logits:topk_route(opts.k, gate) end
-  local std = spread(router, x)
-  local eps = router:draw("randn", "noise", how, core.size(logits, 1), router.count)
+  local opts, variant = router.opts, variants[router.opts.variant]
+  if not how.train then return logits:topk_route(opts.k, variant.gate) end
+  local eps = router:draw("randn", "noise", how, logits:size(1), router.count)
+  local std = variant.std(router, x) * opts.noise
   local h = logits + eps * std
-  local gates, experts = h:topk_route(opts.k, gate)
-  local loss = importance(router, logits, gates, experts, how.mask) * opts.importance
+  local gates, experts = h:topk_route(opts.k, variant.gate)
+  local loss = importance_loss(variant, logits, gates, experts, how.mask) * opts.importance
   if opts.load ~= 0 then
-    loss = loss + load(router, logits, h, std, how.mask) * opts.load
+    loss = loss + load_loss(logits - variant.threshold(h, opts.k), std, how.mask) * opts.load
   end
   return gates, experts, { loss = loss }
 end
