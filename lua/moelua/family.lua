@@ -232,14 +232,18 @@ local function read_config(folder)
 end
 
 -- A configuration that asks for more than its files can hold is refused before anything is made of
--- it; a weight has at least two bytes.
+-- it; a weight has at least two bytes. The table of a hash is the only large buffer.
 local function too_large(config, file)
   local bytes = 0
   for _, name in ipairs(file:names()) do bytes = bytes + file:info(name).bytes end
-  local parameters = model.parameters(config)
-  if parameters > bytes then
+  local numbers = model.parameters(config)
+  for _, layer in ipairs(config.ffn) do
+    local routing = layer.router or {}
+    if routing.by == "balanced" then numbers = numbers + routing.vocab * 1.0 * routing.k end
+  end
+  if numbers > bytes then
     return ("config.json describes %.3g parameters, the tensors have %d bytes")
-      :format(parameters, bytes)
+      :format(numbers, bytes)
   end
 end
 

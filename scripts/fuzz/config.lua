@@ -98,8 +98,9 @@ local odd = {
   "{\"type\":\"linear\"}", "{\"type\":{}}", "{\"rope_type\":7}", "{\"rope_theta\":\"a\"}",
   "{\"router\":1}", "{\"router\":{\"balance\":3}}",
   "{\"router\":{\"balance\":{\"coef\":\"a\"}}}", "{\"experts\":2}", "{\"experts\":4096}",
-  "{\"experts\":2,\"hidden\":2147483647}", "\"gelu\"", "\"swiglu\"", "\"sigmoid\"", "{\"seed\":1.5}", "\"llama\"", "\"mixtral\"",
-  "\"moelua\"", "\"dense\"", "\"moe\"", "\"../x\"", "\"model.safetensors\"",
+  "{\"experts\":2,\"hidden\":2147483647}", "\"gelu\"", "\"swiglu\"", "\"sigmoid\"",
+  "{\"seed\":1.5}", "\"llama\"", "\"mixtral\"", "\"moelua\"", "\"dense\"", "\"moe\"", "\"../x\"",
+  "\"model.safetensors\"",
 }
 
 -- Keys that are read, also where the text has none yet.
@@ -184,9 +185,9 @@ local function check_ffn(ffn)
   if ffn.kind == "dense" then return matrices * ffn.hidden end
   assert(ffn.kind == "moe" and whole(ffn.experts, 4096), "experts")
   assert(ffn.router.k == nil or whole(ffn.router.k, ffn.experts), "k")
-  local shared = ffn.shared or { experts = 0, hidden = 0 }
-  assert(ffn.shared == nil or whole(shared.experts, 4096) and whole(shared.hidden, 2 ^ 31))
-  return matrices * (ffn.hidden * ffn.experts + shared.hidden * shared.experts)
+  local both = ffn.shared or { experts = 0, hidden = 0 }
+  assert(ffn.shared == nil or whole(both.experts, 4096) and whole(both.hidden, 2 ^ 31))
+  return matrices * (ffn.hidden * ffn.experts + both.hidden * both.experts)
 end
 
 local function check_config(config)
