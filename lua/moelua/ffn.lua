@@ -19,9 +19,11 @@ local ffn = {}
 local kinds = {
   dense = require("moelua.feed_forward"),
   moe = require("moelua.mixture"),
+  mot = require("moelua.mixture_of_tokens"),
 }
-local names = { "dense", "moe" }
-local articles = { dense = "a dense layer", moe = "a mixture of experts" }
+local names = { "dense", "moe", "mot" }
+local articles = { dense = "a dense layer", moe = "a mixture of experts",
+  mot = "a mixture of tokens" }
 
 local function sorted(declared)
   local list = {}

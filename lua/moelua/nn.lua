@@ -20,9 +20,10 @@ local feed_forward = require("moelua.feed_forward")
 local layer_class = require("moelua.layer_class")
 local layer_options = require("moelua.layer_options")
 local mixture = require("moelua.mixture")
+local mixture_of_tokens = require("moelua.mixture_of_tokens")
 local weight = require("moelua.parameter")
 
-local nn = { layer_class = layer_class, MoE = mixture.MoE,
+local nn = { layer_class = layer_class, MoE = mixture.MoE, MoT = mixture_of_tokens.MoT,
   FeedForward = feed_forward.FeedForward, Experts = feed_forward.Experts }
 local need = layer_options.need
 
