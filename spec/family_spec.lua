@@ -224,6 +224,29 @@ describe("other mixtures", function()
     end)
   end
 
+  for _, more in ipairs({ {}, { temperature = "learned" }, { uniform = true },
+    { temperature = { from = 2, to = 0.5, steps = 10 }, activation = "swiglu" } }) do
+    it("come back with all tensors: a mixture of tokens, " .. core.json.encode(more), function()
+      local layer = { kind = "mot", hidden = 6, experts = 4, group = 2 }
+      for name, value in pairs(more) do layer[name] = value end
+      local m = models.tiny({ ffn = { {}, layer } })
+      local folder = saved(m)
+      local again = assert(moe.load(folder))
+      assert.same(m.config, again.config)
+      assert.equal("moelua", config_of(folder).model_type)
+      models.same(m, again)
+      models.same(m, m:copy())
+      local ids = moe.tensor({ { 1, 2, 3 }, { 4, 5, 6 } }, "i32")
+      assert.equal(m:logits(ids):bytes(), again:logits(ids):bytes())
+      local names = tensors_of(folder)
+      assert.equal("F32 6x16", names["model.layers.1.block_sparse_moe.experts.3.w1.weight"])
+      assert.equal(not more.uniform and "F32 4x16" or nil,
+        names["model.layers.1.mlp.controller.weight"])
+      assert.equal(more.temperature == "learned" and "F32 1" or nil,
+        names["model.layers.1.mlp.temperature"])
+    end)
+  end
+
   it("name the bias and the table of a router", function()
     local names = tensors_of(saved(models.tiny({ ffn = { models.mixture({ router = { k = 2,
       bias = { rate = 1e-3 } } }), models.mixture({ router = { kind = "hash",

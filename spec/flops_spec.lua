@@ -116,6 +116,37 @@ describe("flops", function()
     assert.equal(6 * 9 * (63 - 16) * 1280, flops.per_token(config) - flops.per_token(shape({})))
   end)
 
+  -- Layers above the first half are mixtures of tokens, in the sizes of Antoniak et al. 2023; a
+  -- vocabulary as of GPT-2, and a head of its own.
+  local function mot_of(dim, layers, experts)
+    local ffn = {}
+    for i = 1, layers do
+      ffn[i] = i <= layers // 2 and { hidden = 4 * dim, activation = "relu" } or { kind = "mot",
+        hidden = 4 * dim, activation = "relu", experts = experts, group = 32 }
+    end
+    return check_config({ dim = dim, layers = layers, heads = dim // 64, vocab = 50257,
+      context = 256, tied = false, ffn = ffn })
+  end
+
+  it("of mixtures of tokens: Medium with 32 experts has 336.7 million parameters", function()
+    assert.equal("3.367e+08", about(sizes(mot_of(512, 8, 32)), 4))
+    assert.equal("1.04e+09", about(sizes(mot_of(768, 12, 32)), 3))
+    assert.equal("1.95e+09", about(sizes(mot_of(768, 12, 64)), 3))
+  end)
+
+  it("of a mixture of tokens: of a dense layer, and 3 E d to mix", function()
+    local function overhead(dim, hidden, experts, width)
+      local dense = flops.ffn({ kind = "dense", hidden = hidden, activation = "relu" }, dim)
+      local mot = flops.ffn({ kind = "mot", hidden = width, experts = experts, group = 32,
+        activation = "relu" }, dim)
+      assert.equal(6 * 3 * experts * dim, mot - dense)
+      return about(100 * (mot / dense - 1), 3)
+    end
+    assert.equal("2.34", overhead(512, 2048, 32, 2048))
+    assert.equal("18.8", overhead(512, 2048, 256, 256))
+    assert.equal("75", overhead(256, 1024, 512, 64))
+  end)
+
   it("of one layer", function()
     assert.equal(6 * 3 * 16 * 24, flops.ffn({ kind = "dense", hidden = 24 }, 16))
     assert.equal(6 * (2 * 3 * 16 * 24 + 5 * 16),

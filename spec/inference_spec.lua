@@ -46,6 +46,27 @@ describe("a model in 16 bits", function()
     end)
   end
 
+  it("computes with the rounded weights in layers of every kind", function()
+    local kinds = { { activation = "gelu" }, models.mixture({ activation = "relu" }),
+      models.mixture({ shared = { experts = 1, gate = true } }),
+      models.mixture({ router = { kind = "noisy_topk" } }),
+      { kind = "mot", hidden = 24, experts = 4, group = 2, temperature = "learned" } }
+    local x = moe.tensor({ ids, ids }, "i32")
+    for _, ffn in ipairs(kinds) do
+      local m = mixture({ ffn = ffn })
+      local half, want = m:copy():to("bf16"), m:copy()
+      for i, entry in ipairs(half:parameters()) do
+        models.set(want:parameters()[i][2], entry[2]:detach():to("f32"))
+      end
+      helper.close(half:logits(x), want:logits(x), 1e-4)
+      local folder = helper.tmpdir() .. "/model"
+      assert(half:save(folder))
+      local again = assert(moe.load(folder, { dtype = "bf16" }))
+      models.same(half, again)
+      assert.same(types(half), types(again))
+    end
+  end)
+
   it("keeps norms and routers in f32, and has no gradients until it is f32 again", function()
     local m = mixture()
     assert.equal(m, m:to("bf16"))

@@ -99,6 +99,19 @@ describe("configuration", function()
     end
   end)
 
+  it("has mixtures of tokens in the later half, for which routers do not count", function()
+    local mot = { kind = "mot", hidden = 24, experts = 4, group = 2, flop_matched = true }
+    local m = models.tiny({ layers = 4, ffn = { {}, models.mixture(), mot, mot } })
+    assert.equal(12, m.config.ffn[3].hidden)
+    assert.same(m.config, require("moelua.model").check_config(m.config))
+    assert.same({ causal = true, coupled = "batch", group = 2 }, m:traits())
+    assert.same({ 2, 3, 256 }, m:logits(moe.tensor({ { 1, 2, 3 }, { 4, 5, 6 } }, "i32")):shape())
+    misuse(new({ ffn = { kind = "mot", experts = 4, group = 2, router = {} } }),
+      "moe.model.new: a mixture of tokens has no option 'router'\nhint: kind = \"moe\"")
+    misuse(new({ ffn = models.mixture({ group = 2 }) }),
+      "moe.model.new: a mixture of experts has no option 'group'\nhint: kind = \"mot\"")
+  end)
+
   it("makes the first mixture layer soft where one expert is drawn", function()
     local drawn = models.mixture({ router = { kind = "sample", z_loss = 0.1 } })
     local config = models.tiny({ layers = 4, ffn = { {}, drawn, drawn, {} } }).config
@@ -141,7 +154,7 @@ describe("configuration", function()
     misuse(new({ ffn = models.mixture({ experts = 1 }) }),
       "router: k must be 1 to the number of experts: 2 of 1")
     misuse(new({ ffn = { kind = "sparse" } }),
-      "ffn: option 'kind' is 'sparse': unknown\nhint: known are dense, moe")
+      "ffn: option 'kind' is 'sparse': unknown\nhint: known are dense, moe, mot")
     misuse(function()
       moe.model.new({ dim = 16, layers = 1, heads = 1, vocab = 8, context = 8 })
     end, "moe.model.new: the width of the feed-forward layers is missing\nhint: hidden = 64")

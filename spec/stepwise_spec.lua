@@ -27,6 +27,17 @@ describe("a model whose layers are not causal, or coupled,", function()
       "an output depends on later positions", "no router with capacity.evaluation")
   end)
 
+  it("is refused where tokens or experts mix", function()
+    local token_by_token = "routers that choose for each token by itself, as \"topk\""
+    refused(mixture({ kind = "expert_choice", over = "sequence" }),
+      "an output depends on later positions", token_by_token)
+    refused(mixture({ kind = "expert_choice", over = "batch" }),
+      "an output depends on the other sequences of the batch", token_by_token)
+    refused(models.tiny({ ffn = { {}, { kind = "mot", experts = 4, group = 2, hidden = 8 } } }),
+      "an output depends on the other sequences of the batch",
+      "moe.transition(model) makes it a mixture of token choice, to be trained a little more")
+  end)
+
   it("computes logits all the same", function()
     local m = mixture({ k = 2, capacity = { evaluation = 1 } })
     assert.same({ 3, 256 }, m:logits({ 1, 2, 3 }):shape())

@@ -45,7 +45,7 @@ end
 
 --- The options of one layer, complete. `width` is its `hidden` when it says none.
 ---@param where string the function that was called, for messages
----@param given table kind, hidden, activation; experts, shared, segments and router of "moe"
+---@param given table kind and the options of that kind, as its module declares them
 ---@param width integer?
 ---@return table
 function ffn.options(where, given, width)

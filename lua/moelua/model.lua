@@ -354,10 +354,11 @@ end
 
 --- A new model with random weights. Options: dim, layers, heads, vocab, context; hidden (width of
 --- dense layers) or ffn, one table or a list of one per layer: { kind = "dense", hidden,
---- activation } or { kind = "moe", hidden, experts, shared, segments, activation, router }, see
---- nn.MoE; kv_heads, head_dim, rope_theta, norm_eps, tied (is the head the embedding?), std (of the
---- weights), seed; recompute (keep only the input of each block for backward and compute the rest
---- again: a third more work, much less memory, the same bits).
+--- activation }, { kind = "moe", hidden, experts, shared, segments, activation, router }, see
+--- nn.MoE, or { kind = "mot", hidden, experts, group, ... }, see nn.MoT; kv_heads, head_dim,
+--- rope_theta, norm_eps, tied (is the head the embedding?), std (of the weights), seed; recompute
+--- (keep only the input of each block for backward and compute the rest again: a third more work,
+--- much less memory, the same bits).
 ---@param given table
 ---@return moelua.Model
 function model.new(given) return Model(check_config(given)) end

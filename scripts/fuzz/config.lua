@@ -56,6 +56,9 @@ local made = {      -- models in folders, whose config.json is replaced
   routers = model.new(config_of({ routed({ kind = "hash", by = "balanced" }),
     routed({ k = 1, gate = "sigmoid", scale = 2, jitter = 0.1, bias = { rate = 0.1 },
       capacity = { evaluation = 2 }, balance = { form = "device", groups = 2 } }) }, true)),
+  tokens = model.new(config_of({ { kind = "mot", hidden = 4, experts = 4, group = 2,
+    temperature = "learned" }, { kind = "mot", hidden = 8, experts = 2, group = 2,
+    activation = "swiglu", temperature = { from = 2, to = 1, steps = 9 } } }, true)),
   domains = model.new(config_of({ routed({ kind = "domain", domains = { "a", "b" } }),
     routed({ kind = "expert_choice", over = "batch" }) }, true)),
 }
@@ -183,6 +186,10 @@ local function check_ffn(ffn)
   assert(whole(ffn.hidden, 2 ^ 31), "hidden")
   local matrices = ffn.activation == "swiglu" and 3.0 or 2.0
   if ffn.kind == "dense" then return matrices * ffn.hidden end
+  if ffn.kind == "mot" then
+    assert(whole(ffn.experts, 4096) and whole(ffn.group, 2 ^ 31), "experts, group")
+    return matrices * ffn.hidden * ffn.experts
+  end
   assert(ffn.kind == "moe" and whole(ffn.experts, 4096), "experts")
   assert(ffn.router.k == nil or whole(ffn.router.k, ffn.experts), "k")
   local both = ffn.shared or { experts = 0, hidden = 0 }
@@ -252,7 +259,7 @@ local function try_json(text)
   assert(json.encode(json.decode(encoded)) == encoded, encoded)
 end
 
-local names = { "llama", "mixtral", "moelua", "shared", "routers", "domains" }
+local names = { "llama", "mixtral", "moelua", "shared", "routers", "domains", "tokens" }
 local tests = {
   function() try_config(make(texts[one_of(names)])) end,
   function() try_config(make(texts[one_of(names)])) end,

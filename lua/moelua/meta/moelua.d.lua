@@ -1091,10 +1091,11 @@ function model.check_config(given) end
 
 --- A new model with random weights. Options: dim, layers, heads, vocab, context; hidden (width of
 --- dense layers) or ffn, one table or a list of one per layer: { kind = "dense", hidden,
---- activation } or { kind = "moe", hidden, experts, shared, segments, activation, router }, see
---- nn.MoE; kv_heads, head_dim, rope_theta, norm_eps, tied (is the head the embedding?), std (of the
---- weights), seed; recompute (keep only the input of each block for backward and compute the rest
---- again: a third more work, much less memory, the same bits).
+--- activation }, { kind = "moe", hidden, experts, shared, segments, activation, router }, see
+--- nn.MoE, or { kind = "mot", hidden, experts, group, ... }, see nn.MoT; kv_heads, head_dim,
+--- rope_theta, norm_eps, tied (is the head the embedding?), std (of the weights), seed; recompute
+--- (keep only the input of each block for backward and compute the rest again: a third more work,
+--- much less memory, the same bits).
 ---@param given table
 ---@return moelua.Model
 function model.new(given) end
@@ -1303,6 +1304,38 @@ function MoE:parameters(prefix) end
 ---@param train boolean?
 ---@return { causal: boolean, coupled: string, group: integer|string|nil }
 function MoE:traits(train) end
+end
+
+do
+
+---@class moelua.MixtureOfTokens
+---@overload fun(given?: any): moelua.MixtureOfTokens
+local MoT = {}
+nn.MoT = MoT
+
+--- What has to happen after each update of the optimizer, as with the bias of a router.
+function MoT:after_step() end
+
+--- The buffers in the same form: tensors that belong to the layer as parameters do, but that no
+--- gradient changes.
+function MoT:buffers(prefix) end
+
+--- {prefix, layer} of every part, in order.
+function MoT:children() end
+
+function MoT:forward(x, how) end
+
+--- {name, tensor, layer, field} of every parameter in registration order, `prefix` before each
+--- name; layer[field] is the tensor.
+function MoT:parameters(prefix) end
+
+--- The temperature of a step: what was learned, what the schedule has then, or the number. Without
+--- a step a schedule has come to its end.
+---@param how table?
+---@return moelua.Tensor|number
+function MoT:temperature_at(how) end
+
+function MoT:traits() end
 end
 
 do
@@ -1587,6 +1620,14 @@ function tokenizer.resolve(where, value) end
 ---@return { steps: integer, tokens: integer, flops: number, seconds: number, curve: number[][],
 ---  validation: number[][], routing: { cv: number, cv_max: number, dropped: number }? }
 function moe.train(model, given) end
+
+--- A new model in which every mixture of tokens is a mixture of experts that tokens choose, with
+--- the same experts, and the controller, divided by the temperature, as the router. Options: those
+--- of the routers, see router.lua; by default top-k with k = 1 and gate = "all", like Switch.
+---@param m moelua.Model
+---@param given table?
+---@return moelua.Model
+function moe.transition(m, given) end
 
 ---@type string
 moe.version = nil
