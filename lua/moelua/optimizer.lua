@@ -24,8 +24,7 @@ Optimizer.options = {
 
 --- layer: a layer or model. given: lr, beta1, beta2, eps, weight_decay, clip.
 function Optimizer:init(layer, given)
-  expect(type(layer) == "table" and type(layer.parameters) == "function", "moe.optimizer", "layer",
-    "a layer or model", layer)
+  expect(nn.is_layer(layer), "moe.optimizer", "layer", "a layer or model", layer)
   self.opts = options.check("moe.optimizer", given, Optimizer.options)
   nn.check_f32("moe.optimizer", layer)
   self.layer, self.buffers = layer, layer:buffers()
