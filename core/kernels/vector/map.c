@@ -70,8 +70,17 @@ MAP_GRAD(relu_grad, relu_at(s).slope)
 EACH(tanh, LIBM(tanh)(x))
 MAP_GRAD(tanh_grad, 1 - s * s)
 
-/* exp sees no positive number, and log1p keeps the digits of what it gives. */
-EACH(softplus, (x > 0 ? x : 0) + LIBM(log1p)(LIBM(exp)(x > 0 ? -x : x)))
+/* log(1 + u) for 0 <= u <= 1 is 2 atanh(z) with z = u / (2 + u) <= 1/3: a series of positive terms,
+ * which keeps the digits of a small u. */
+INLINE vec log_above_1(vec u) {
+    const int terms = MOE_REAL_IS_DOUBLE ? 16 : 7;
+    vec z = u / (2 + u), square = z * z, sum = splat(1 / (moe_real)(2 * terms + 1));
+    for (int i = terms - 1; i >= 0; i--) sum = sum * square + 1 / (moe_real)(2 * i + 1);
+    return 2 * z * sum;
+}
+
+/* exp sees no positive number. */
+MAP(softplus, choose(x > 0, x, splat(0)) + log_above_1(vexp_below(choose(x > 0, -x, x))))
 MAP_GRAD(softplus_grad, vsigmoid(s))
 
 MAP(normal_cdf, phi_at(x).y)
