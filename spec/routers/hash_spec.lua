@@ -87,6 +87,22 @@ describe("hash routing", function()
     assert.is_true(unevenness("random") > 0.3)
   end)
 
+  it("is the same in generation, token by token, as for the whole text", function()
+    for _, opts in ipairs({ { kind = "hash" }, { kind = "hash", by = "bigram" },
+      { kind = "hash", by = "balanced", vocab = 256, k = 2 } }) do
+      local model = models.tiny({ std = 0.5, ffn = { kind = "moe", hidden = 24, experts = 4,
+        router = opts } })
+      local prompt = { 7, 99, 3, 250, 8 }
+      local got = model:generate_ids(prompt, { max_tokens = 8, temperature = 0 })
+      local list = table.move(prompt, 1, #prompt, 1, {})
+      for _ = 1, 8 do
+        local logits = model:logits(list)
+        list[#list + 1] = logits:select(1, #list):argmax():item()
+      end
+      assert.same(table.move(list, #prompt + 1, #list, 1, {}), got)
+    end
+  end)
+
   it("refuses what it cannot do without", function()
     misuse(function() layer_of()(input(2, 3)) end, "router: a hash needs the token ids\n" ..
       "hint: layer(x, { ids = ids }), i32 [2 x 3]; a model sets them itself")
