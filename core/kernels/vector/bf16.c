@@ -22,17 +22,23 @@ enum { DEPTH = 32 };            /* one step of AMX, and two vectors of f32 */
 
 static int64_t pairs_of(int64_t k) { return moe__round_up(k, DEPTH) / 2; }
 
+/* The pairs of row i from `begin` on; apart, because the loops of `left` need the registers. */
+__attribute__((noinline)) static void left_rest(const source *s, int64_t i, int64_t begin,
+                                                uint32_t *to) {
+    for (int64_t p = begin; p < pairs_of(s->n); p += VL)
+        store_pairs(to + p, pairs_along(take(s, i, 2 * p), take(s, i, 2 * p + VL)));
+}
+
 static void left(int64_t m, int64_t k, const moe_real *from, int64_t ld, const int32_t *index,
                  const moe_real *scale, void *to, int64_t ldto) {
     const source s = {m, k, from, ld, index, scale};
-    for (int64_t i = 0; i < m; i++) {
-        uint32_t *at = (uint32_t *)to + i * (ldto / 2);
+    const int64_t whole = scale ? 0 : k / (2 * VL) * VL;
+    uint32_t *at = to;
+    for (int64_t i = 0; i < m; i++, at += ldto / 2) {
         const moe_real *x = row(&s, i);
-        int64_t p = 0;
-        for (; !scale && 2 * (p + VL) <= k; p += VL)
+        for (int64_t p = 0; p < whole; p += VL)
             store_pairs(at + p, pairs_along(load(x + 2 * p), load(x + 2 * p + VL)));
-        for (; p < pairs_of(k); p += VL)
-            store_pairs(at + p, pairs_along(take(&s, i, 2 * p), take(&s, i, 2 * p + VL)));
+        if (whole < pairs_of(k)) left_rest(&s, i, whole, at);
     }
 }
 
