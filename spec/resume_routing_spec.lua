@@ -8,6 +8,7 @@ local prose, code = models.corpus("prose", nil, 6), models.corpus("code", nil, 6
 
 local routers = {
   ["a bias that evens the load"] = { k = 2, gate = "sigmoid", bias = { rate = 1e-2 } },
+  ["learned noise"] = { kind = "noisy_topk", k = 2 },
   ["a second expert by chance"] = { kind = "gshard", second = "random" },
   ["samples"] = { kind = "sample" },
   ["jitter"] = { kind = "switch", jitter = 1e-1 },
