@@ -11,7 +11,8 @@
 --   before   i32 [B x 1], the token before each sequence of ids, or -1; made with a cache
 --   labels   i32 [B], the domain of each sequence, counted from 0
 --   mask     f32 [B x S], 1 where a token counts and 0 where it is padding; Model:loss makes it
---   again    true while a block that recomputes runs for the second time: nothing is counted
+--   again    true in a pass that nobody counts: of a block that recomputes the second one, and one
+--            that only measures the shares of a step
 --   shares   { u, p } of a whole step, see balance.lua; for a model a list of them by layer
 
 local core = require("moelua.core")
