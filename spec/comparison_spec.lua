@@ -303,12 +303,15 @@ describe("a recipe that compares", function()
     assert.same({ mean = 0, half = 0, n = 2 }, arm.training_dropped)
     assert.same({ nil, true, false }, { found.arms[1].cv, arm.causal, arm.coupled })
     assert.matches("^held%-out text.-;\nmeans of 2 seeds, ± 95 %% interval\nmodel ", out)
-    assert.matches("\nuntil the final validation loss of 'dense', as shares of what that took\n",
+    assert.matches("\nUntil the final validation loss of 'dense', as shares of what that took\n",
       out)
+    assert.matches("\nParameters in all.-\nmodel +parameters +active +rate +with tuning\n"
+      .. "dense +2.52 k +2.52 k +0.0%d +", out)
     assert.matches("\n%S+ +top%-1 of 4 beats dense: [-+]%d.%d+ ± %d+.%d+ bits per byte "
       .. "%(2 seeds%)\n", out)
-    assert.matches("until the final validation loss", get("runs/r/report.html"))
-    assert.matches("\nRates at the edge of the grid: dense 0.03, top%-1 of 4 0.0%d, ", out)
+    assert.matches("Until the final validation loss", get("runs/r/report.html"))
+    assert.matches("The first seed of each arm.", get("runs/r/report.html"))
+    assert.matches("\nRates at the edge of the grid: dense 0.03, top%-1 of 4 0.0%d%.\n", out)
     local second = { recipe("--seeds 2") }
     assert.same({ 0, out }, { second[1], second[2] })
     assert.matches("\ndense/seed%-2: finished before\n", second[3])

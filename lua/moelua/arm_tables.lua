@@ -34,13 +34,8 @@ local function losses(title, names, arms, best)
   end
   columns[#columns + 1] = { name = "mean", best = best, read = function(arm) return arm.mean end }
   columns[#columns + 1] = field("±", "interval")
-  columns[#columns + 1] = field("rate", "rate", "%g")
-  columns[#columns + 1] = field("parameters", "parameters", "si")
-  columns[#columns + 1] = field("active", "active", "si")
   columns[#columns + 1] = field("tokens", "tokens", "si")
   columns[#columns + 1] = field("FLOPs", "flops", "si")
-  columns[#columns + 1] = { name = "with tuning", format = "si", best = false,
-    read = function(arm) return arm.tuning and arm.flops + arm.tuning.flops end }
   columns[#columns + 1] = { name = "seconds", format = "%.0f", best = false,
     read = function(arm) return arm.seeds and arm.seconds end }
   columns[#columns + 1] = { name = "coupled",
@@ -61,8 +56,18 @@ end
 
 --- Arms that see later text.
 function arm_tables.apart(names, arms)
-  return losses("not causal: these see later text, so their loss predicts nothing", names, arms,
+  return losses("Not causal: these see later text, so their loss predicts nothing", names, arms,
     false)
+end
+
+--- Sizes, the chosen rates, and FLOPs with what choosing took; nil for arms without seeds.
+function arm_tables.choices(arms)
+  if not (arms[1] and arms[1].seeds) then return nil end
+  return make("Parameters in all and of a token, the rate chosen on the validation split, and " ..
+    "FLOPs with what choosing it took", arms, { { name = "model", read = name_of },
+      field("parameters", "parameters", "si"), field("active", "active", "si"),
+      field("rate", "rate", "%g"), { name = "with tuning", format = "si", best = false,
+        read = function(arm) return arm.tuning and arm.flops + arm.tuning.flops end } })
 end
 
 --- Which arms have the first or last rate of their grid: a better one may lie beyond it. A
@@ -93,7 +98,7 @@ function arm_tables.routing(arms)
     if arm.cv then list[#list + 1] = arm end
   end
   if #list == 0 then return nil end
-  return make("routing on held-out text, mean of the mixture layers; and in training", list, {
+  return make("Routing on held-out text, mean of the mixture layers; and in training", list, {
     { name = "model", read = name_of }, figure("load cv", "cv"), figure("dead", "dead"),
     figure("entropy", "entropy"), figure("information", "mutual_information"),
     figure("largest cv", "training_cv"), figure("dropped", "training_dropped") })
@@ -117,7 +122,7 @@ function arm_tables.reach(arms)
     if arm.reach then list[#list + 1] = arm end
   end
   if #list == 0 then return nil end
-  return make(("until the final validation loss of '%s', as shares of what that took"):format(
+  return make(("Until the final validation loss of '%s', as shares of what that took"):format(
     list[1].reach.reference), list, { { name = "model", read = name_of }, ratio("steps", "steps"),
       ratio("FLOPs", "flops"), ratio("time", "seconds") })
 end

@@ -151,7 +151,10 @@ end
 function Study:trained(name) return check(family.load(self.opt.out .. "/" .. name .. "/model")) end
 
 --- Arms over several seeds, see comparison.lua.
-function Study:compare(given) return Comparison(self, given) end
+function Study:compare(given)
+  self.seeds = self.opt.seeds
+  return Comparison(self, given)
+end
 
 --- Trains a copy of the model on each domain, in a process of its own (see moe.branch). Returns the
 -- experts, and what each cost, in the order of study.names.
@@ -261,6 +264,7 @@ local function more_tables(self)
   local all = table.move(self.apart, 1, #self.apart, #self.arms + 1, { table.unpack(self.arms) })
   local list = { arm_tables.reach(self.arms) }
   list[#list + 1] = arm_tables.routing(all)
+  list[#list + 1] = arm_tables.choices(all)
   if #self.apart > 0 then list[#list + 1] = arm_tables.apart(self.names, self.apart) end
   return list
 end
@@ -290,6 +294,7 @@ function Study:write(results)
     curves = self.curves, heat = self.heat, experts = self.experts,
     statistics = self.statistics, config = request(self.opt),
     tables = more_tables(self),
+    captions = { curves = self.seeds and "The first seed of each arm." or nil },
     versions = { { "moelua", core.version }, { "kernels", core.kernels } },
     command = command_line(), notes = self.notes,
     axes = { x = "training tokens", y = "training loss, bits per byte" } })))
@@ -309,9 +314,11 @@ local function print_text(self)
   local first = arm_tables.results(self.names, self.arms, self.split)
   print(first.title)
   print(text_table.format(first.columns, first.rows))
-  for _, more in ipairs(more_tables(self)) do
-    print(("\n%s\n%s\n"):format(more.title, text_table.format(more.columns, more.rows)))
+  local more = more_tables(self)
+  for _, given in ipairs(more) do
+    print(("\n%s\n%s"):format(given.title, text_table.format(given.columns, given.rows)))
   end
+  if #more > 0 then print() end
   for _, claim in ipairs(self.claims) do
     print(("%s  %s: %s"):format(mark[claim.holds] or "?  ", claim.name, claim.detail))
   end

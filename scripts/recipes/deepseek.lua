@@ -21,8 +21,8 @@ local opt = moe.options {
     { "heads", 4, "attention heads", min = 1 },
     { "context", 128, "tokens of a sequence", min = 1 },
     { "batch", 32, "sequences of a step", min = 1 },
-    { "steps", 600, "steps of each model", min = 1 },
-    { "tuning_steps", 100, "steps of each run that tries a learning rate", min = 1 },
+    { "steps", 900, "steps of each model", min = 1 },
+    { "tuning_steps", 150, "steps of each run that tries a learning rate", min = 1 },
   },
   presets = {
     smoke = { seeds = 2, steps = 40, tuning_steps = 8, eval_windows = 32, max_bytes = 2000000,

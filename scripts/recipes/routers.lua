@@ -17,7 +17,7 @@ local opt = moe.options {
     { "heads", 4, "attention heads", min = 1 },
     { "context", 128, "tokens of a sequence", min = 1 },
     { "batch", 32, "sequences of a step", min = 1 },
-    { "steps", 400, "steps of each model", min = 1 },
+    { "steps", 500, "steps of each model", min = 1 },
     { "tuning_steps", 80, "steps of each run that tries a learning rate", min = 1 },
   },
   presets = {
