@@ -50,14 +50,14 @@ end
 
 -- The steps of each: "3 x 100, 3 x 400".
 local function all_steps(group)
-  local parts, counts = {}, {}
+  local parts, count = {}, {}
   for _, stage in ipairs(group) do
     local text = steps(stage)
-    if text ~= parts[#parts] then parts[#parts + 1], counts[#parts + 1] = text, 0 end
-    counts[#parts] = counts[#parts] + 1
+    if not count[text] then parts[#parts + 1] = text end
+    count[text] = (count[text] or 0) + 1
   end
-  for i, count in ipairs(counts) do
-    if count > 1 and parts[i] ~= "done" then parts[i] = ("%d x %s"):format(count, parts[i]) end
+  for i, text in ipairs(parts) do
+    if count[text] > 1 and text ~= "done" then parts[i] = ("%d x %s"):format(count[text], text) end
   end
   return table.concat(parts, ", ")
 end
