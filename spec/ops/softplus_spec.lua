@@ -12,7 +12,7 @@ describe("softplus", function()
     local inf = math.huge
     local y = moe.tensor({ -80, -30, -20 }):softplus()
     close(y / moe.tensor({ math.exp(-80), math.exp(-30), math.exp(-20) }), { 1, 1, 1 }, 1e-6)
-    close(moe.tensor({ -inf, -1000, 30, 2 ^ 99, inf }):softplus(), { 0, 0, 30, 2 ^ 99, inf }, 0)
+    close(moe.tensor({ -inf, -1000, 60, 2 ^ 99, inf }):softplus(), { 0, 0, 60, 2 ^ 99, inf }, 0)
     close(moe.tensor({ 0 }):softplus(), { math.log(2) }, 1e-7)
   end)
 
