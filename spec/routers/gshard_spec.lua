@@ -47,6 +47,10 @@ describe("gshard", function()
     assert.equal(0, info.dropped)                   -- not drawn is not dropped
     local _, _, even = route("random", moe.zeros(100, 4), train)
     assert.same({ 100, 100, 0, 0 }, even.counts)    -- 2 g = 1
+    _, _, info = support.route({ kind = "gshard", capacity = false, threshold = 0.8 }, many, train)
+    support.frequency(info.counts[1], DRAWS, g / 0.8)
+    misuse(function() router.options({ kind = "gshard", threshold = 0 }) end,
+      "router: threshold must be above 0 and finite, not 0")
   end)
 
   it("draws the second one among the others, as likely as they are", function()

@@ -1475,7 +1475,7 @@ do
 ---   topk           the k largest logits; gate = "selected", "all" or "sigmoid"; bias = { rate }
 ---   switch         the largest logit, gate p, capacity 1.25
 ---   noisy_topk     top-k with learned noise; k, variant, noise, importance, load
----   gshard         top-2, the second by chance; second, evaluation
+---   gshard         top-2, the second by chance; second, threshold, evaluation
 ---   sample         one expert, drawn; temperature, first, inference
 ---   soft           all experts, by softmax
 ---   expert_choice  experts choose tokens; factor, over

@@ -3,7 +3,8 @@
 --   p = softmax(l),  a = argmax p,  gates p_a / (p_a + p_b) and p_b / (p_a + p_b)
 --
 -- The second expert b, in training:
---   "random"     the next best, used with probability min(1, 2 gate_b)        (the paper)
+--   "random"     the next best, used with probability min(1, gate_b / threshold): threshold 0.5 is
+--                the paper's 2 gate_b, ST-MoE's programs have 0.2
 --   "sampling"   the argmax of l + Gumbel noise among the others              (fairseq)
 --   "all"        the next best
 -- and in evaluation the next best. Defaults are the paper's capacity, 2 ceil(S / N), filled by all
@@ -16,12 +17,16 @@ local gshard = {}
 
 gshard.options = {
   second = { { "random", "sampling", "all" }, "random" },
+  threshold = { "number", 0.5 },                -- of "random"
   evaluation = { { "random", "sampling", "all" }, "all" },      -- the second one in evaluation
   balance = { "table|boolean", { form = "gshard", coef = 0.01 } },
   capacity = { "table|boolean", { factor = 2, formula = "gshard", policy = "choice" } },
 }
 
-function gshard.check(_, experts)
+function gshard.check(opts, experts)
+  if not (opts.threshold > 0 and opts.threshold < math.huge) then
+    core.raise("router: threshold must be above 0 and finite, not %s", opts.threshold)
+  end
   if experts and experts < 2 then
     core.raise("router: gshard takes 2 experts per token: there are only %d", experts)
   end
@@ -33,8 +38,9 @@ function route.all(_, logits) return logits:topk_route(2, "selected") end
 
 function route.random(router, logits, how)
   local gates, experts = logits:topk_route(2, "selected")
-  local second = gates:narrow(2, 2, 1) * 2 - router:draw("rand", "second", how, gates:size(1), 1)
-  return gates, experts:keep_slots(core.concat({ core.ones(second:shape()), second }, 2):detach())
+  local u = router:draw("rand", "second", how, gates:size(1), 1)
+  local second = gates:narrow(2, 2, 1):detach() / router.opts.threshold - u
+  return gates, experts:keep_slots(core.concat({ core.ones(second:shape()), second }, 2))
 end
 
 -- The first choice stays the first when it is lifted above all others.
