@@ -45,24 +45,30 @@ local function shared_options(where, given, hidden)
   return shared
 end
 
--- Standard experts and their k become finer ones of which some are shared.
-local function cut(where, opts, shared)
-  local m, hidden = opts.segments, opts.hidden
+-- The width of what an expert is cut into.
+local function segment_width(where, opts)
+  local hidden, m = opts.hidden, opts.segments
   if hidden % m ~= 0 then
     raise("%s: experts of hidden = %d cannot be cut into %d segments", where, hidden, m)
   end
+  return hidden // m
+end
+
+-- Of the segments of all standard experts and of the k of a token, those that are routed.
+local function share_out(where, opts)
+  local m, shared = opts.segments, opts.shared and opts.shared.experts or 0
   local routing = router.options(opts.router)
   if not routing.k then
     raise("%s: segments go with a router that chooses k experts, not with '%s'\n" ..
       "hint: give the experts and hidden that come of it", where, routing.kind)
   end
-  local routed, k = m * opts.experts - shared, m * routing.k - shared
+  local k = m * routing.k - shared
   if k < 1 then
     raise("%s: %d segments of k = %d are %d experts of a token, and %d are shared: none is " ..
       "left to route to", where, m, routing.k, m * routing.k, shared)
   end
-  opts.experts, opts.hidden, opts.segments = routed, hidden // m, nil
-  opts.router = options.merge(routing, { k = k })
+  opts.experts, opts.router = m * opts.experts - shared, options.merge(routing, { k = k })
+  limits.check(where, opts, { "experts" })
 end
 
 -- Every domain has one expert.
@@ -76,13 +82,10 @@ end
 local function complete(where, opts)
   opts.experts = expert_count(where, opts)
   limits.check(where, opts, { "hidden", "experts", "segments" })
-  if opts.segments then
-    local shared = shared_options(where, opts.shared, 1)
-    cut(where, opts, shared and shared.experts or 0)
-    limits.check(where, opts, { "experts" })
-  end
+  if opts.segments then opts.hidden = segment_width(where, opts) end
   opts.shared = shared_options(where, opts.shared, opts.hidden)
-  opts.router = router.options(opts.router, opts.experts)
+  if opts.segments then share_out(where, opts) end
+  opts.segments, opts.router = nil, router.options(opts.router, opts.experts)
   return opts
 end
 
