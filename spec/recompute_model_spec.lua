@@ -6,13 +6,17 @@ local moe = require("moelua")
 local rejects = require("spec.ops.support").rejects
 
 -- The loss of a training step and its gradients.
-local function trained(config, x, y)
+local function trained(config, x, y, how)
   local model = moe.model.new(config)
   local _ <close> = moe.scope()
-  local loss, info = model:loss(x, y)
+  local loss, info = model:loss(x, y, how)
   loss:backward()
   local list = { loss:bytes(), info.nll:bytes(), info.aux and info.aux:bytes() or "none" }
-  for _, entry in ipairs(model:parameters()) do list[#list + 1] = entry[2]:grad():bytes() end
+  for _, entry in ipairs(model:parameters()) do
+    list[#list + 1] = entry[2]:grad() and entry[2]:grad():bytes() or "none"
+  end
+  model:after_step()
+  list[#list + 1] = moe.nn.fingerprint(model)
   return list, info
 end
 
@@ -53,6 +57,32 @@ describe("a model that recomputes", function()
           assert.equal(info.layers[i].entropy, figures.layers[i].entropy)
         end
       end
+    end)
+  end
+
+  for _, layer in ipairs({
+    { router = { k = 2, bias = { rate = 0.1 }, jitter = 0.1, capacity = { factor = 0.5 } } },
+    { router = { k = 2, balance = { scope = "sequence", reduce = "pooled" }, z_loss = 0.1 } },
+    { router = { kind = "noisy_topk" } }, { router = { kind = "gshard" } },
+    { router = { kind = "sample" } }, { router = { kind = "base" } },
+    { router = { kind = "expert_choice", over = "batch" } },
+    { router = { kind = "hash", by = "bigram" } },
+    { kind = "mot", hidden = 8, experts = 4, group = 4, temperature = "learned" },
+    { shared = { experts = 1, gate = true }, router = { k = 1, gate = "all" } },
+  }) do
+    it("computes the same again in training: " .. core.json.encode(layer), function()
+      local config = { dim = 16, layers = 3, heads = 2, hidden = 24, vocab = 256, context = 16,
+        seed = 3, ffn = layer.kind and layer or models.mixture(layer) }
+      local how = { train = true, step = 5, micro = 0, seed = 2 }
+      local expected = trained(config, x, x, how)
+      config.recompute = true
+      assert.same(expected, (trained(config, x, x, how)))
+      how.step, how.seed = nil, nil             -- from the counter of the context
+      moe.manual_seed(4)
+      local frugal = trained(config, x, x, how)
+      config.recompute = nil
+      moe.manual_seed(4)
+      assert.same(frugal, (trained(config, x, x, how)))
     end)
   end
 
