@@ -1,148 +1,21 @@
--- probes.lua: every kind of layer, and what must hold for each. A probe throws with what it saw.
+-- probes.lua: what must hold for every kind of layer (layer_kinds.lua). A probe throws with what it
+-- saw.
 --
 -- A layer's traits say on what an output depends; the probes find the same by experiment, in both
 -- directions: a dependence that is not declared is an error, and so is a declared one that does not
--- show. What else sets a case apart stands in the table:
---
---   ties = k        with equal logits a token's slots in evaluation are the experts 0 .. k-1
---   numbered        "always" or "train": experts are told apart by their number, which hashes and
---                   draws of noise go by, so that with experts exchanged it is another function
---   drops           "always" or "train": an expert takes no more than its capacity
---   bigrams         the choice of experts looks at the id before, too
---   unchecked       no logits that could be refused: NaN comes out as NaN
+-- show.
 
 local assert = require("luassert")
 local core = require("moelua.core")
-local ffn = require("moelua.ffn")
 local helper = require("spec.helper")
+local kinds = require("spec.layer_kinds")
 local moe = require("moelua")
 local nn = require("moelua.nn")
 
 local probes = {}
 
-local B, S, DIM, EXPERTS = 4, 6, 8, 4
-probes.sequences = B
-
--- ---- the table ----------------------------------------------------------------------------------
-
-local function routed(name, router, more)
-  local case = { name = name, ffn = { kind = "moe", hidden = 12, experts = EXPERTS,
-    router = router } }
-  for key, value in pairs(more or {}) do
-    if key == "ffn" then
-      for option, given in pairs(value) do case.ffn[option] = given end
-    else
-      case[key] = value
-    end
-  end
-  return case
-end
-
-local tight = 0.5       -- a capacity that certainly drops something
-
-probes.cases = {
-  routed("topk selected", { k = 2 }, { ties = 2 }),
-  routed("topk all", { k = 2, gate = "all" }, { ties = 2 }),
-  routed("topk sigmoid", { k = 2, gate = "sigmoid", scale = 2.5 }, { ties = 2 }),
-  routed("topk of one, all", { k = 1, gate = "all" }, { ties = 1 }),
-  routed("topk of one, sigmoid", { k = 1, gate = "sigmoid" }, { ties = 1 }),
-  routed("topk of all", { k = EXPERTS }, { ties = EXPERTS }),
-  routed("topk with a bias", { k = 2, gate = "sigmoid", bias = { rate = 1e-3 } }, { ties = 2 }),
-  routed("topk with all losses and jitter", { k = 2, jitter = 0.1, z_loss = 1e-3,
-    balance = { form = "btx" } }, { ties = 2 }),
-  routed("topk with a capacity by position", { k = 2, capacity = { factor = tight } },
-    { ties = 2, drops = "train" }),
-  routed("topk with a capacity of first choices", { k = 2,
-    capacity = { factor = tight, policy = "choice" } }, { ties = 2, drops = "train" }),
-  routed("topk with a capacity of large gates", { k = 2,
-    capacity = { factor = tight, policy = "probability" } }, { ties = 2, drops = "train" }),
-  routed("topk with a capacity within the sequence", { k = 2,
-    capacity = { factor = tight, scope = "sequence" } }, { ties = 2, drops = "train" }),
-  routed("topk with a capacity in evaluation", { k = 2,
-    capacity = { factor = tight, evaluation = tight, renormalise = true } },
-    { drops = "always" }),
-  routed("switch", { kind = "switch", capacity = { factor = tight, formula = "megatron" } },
-    { ties = 1, drops = "train" }),
-  routed("noisy topk", { kind = "noisy_topk" }, { ties = 2, numbered = "train" }),
-  routed("noisy topk as in V-MoE", { kind = "noisy_topk", variant = "v-moe" },
-    { ties = 2, numbered = "train" }),
-  routed("gshard random", { kind = "gshard", capacity = false }, { ties = 2 }),
-  routed("gshard sampling", { kind = "gshard", second = "sampling", capacity = false },
-    { ties = 2, numbered = "train" }),
-  routed("gshard all", { kind = "gshard", second = "all",
-    capacity = { factor = 1, formula = "gshard", policy = "choice" } },
-    { ties = 2, drops = "train" }),
-  routed("sample, drawn in evaluation", { kind = "sample", first = "sample" },
-    { numbered = "always" }),
-  routed("sample, the largest in evaluation", { kind = "sample", first = "sample",
-    inference = "argmax" }, { ties = 1, numbered = "train" }),
-  routed("soft", { kind = "soft" }, { ties = EXPERTS }),
-  routed("expert choice over the sequence", { kind = "expert_choice" }),
-  routed("expert choice over the batch", { kind = "expert_choice", over = "batch" }),
-  routed("base", { kind = "base" }, { ties = 1 }),
-  routed("hash", { kind = "hash" }, { numbered = "always", unchecked = true }),
-  routed("hash of two", { kind = "hash", k = 2 },
-    { numbered = "always", unchecked = true }),
-  routed("hash of bigrams", { kind = "hash", by = "bigram" },
-    { numbered = "always", bigrams = true, unchecked = true }),
-  routed("balanced hash", { kind = "hash", by = "balanced", vocab = 256 },
-    { unchecked = true }),
-  routed("domain", { kind = "domain", domains = { "a", "b", "c", "d" } },
-    { numbered = "always", unchecked = true }),
-  routed("shared experts", { k = 2, gate = "all" }, { ties = 2, ffn = { shared = 2 } }),
-  routed("a gated shared expert", { k = 2 }, { ties = 2,
-    ffn = { shared = { experts = 1, gate = true } } }),
-  routed("fine-grained", { k = 2, gate = "all" }, { ties = 3,
-    ffn = { experts = 2, segments = 2, shared = 1 } }),
-  routed("relu experts", { k = 2 }, { ties = 2, ffn = { activation = "relu" } }),
-  routed("gelu experts", { k = 2 }, { ties = 2, ffn = { activation = "gelu" } }),
-  routed("silu experts", { k = 2 }, { ties = 2, ffn = { activation = "silu" } }),
-  { name = "dense", ffn = { kind = "dense", hidden = 12 }, unchecked = true },
-  { name = "dense relu", ffn = { kind = "dense", hidden = 12, activation = "relu" },
-    unchecked = true },
-}
-
--- ---- layers and what they are given -------------------------------------------------------------
-
-local function numbers(name, ...)
-  local shape = { ... }
-  shape[#shape + 1] = { seed = 5, stream = name }
-  return moe.randn(table.unpack(shape))
-end
-
--- Numbers of its own for every tensor, also where a layer begins with zeros.
-local function fill(layer)
-  core.no_grad(function()
-    for _, entry in ipairs(nn.saved(layer)) do
-      local name, tensor = entry[1], entry[2]
-      if tensor:dtype() == "f32" then
-        tensor:copy_(numbers(name, table.unpack(tensor:shape())) * 0.6)
-      end
-    end
-  end)
-  return layer
-end
-
---- The layer of a case; `more` replaces options of its ffn.
-function probes.layer(case, more)
-  local given = {}
-  for _, list in ipairs({ case.ffn, more or {} }) do
-    for key, value in pairs(list) do given[key] = value end
-  end
-  return fill(ffn.layer(ffn.options("probe", given), { dim = DIM, seed = 1, std = 0.1 }))
-end
-
-local function ids_of(name, rows)
-  return (moe.rand(rows, S, { seed = 5, stream = name }) * 50):to("i32")
-end
-
---- An input of `rows` sequences: x, and what comes along with it.
-function probes.input(name, rows, train)
-  local labels = {}
-  for b = 1, rows do labels[b] = b % EXPERTS end
-  return { x = numbers(name, rows, S, DIM), how = { train = train, step = 3, micro = 0, seed = 7,
-    ids = ids_of(name .. " ids", rows), labels = moe.tensor(labels, "i32") } }
-end
+local B, S, DIM = kinds.sequences, kinds.length, kinds.dim
+local input, numbers = kinds.input, kinds.numbers
 
 local function concat(a, b)
   return { x = core.concat({ a.x, b.x }, 1), how = { train = a.how.train, step = 3, micro = 0,
@@ -211,8 +84,8 @@ end
 
 --- Changes one token after the other: the outputs that change are those that the traits tell of.
 function probes.causality(case, train)
-  local layer = probes.layer(case)
-  local traits, given = layer:traits(train), probes.input("x", B, train)
+  local layer = kinds.layer(case)
+  local traits, given = layer:traits(train), input("x", B, train)
   local found = influence(layer, given, 2, other_state)
   check_trait(not traits.causal, found.past ~= false, "outputs depend on later tokens")
   check_trait(traits.coupled == "batch", found.others ~= false, "outputs depend on other sequences")
@@ -242,14 +115,14 @@ end
 --- A sequence gets the same output whatever company it has, and however much: unless it is coupled
 --- to the batch.
 function probes.batches(case, train)
-  local layer, found = probes.layer(case), false
-  local half = probes.input("x", B // 2, train)
-  local whole = concat(half, probes.input("others", B // 2, train))
+  local layer, found = kinds.layer(case), false
+  local half = input("x", B // 2, train)
+  local whole = concat(half, input("others", B // 2, train))
   local alone = output(layer, whole)
   for n = 1, 6 do
-    local junk = probes.input("junk " .. n, B // 2, train)
+    local junk = input("junk " .. n, B // 2, train)
     found = differs(alone, output(layer, concat(half, junk)), B // 2) or found
-    found = differs(alone, output(layer, concat(whole, junk)), B) or found
+    found = differs(alone, output(layer, concat(whole, concat(junk, half))), B) or found
   end
   check_trait(layer:traits(train).coupled == "batch", found,
     "outputs depend on the rest of the batch")
@@ -284,8 +157,8 @@ end
 
 --- Another order of the experts and of what selects them is the same function.
 function probes.permutation(case, train)
-  local layer, order = probes.layer(case), {}
-  local given = probes.input("x", B, train)
+  local layer, order = kinds.layer(case), {}
+  local given = input("x", B, train)
   local before = output(layer, given)
   local count = layer.experts and layer.experts.w1:size(1) or 1
   for e = 1, count do order[e] = e % count end        -- 1 2 .. 0
@@ -332,8 +205,8 @@ end
 --- Counts are those of the slots, what is dropped is missing from them; and with experts that
 --- change nothing a token comes back times the sum of its gates.
 function probes.bookkeeping(case, train)
-  local given = probes.input("x", B, train)
-  local layer = identity(probes.layer(case, { activation = "relu", shared = 0,
+  local given = input("x", B, train)
+  local layer = identity(kinds.layer(case, { activation = "relu", shared = 0,
     hidden = 2 * DIM * (case.ffn.segments or 1) }))
   local y, info = layer(given.x, given.how)
   local gates, experts = layer.router:route(given.x, given.how)
@@ -357,11 +230,20 @@ function probes.bookkeeping(case, train)
   end
 end
 
+--- The weights of an expert add up to 1 over a group: where all its members are the same token, and
+--- with experts that change nothing, each gets back its share of what all experts make of it.
+function probes.mixing(case, train)
+  local layer = identity(kinds.layer(case, { activation = "relu", hidden = 2 * DIM }))
+  local x = numbers("token", 1, S, DIM) + core.zeros(B, 1, 1)
+  local y = layer(x, { train = train, step = 3 })
+  helper.close(y, x * (case.ffn.experts / case.ffn.group), 1e-5)
+end
+
 -- ---- T6: ties and NaN ---------------------------------------------------------------------------
 
 --- Of equal logits the lowest experts win.
 function probes.ties(case)
-  local layer, want = probes.layer(case), {}
+  local layer, want = kinds.layer(case), {}
   core.no_grad(function()
     for _, entry in ipairs(nn.saved(layer.router)) do entry[2]:fill_(0) end
   end)
@@ -369,14 +251,14 @@ function probes.ties(case)
     want[t] = {}
     for j = 1, case.ties do want[t][j] = j - 1 end
   end
-  local given = probes.input("x", B, false)
+  local given = input("x", B, false)
   local _, experts = layer.router:route(given.x, given.how)
   assert.same(want, experts:totable())
 end
 
 --- NaN never passes in silence: logits are refused, and where there are none NaN comes out.
 function probes.nan(case, train)
-  local layer, given = probes.layer(case), probes.input("x", B, train)
+  local layer, given = kinds.layer(case), input("x", B, train)
   given.x:narrow(1, 2, 1):narrow(2, 3, 1):fill_(0 / 0)
   local ok, got = pcall(output, layer, given)
   if case.unchecked then
@@ -393,9 +275,9 @@ end
 
 --- A model with such layers is the same one, bit for bit, after it was saved and loaded.
 function probes.saving(case)
-  local model = fill(moe.model.new({ dim = DIM, layers = 2, heads = 2, hidden = 12, vocab = 256,
-    context = S, ffn = case.ffn }))
-  local given = probes.input("x", B, false)
+  local model = kinds.fill(moe.model.new({ dim = DIM, layers = 2, heads = 2, hidden = 12,
+    vocab = 256, context = S, ffn = case.ffn }))
+  local given = input("x", B, false)
   local function forward(m) return (m:forward(given.how.ids, given.how)) end
   local folder = helper.tmpdir() .. "/model"
   assert(model:save(folder))

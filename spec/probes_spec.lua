@@ -1,10 +1,11 @@
--- What must hold for every kind of layer, in every configuration: see probes.lua, which has the
--- table of all.
+-- What must hold for every kind of layer, in every configuration: the table of all is in
+-- layer_kinds.lua, what is probed in probes.lua.
+local kinds = require("spec.layer_kinds")
 local probes = require("spec.probes")
 
 local modes = { { "in training", true }, { "in evaluation", false } }
 
-for _, case in ipairs(probes.cases) do
+for _, case in ipairs(kinds.cases) do
   describe(case.name, function()
     for _, mode in ipairs(modes) do
       local where, train = mode[1], mode[2]
@@ -25,6 +26,10 @@ for _, case in ipairs(probes.cases) do
       if case.ffn.kind == "moe" then
         it("counts its slots, and weighs by its gates, " .. where, function()
           probes.bookkeeping(case, train)
+        end)
+      elseif case.ffn.kind == "mot" then
+        it("mixes by weights that add up to 1, " .. where, function()
+          probes.mixing(case, train)
         end)
       end
     end

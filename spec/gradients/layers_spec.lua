@@ -2,8 +2,8 @@
 -- gates and losses, in training and in evaluation. Which experts are selected is no function with a
 -- derivative: where a step changes that, nothing is compared.
 local core = require("moelua.core")
+local kinds = require("spec.layer_kinds")
 local moe = require("moelua")
-local probes = require("spec.probes")
 
 local STEP, TOLERANCE = 1e-6, 1e-6
 local EACH = 12         -- elements of a tensor that are tried
@@ -48,7 +48,7 @@ local function check_leaf(name, leaf, layer, given, selected)
 end
 
 local function check(case, train)
-  local layer, given = probes.layer(case), probes.input("x", probes.sequences, train)
+  local layer, given = kinds.layer(case), kinds.input("x", kinds.sequences, train)
   given.x:requires_grad()
   local total, selected = objective(layer, given)
   total:backward()
@@ -62,7 +62,7 @@ end
 
 describe("gradients of layers", function()
   it("run in the double build", function() assert.is_true(moe.double) end)
-  for _, case in ipairs(probes.cases) do
+  for _, case in ipairs(kinds.cases) do
     it("in training: " .. case.name, function() check(case, true) end)
     it("in evaluation: " .. case.name, function() check(case, false) end)
   end
