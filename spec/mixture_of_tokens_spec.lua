@@ -136,8 +136,8 @@ describe("the options of a mixture of tokens", function()
       local mixing = 3 * experts * 10
       assert.equal(2 * 10 * dense, mot.size(opts, 10).macs - mixing)
     end
-    misuse(function() mot.flop_matched(5, 4, 3) end, "nn.MoT: flop_matched: 3 x 5 hidden columns " ..
-      "cannot be shared out among 4 experts evenly\n" ..
+    misuse(function() mot.flop_matched(5, 4, 3) end, "nn.MoT: flop_matched: 3 x 5 hidden " ..
+      "columns cannot be shared out evenly among 4 experts\n" ..
       "hint: 3 experts of 5, one for each of the group")
   end)
 
@@ -168,9 +168,9 @@ describe("the options of a mixture of tokens", function()
 
   it("are checked", function()
     misuse(function() complete({ temperature = 0 }) end, "f: temperature must be above 0, not 0")
-    misuse(function() complete({ temperature = "warm" }) end, "f: temperature is 'warm': unknown\n" ..
-      "hint: a number, \"learned\", { learned = true, start = 1 } or " ..
-      "{ from = 2, to = 0.5, steps = 1000 }")
+    misuse(function() complete({ temperature = "warm" }) end,
+      "f: temperature is 'warm': unknown\nhint: a number, \"learned\", " ..
+      "{ learned = true, start = 1 } or { from = 2, to = 0.5, steps = 1000 }")
     misuse(function() complete({ temperature = { from = 1, to = -1, steps = 3 } }) end,
       "f: temperature: to must be above 0, not -1")
     misuse(function() complete({ temperature = { from = 1, to = 2, steps = 0 } }) end,

@@ -34,7 +34,7 @@ typedef struct moe_product {
     moe_real *c;
     int64_t ldc;
     bool add;
-    bool turned;                /* A lies as [k x m], its k rows lda apart; in direct formats only */
+    bool turned;                /* A lies as [k x m], k rows lda apart; in direct formats only */
 } moe_product;
 typedef void moe_multiply_fn(const moe_product *p);
 /* In f32, by OpenBLAS. */

@@ -21,7 +21,7 @@
 
 enum { GROUP, ACTIVATION };     /* parameters that are no tensors */
 enum {
-    LINE = 32,                  /* numbers that move rows a power of two apart to other cache sets */
+    LINE = 32,                  /* numbers that move rows a power of 2 apart to other cache sets */
     GRAIN = 4096                /* of dC that one task adds up */
 };
 
@@ -274,7 +274,8 @@ MOE_OP(mixture_of_tokens,
               " | randn(2, 2, 3), randn(2, 3), randn(2, 35, 3), randn(2, 35, 3), randn(2, 3, 35), "
               "rand(0.5, 2, 1), 2, 'swiglu'"
               " | randn(3, 1, 3), nil, randn(2, 4, 3), nil, randn(2, 3, 4), nil, 3, 'gelu'"
-              " | randn(70, 1, 2), randn(5, 2), randn(5, 3, 2), nil, randn(5, 2, 3), 0.7, 35, 'gelu'",
+              " | randn(70, 1, 2), randn(5, 2), randn(5, 3, 2), nil, randn(5, 2, 3), 0.7, 35, "
+              "'gelu'",
     .saves = MOE_IN(MIX_X) | MOE_IN(MIX_CONTROLLER) | MOE_IN(MIX_W1) | MOE_IN(MIX_W3) |
              MOE_IN(MIX_W2) | MOE_IN(MIX_TEMPERATURE),
     .infer = infer, .forward = forward, .backward = backward);

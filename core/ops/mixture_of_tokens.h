@@ -1,4 +1,4 @@
-/* mixture_of_tokens.h -- what the parts of the op share: sizes, and how what lies between them lies.
+/* mixture_of_tokens.h -- what the parts of the op share: sizes, and how lies what is between them.
  *
  * x [B x S x d] is cut into groups: group q has the g tokens at position q % S of g successive
  * sequences, S d numbers apart. A group gives every expert one row, the mixture of its tokens, and

@@ -47,8 +47,9 @@ function mot.flop_matched(hidden, experts, group)
   end
   local columns = group * hidden
   if columns % experts == 0 then return columns // experts end
-  raise("nn.MoT: flop_matched: %d x %d hidden columns cannot be shared out among %d experts evenly\n"
-    .. "hint: %d experts of %d, one for each of the group", group, hidden, experts, group, hidden)
+  raise("nn.MoT: flop_matched: %d x %d hidden columns cannot be shared out evenly among %d " ..
+    "experts\nhint: %d experts of %d, one for each of the group", group, hidden, experts, group,
+    hidden)
 end
 
 local declared_learned = { learned = { "boolean", required = true }, start = { "number", 1 } }
@@ -68,8 +69,8 @@ local function temperature_options(where, given)
     check_positive(where, "temperature", given)
     return given
   elseif type(given) == "string" then
-    raise("%s: temperature is '%s': unknown\nhint: a number, \"learned\", { learned = true, start " ..
-      "= 1 } or { from = 2, to = 0.5, steps = 1000 }", where, given)
+    raise("%s: temperature is '%s': unknown\nhint: a number, \"learned\", " ..
+      "{ learned = true, start = 1 } or { from = 2, to = 0.5, steps = 1000 }", where, given)
   end
   where = where .. ": temperature"
   if given.learned == nil then
@@ -119,11 +120,11 @@ end
 
 -- ---- the layer --------------------------------------------------------------------------------
 
---- A mixture of tokens: y, info = layer(x, how) with x [B x S x dim]; the sequences 1 .. g, g + 1 ..
---- 2 g and so on are mixed, position by position. Options: dim, hidden (of an expert), experts,
---- group (g), activation ("relu"), temperature (1), uniform, flop_matched, see mot.declared; seed,
---- std. info.entropy: mean entropy of the weights of an expert, nats, at most log(g); `how.stats =
---- false` leaves it out. A temperature with a schedule follows how.step.
+--- A mixture of tokens: y, info = layer(x, how) with x [B x S x dim]; the sequences 1 .. g,
+--- g + 1 .. 2 g and so on are mixed, position by position. Options: dim, hidden (of an expert),
+--- experts, group (g), activation ("relu"), temperature (1), uniform, flop_matched, see
+--- mot.declared; seed, std. info.entropy: mean entropy of the weights of an expert, nats, at most
+--- log(g); `how.stats = false` leaves it out. A temperature with a schedule follows how.step.
 local MoT = layer_class("MixtureOfTokens", { "controller", "temperature" })
 mot.MoT, mot.layer = MoT, MoT
 MoT.own = { "controller", "temperature" }

@@ -3,9 +3,9 @@
 --
 --   local model = moe.transition(mot, { k = 1, gate = "all" })      -- then train it a little more
 --
--- Experts stay as they are, and the controller becomes the router. What the group was for, an expert
--- for every token, is gone, so the loss jumps and has to be tuned down again: about a tenth of the
--- steps before.
+-- Experts stay as they are, and the controller becomes the router. What the group was for, a token
+-- for every expert, is gone, so the loss jumps and has to be tuned down again, in about a tenth of
+-- the steps before.
 
 local core = require("moelua.core")
 local expect = require("moelua.expect")

@@ -43,6 +43,10 @@ local rows = {
     job = with(LAYER, { kind = "ffn_training", tokens = 2048, experts = 1, k = 1 }),
     against = with(LAYER, { kind = "ffn_training", tokens = 2048 }),
     f32 = { most = 1.03 }, bf16 = { most = 1.03 } },
+  { name = "mixture of tokens, group 32, 32 experts, 64 x 256 tokens", yardstick = "peak",
+    compute = true, job = with(LAYER, { kind = "mixture_of_tokens", experts = 32, group = 32,
+      batch = 64, context = 256 }),
+    f32 = { share = 75, aim = 2 }, bf16 = { share = 75, aim = 2 } },
   { name = "dense training step, 288 x 6, 16 x 256 tokens, vocab 256", yardstick = "peak",
     compute = true, job = with(BODY, { kind = "step" }),
     f32 = { share = 80, aim = 1.5 }, bf16 = { share = 65, aim = 1.5 } },
@@ -77,7 +81,7 @@ local rows = {
 
 -- What a smoke test makes of a job: every shape at most this.
 local small = { dim = 32, hidden = 48, layers = 1, heads = 2, kv_heads = 1, head_dim = 16,
-  vocab = 64, context = 16, batch = 2, tokens = 8, tensors = 2, rows = 32, columns = 32 }
+  vocab = 64, context = 16, batch = 2, group = 2, tokens = 8, tensors = 2, rows = 32, columns = 32 }
 
 local function shrunk(job)
   local result = {}

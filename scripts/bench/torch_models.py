@@ -89,6 +89,38 @@ def rotate(x, cos, sin):
     return x * cos + torch.cat((-high, low), -1) * sin
 
 
+class MixtureOfTokens(nn.Module):
+    """Groups of tokens at one position, mixed for every expert; products as einsum writes them, or
+    as batches of matrices with the rows of an expert side by side."""
+
+    def __init__(self, dim, hidden, experts, group, products):
+        super().__init__()
+        self.group, self.products = group, getattr(self, products)
+        self.controller = weight(experts, dim)
+        self.up, self.down = weight(experts, hidden, dim), weight(experts, dim, hidden)
+
+    def einsum(self, x, weights):
+        merged = torch.einsum("bgse,bgsd->ebsd", weights, x)
+        hidden = F.relu(torch.einsum("ebsd,ehd->ebsh", merged, self.up))
+        given = torch.einsum("ebsh,edh->ebsd", hidden, self.down)
+        return torch.einsum("bgse,ebsd->bgsd", weights, given)
+
+    def bmm(self, x, weights):
+        sets, group, length, dim = x.shape
+        x = x.transpose(1, 2).reshape(sets * length, group, dim)
+        weights = weights.transpose(1, 2).reshape(sets * length, group, -1)
+        merged = torch.bmm(weights.mT, x).transpose(0, 1)
+        hidden = F.relu(torch.bmm(merged, self.up.mT))
+        given = torch.bmm(hidden, self.down.mT).transpose(0, 1)
+        y = torch.bmm(weights, given)
+        return y.reshape(sets, length, group, dim).transpose(1, 2)
+
+    def forward(self, x):
+        groups = x.view(-1, self.group, *x.shape[1:])
+        weights = F.softmax(F.linear(groups, self.controller).float(), 1).to(x.dtype)
+        return self.products(groups, weights).reshape(x.shape)
+
+
 class Attention(nn.Module):
     def __init__(self, dim, heads, kv_heads, head_dim):
         super().__init__()

@@ -91,6 +91,26 @@ def ffn_training(job):
     return mixtures(job, use)
 
 
+def mixture_of_tokens(job):
+    shape = (job["batch"], job["context"], job["dim"])
+    x, above = torch.randn(shape, requires_grad=True), torch.randn(shape)
+
+    def use(layer):
+        def run():
+            layer.zero_grad()
+            x.grad = None
+            with autocast(job):
+                y = layer(x)
+            y.backward(above.to(y.dtype))
+        return run
+
+    def module(products):
+        return lambda: models.MixtureOfTokens(job["dim"], job["hidden"], job["experts"],
+                                              job["group"], products)
+    for products in ("einsum", "bmm"):
+        yield from eager_and_compiled(products, module(products), use)
+
+
 # ---- training steps -----------------------------------------------------------------------------
 
 
@@ -195,8 +215,8 @@ def decode(job):
     yield from eager_and_compiled("static cache", module, use)
 
 
-kinds = {f.__name__: f for f in (ffn_forward, ffn_training, step, transformers_step, attention,
-                                 adamw, decode)}
+kinds = {f.__name__: f for f in (ffn_forward, ffn_training, mixture_of_tokens, step,
+                                 transformers_step, attention, adamw, decode)}
 
 
 def ways(job):

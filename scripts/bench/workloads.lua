@@ -54,6 +54,22 @@ function kinds.ffn_training(job)
   end) }
 end
 
+-- A batch of whole groups; the experts together are as wide as `group` dense layers.
+function kinds.mixture_of_tokens(job)
+  local options = { kind = "mot", hidden = job.hidden, experts = job.experts, group = job.group,
+    activation = "relu" }
+  local layer = moe.nn.MoT({ dim = job.dim, hidden = job.hidden, experts = job.experts,
+    group = job.group })
+  local x = moe.randn(job.batch, job.context, job.dim):requires_grad()
+  local tensors = moe.nn.tensors(layer)
+  tensors[#tensors + 1] = x
+  local work = job.batch * job.context * moe.flops.ffn(options, job.dim)
+  return { work = work, run = scoped(function()
+    layer(x, { stats = false }):sum():backward()
+    forget(tensors)
+  end) }
+end
+
 -- Slots of a token: all experts alike, or half of all tokens to the first one.
 local function balanced(t, experts) return (2 * t) % experts, (2 * t + 1) % experts end
 local function crowded(t, experts)

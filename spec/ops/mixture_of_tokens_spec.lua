@@ -134,7 +134,8 @@ describe("mixture_of_tokens", function()
   it("adds to gradients that are there, also of one tensor in several places", function()
     local w, x = moe.randn(3, 3, 3, { seed = 1 }), moe.randn(4, 2, 3, { seed = 2 })
     local C = moe.randn(3, 3, { seed = 3 })
-    local apart = { w:clone():requires_grad(), w:clone():requires_grad(), w:clone():requires_grad() }
+    local apart = {}
+    for i = 1, 3 do apart[i] = w:clone():requires_grad() end
     moe.mixture_of_tokens(x, C, apart[1], apart[2], apart[3], 1, 2, "swiglu"):sum():backward()
     local one = w:clone():requires_grad();
     (moe.mixture_of_tokens(x, C, one, one, one, 1, 2, "swiglu"):sum() + one:sum()):backward()
@@ -266,8 +267,8 @@ describe("a mixture of tokens", function()
       for e = 1, E do all[e] = plus:reshape(1, d, d) end
       all = moe.concat(all, 1)
       local both = moe.concat({ all, -all }, 2)
-      y = moe.mixture_of_tokens(moe.ones(B, S, d), C, both, nil, both:transpose(2, 3):contiguous(), 1,
-        g)
+      local back = both:transpose(2, 3):contiguous()
+      y = moe.mixture_of_tokens(moe.ones(B, S, d), C, both, nil, back, 1, g)
       close(grouped(y, g):sum(2), moe.full(E, B // g * S, d), 1e-5)
     end)
 
@@ -301,8 +302,8 @@ describe("a mixture of tokens", function()
     says("w1 and w3 [E x h x d] differ: [5 x 8 x 7] and [5 x 7 x 8]", x, C, w1, w2, w2, nil, g,
       "swiglu")
     says("swiglu needs w3 beside w1 [5 x 8 x 7]\n" ..
-      "hint: give w3, or an activation for two matrices: relu, gelu or silu", x, C, w1, nil, w2, nil,
-      g, "swiglu")
+      "hint: give w3, or an activation for two matrices: relu, gelu or silu", x, C, w1, nil, w2,
+      nil, g, "swiglu")
     says("w3 [5 x 8 x 7] is for swiglu alone\nhint: nil in its place", x, C, w1, w1, w2, nil, g)
     says("the controller must be [5 x 7], not [7 x 5]", x, moe.ones(7, 5), w1, nil, w2, nil, g)
     says("temperature must be one number, not [2]", x, C, w1, nil, w2, moe.ones(2), g)
