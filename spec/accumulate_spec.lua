@@ -7,6 +7,7 @@ local misuse = models.misuse
 
 local prose, code = models.corpus("prose"), models.corpus("code")
 local both = { code = code, prose = prose }
+local many = { code = models.corpus("code", nil, 9), prose = models.corpus("prose", nil, 9) }
 
 -- With a large eps an update is nearly proportional to the gradient.
 local function options(more)
@@ -68,6 +69,12 @@ describe("a step in micro-batches", function()
         assert.is_true(models.distance(router, parts) > 1e-4)
       end
     end
+  end)
+
+  it("does so when the sequences of a group are mixed", function()
+    local config = { ffn = { {}, { kind = "mot", hidden = 24, experts = 4, group = 4 } } }
+    local whole = trained(models.tiny(config), { data = many })
+    close_models(whole, (trained(models.tiny(config), { data = many, accumulate = 3 })), 2e-6)
   end)
 
   it("counts the load of the whole step for the bias of a router", function()

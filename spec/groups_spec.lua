@@ -228,6 +228,26 @@ describe("training in groups", function()
       moe.evaluate(m, both, { windows = 64, group = 4 }).mean, 1e-12)
   end)
 
+  it("is no shortcut: members of other groups would have done as well", function()
+    local m = models.tiny({ ffn = { {}, { kind = "mot", hidden = 24, experts = 4, group = 4 } } })
+    local before = moe.evaluate(m, both).mean
+    train(m, { steps = 60 })
+    assert.is_true(moe.evaluate(m, both).mean < before - 1)
+    -- The same twelve windows of as many documents in other groups.
+    local xs, ys = {}, {}
+    for i = 1, 12 do xs[i], ys[i] = prose:window_batch("validation", 16, nil, 8 * i - 7, 1) end
+    local function loss_of(order)
+      local x, y = {}, {}
+      for i, row in ipairs(order) do x[i], y[i] = xs[row], ys[row] end
+      local _, info = m:loss(moe.concat(x, 1), moe.concat(y, 1))
+      return info.nll:item()
+    end
+    local one = loss_of({ 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 })
+    local other = loss_of({ 1, 5, 9, 2, 6, 10, 3, 7, 11, 4, 8, 12 })
+    assert.is_true(math.abs(other - one) < 0.05, ("%g and %g"):format(one, other))
+    assert.is_true(other ~= one)
+  end)
+
   it("is refused where micro-batches or corpora are too small", function()
     misuse(function() train(mixing(4), { accumulate = 4 }) end,
       "moe.train: micro-batches of 2 sequences do not divide into groups of 4\n" ..

@@ -38,27 +38,34 @@ local function log_of(folder)
   return log
 end
 
+local layers = { ["a mixture of tokens"] = { kind = "mot", hidden = 24, experts = 4, group = 2,
+  temperature = { from = 2, to = 0.5, steps = 8 } } }
+for name, router in pairs(routers) do layers[name] = models.mixture({ router = router }) end
+
+-- A run of `new_model` that stops at draw number `stop` of a corpus, and goes on.
+local function in_two_parts(new_model, stop)
+  local folder, m = models.run_folder(), new_model()
+  local broken = models.watched(code, function(n)
+    if n == stop then error("the power is gone", 0) end
+  end)
+  assert.is_false(pcall(moe.train, new_model(),
+    options(folder, { data = { code = broken, prose = prose } })))
+  moe.train(m, options(folder))
+  return bits_of(m), folder
+end
+
 describe("a run that was stopped goes on as if nothing had happened, with", function()
-  for name, router in pairs(routers) do
+  for name, ffn in pairs(layers) do
     for _, recompute in ipairs({ false, true }) do
       it(name .. (recompute and ", recomputed" or ""), function()
         local function new_model()
-          return models.tiny({ recompute = recompute, ffn = { {},
-            models.mixture({ router = router }) } })
+          return models.tiny({ recompute = recompute, ffn = { {}, ffn } })
         end
         local whole, straight = models.run_folder(), new_model()
         local before = bits_of(straight)
         moe.train(straight, options(whole))
         for _, stop in ipairs({ 5, 8 }) do
-          local folder = models.run_folder()
-          local broken = models.watched(code, function(n)
-            if n == stop then error("the power is gone", 0) end
-          end)
-          assert.is_false(pcall(moe.train, new_model(),
-            options(folder, { data = { code = broken, prose = prose } })))
-          local m = new_model()
-          moe.train(m, options(folder))
-          local after = bits_of(m)
+          local after, folder = in_two_parts(new_model, stop)
           for tensor, bytes in pairs(bits_of(straight)) do
             assert.is_true(bytes == after[tensor], tensor)
             local changes = not tensor:find("table$")
