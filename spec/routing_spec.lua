@@ -94,8 +94,8 @@ describe("sums of routing", function()
 
   it("give every domain the same weight", function()
     local a, b = {}, {}
-    routing.add(a, { info({ 30, 0 }, 0.6, 0), nil }, 2, 300)
-    routing.add(b, { info({ 0, 1 }, 0.2, 0.5), nil }, 2, 1)
+    routing.add(a, { info({ 600, 0 }, 0.6, 0), nil }, 2, 300)
+    routing.add(b, { info({ 0, 2 }, 0.2, 0.5), nil }, 2, 1)
     local got = routing.statistics({ a, b })
     assert.is_false(got[2])
     close(got[1].load, { 0.5, 0.5 }, 1e-12)
@@ -103,5 +103,15 @@ describe("sums of routing", function()
     close(got[1].dropped, 0.25, 1e-12)
     assert.equal(1, got[1].mutual_information)
     assert.equal(0, got[1].cv)
+  end)
+
+  it("are even where experts choose evenly among domains that get unequal shares", function()
+    local a, b = {}, {}
+    routing.add(a, { info({ 4, 2 }, 0.6, 0) }, 1, 4)
+    routing.add(b, { info({ 0, 2 }, 0.6, 0) }, 1, 4)
+    local got = routing.statistics({ a, b })[1]
+    assert.equal(0, got.cv)
+    -- p = 4/8 2/8 0 2/8; of the domains 6/8 2/8, of the experts 1/2 1/2.
+    close(got.mutual_information, 0.5 * math.log(4 / 3, 2) + 0.25 * math.log(2 / 3, 2) + 0.25, 1e-12)
   end)
 end)

@@ -117,12 +117,19 @@ end
 
 -- ---- domains ----------------------------------------------------------------------------------
 
--- Layer i of each domain, every domain with the same weight whatever the length of its text.
+-- Used slots by expert per token of the text.
+local function rates(layer)
+  local list = {}
+  for e, n in ipairs(layer.counts) do list[e] = n / layer.weight end
+  return list
+end
+
+-- Layer i of each domain, as if all had equally many tokens.
 local function pooled(sums, i)
   local rows, layer = {}, nil
   for d, sum in ipairs(sums) do
     local own = sum[i]
-    rows[d] = routing.shares(own.counts)
+    rows[d] = rates(own)
     layer = add_layer(layer, rows[d], { entropy = per_token(own, "entropy"),
       dropped = per_token(own, "dropped") }, 1)
   end
@@ -131,7 +138,7 @@ local function pooled(sums, i)
   return figures
 end
 
---- The figures of each layer over several domains, each with the same weight, and in
+--- The figures of each layer over several domains, as if each had equally many tokens, and in
 --- mutual_information how well the expert tells the domain, in bits; false for other layers.
 ---@param sums table[] one of each domain
 ---@return (table|false)[]
