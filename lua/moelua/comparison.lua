@@ -251,11 +251,13 @@ local function claim_below(self, text, figure, unit, a, b)
     statistics.text(difference, "%+.3f"), unit, seeds_text(#self.seeds))
 end
 
---- Claims that an arm has fewer bits per byte than another, by the differences per seed.
+--- Claims that an arm has fewer bits per byte than another, by the differences per seed. Against an
+--- arm that sees later text nothing is resolved.
 function Comparison:beats(a, b)
   for _, name in ipairs { a, b } do
     if not self:find(name).causal then
-      raise("beats: '%s' sees later text: its loss is not compared", name)
+      return self.study:claim(("%s beats %s"):format(a, b), nil,
+        "'%s' sees later text: its loss is not compared", name)
     end
   end
   claim_below(self, "%s beats %s", "mean", " bits per byte", a, b)
@@ -313,7 +315,8 @@ function Comparison:reach(name)
   local reference = self:find(name)
   for _, arm in ipairs(self.arms) do
     local list = { steps = {}, flops = {}, seconds = {} }
-    for i, entry in ipairs(arm.races and arm.seeds or {}) do
+    local races = arm.races and arm.causal
+    for i, entry in ipairs(races and arm.seeds or {}) do
       local found = ratios(entry, reference.seeds[i])
       for field, numbers in pairs(found and list or {}) do numbers[#numbers + 1] = found[field] end
     end
@@ -321,7 +324,7 @@ function Comparison:reach(name)
     for field, numbers in pairs(list) do
       if #numbers > 0 then reach[field] = statistics.interval(numbers) end
     end
-    arm.entry.reach = arm.races and reach or nil
+    arm.entry.reach = races and reach or nil
   end
 end
 

@@ -11,14 +11,15 @@ local opt, given = moe.options {
     { "hidden", 176, "width of an expert before --segments", min = 1 },
     { "k", nil, "experts a token goes to", type = "integer", min = 1 },
     { "router", "topk", "how tokens and experts meet", choices = moe.router.kinds },
-    { "gate", nil, "weights of the chosen experts: selected, all or sigmoid" },
-    { "balance", "switch", "form of the balance loss: btx, switch, gshard, deepseek or none" },
+    { "gate", nil, "weights of the experts", choices = { "selected", "all", "sigmoid" } },
+    { "balance", "switch", "form of the balance loss",
+      choices = { "btx", "switch", "gshard", "deepseek", "none" } },
     { "coef", 0.01, "coefficient of the balance loss", min = 0 },
     { "z_loss", nil, "coefficient of the router's z-loss", type = "number", min = 0 },
     { "jitter", nil, "noise on the input of the router in training", type = "number", min = 0 },
     { "capacity", nil, "capacity factor; tokens beyond it are dropped", type = "number", min = 0 },
     { "shared", 0, "shared experts, which every token uses", min = 0 },
-    { "segments", 1, "parts that each expert is cut into", min = 1 },
+    { "segments", nil, "parts that each expert is cut into", type = "integer", min = 1 },
     { "pattern", "m", "layers from the first on, repeated: m mixture, d dense; as dm" },
     { "dim", 128, "model width", min = 1 },
     { "layers", 4, "layers", min = 1 },
@@ -43,7 +44,8 @@ study:need(opt.pattern:find("^[md]+$"), "--pattern is '%s': letters m and d expe
 
 -- What the command line leaves open is as each kind of router has it; top-k gets a balance loss.
 local router = { kind = opt.router, k = opt.k, gate = opt.gate, z_loss = opt.z_loss,
-  jitter = opt.jitter, capacity = opt.capacity and { factor = opt.capacity } }
+  jitter = opt.jitter, capacity = opt.capacity and { factor = opt.capacity },
+  domains = opt.router == "domain" and study.names or nil }
 if opt.balance == "none" then
   router.balance = false
 elseif opt.router == "topk" or given.balance or given.coef then

@@ -54,6 +54,7 @@ add("top-2, no balance", { kind = "topk", k = 2, gate = "selected", balance = fa
 add("noisy top-2", { kind = "noisy_topk", k = 2 })
 add("gshard", { kind = "gshard" })
 add("sigmoid", { kind = "topk", k = 2, gate = "sigmoid", balance = deepseek })
+-- A bias moves ten times faster than in the paper: there are hundreds of steps, not 100 000.
 add("loss-free bias", { kind = "topk", k = 2, gate = "sigmoid", bias = { rate = 1e-2 } })
 add("switch", { kind = "switch" })
 add("sample top-1", { kind = "sample", first = "sample", balance = switch })
