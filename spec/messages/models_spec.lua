@@ -42,10 +42,10 @@ describe("messages about models", function()
       "hint: did you mean 'moe'?" },
     { [[moe.model.new { dim = 8, layers = 1, heads = 2, vocab = 16, context = 8, ffn = {
       kind = "moe", hidden = 8 } }]],
-      "moe.model.new: a moe layer needs experts = N" },
+      "moe.model.new: a mixture of experts needs experts = N" },
     { [[moe.model.new { dim = 8, layers = 1, heads = 2, vocab = 16, context = 8, ffn = {
       experts = 4, hidden = 8 } }]],
-      "moe.model.new: a dense layer has no experts and no router\n" ..
+      "moe.model.new: a dense layer has no option 'experts'\n" ..
       "hint: kind = \"moe\"" },
     { [[moe.nn.MoE { dim = 8, hidden = 4, experts = 4, router = { kind = "topkk" } }]],
       "router: option 'kind' is 'topkk': unknown\n" ..
@@ -64,9 +64,18 @@ describe("messages about models", function()
       "hint: did you mean 'switch'?" },
     { [[moe.nn.MoE { dim = 8, hidden = 4, experts = 4, router = { balance = 0.01 } }]],
       "router: option 'balance' has the wrong type: table or boolean expected, got 0.01" },
-    { [[moe.nn.MoE { dim = 8, hidden = 4, experts = 4, shared = 1 }]],
-      "nn.MoE: shared = 1: this layer has routed experts only\n" ..
-      "hint: leave shared out, or set it to 0" },
+    { [[moe.nn.MoE { dim = 8, hidden = 4, experts = 4, shared = { expert = 1 } }]],
+      "nn.MoE: shared: unknown option 'expert'\n" ..
+      "hint: did you mean 'experts'?" },
+    { [[moe.nn.MoE { dim = 8, hidden = 4, experts = 4, segments = 3 }]],
+      "nn.MoE: experts of hidden = 4 cannot be cut into 3 segments" },
+    { [[moe.nn.MoE { dim = 8, hidden = 4, experts = 4, segments = 2,
+      router = { kind = "switch" } }]],
+      "nn.MoE: segments go with a router that chooses k experts, not with 'switch'\n" ..
+      "hint: give the experts and hidden that come of it" },
+    { [[moe.nn.FeedForward { dim = 8, hidden = 4, activation = "gelo" }]],
+      "nn.FeedForward: option 'activation' is 'gelo': unknown\n" ..
+      "hint: did you mean 'gelu'?" },
     { [[moe.nn.MoE { dim = 8, hidden = 4, experts = 2 }(x)]],
       "nn.MoE: the last dimension of x must be dim = 8: x is [2 x 3]" },
     { [[moe.nn.MoE { dim = 8, hidden = 4, experts = 2 }()]],
