@@ -129,6 +129,11 @@ describe("configuration", function()
     hash.router.vocab = 100
     misuse(new({ ffn = hash }),
       "moe.model.new: the hash of a router is for a vocabulary of 100, the model has 256")
+    hash.router.vocab = {}
+    misuse(new({ ffn = hash }),
+      "moe.model.new: the hash of a router is for a vocabulary of a table, the model has 256")
+    misuse(new({ ffn = models.mixture({ router = 3 }) }),
+      "moe.model.new: option 'router' has the wrong type: table expected, got 3")
   end)
 
   it("is refused with the reason", function()
