@@ -238,6 +238,13 @@ describe("info", function()
     assert.is_truthy(info.loss)
     assert.is_truthy(info.balance.u)
   end)
+
+  it("has figures without losses where those are not wanted", function()
+    local _, _, info = support.route({ balance = {}, z_loss = 1 }, moe.randn(4, 3, { seed = 1 }),
+      { losses = false })
+    assert.is_truthy(info.load)
+    assert.is_nil(info.loss or info.balance or info.rest)
+  end)
 end)
 
 describe("a router", function()

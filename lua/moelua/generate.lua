@@ -109,7 +109,7 @@ end
 -- What layers are told in a step: a router that draws gets other numbers in every one.
 local function how_of(opts, count)
   opts.steps = (opts.steps or 0) + 1
-  return { stats = false, seed = opts.seed, micro = opts.steps,
+  return { stats = false, losses = false, seed = opts.seed, micro = opts.steps,
     labels = opts.label and core.full(opts.label, count):to("i32") }
 end
 

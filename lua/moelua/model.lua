@@ -249,7 +249,8 @@ function Model:logits(ids, cache, how)
     if #ids == 0 then raise("logits: no token ids") end
     ids = core.tensor({ ids }, "i32")
   end
-  local hidden = self:forward(ids, options.merge({ stats = false }, how or {}), cache)
+  local hidden = self:forward(ids, options.merge({ stats = false, losses = false }, how or {}),
+    cache)
   local logits = hidden:linear(self.head or self.embedding)
   return list and logits:select(1, 1) or logits
 end

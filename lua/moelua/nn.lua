@@ -3,7 +3,7 @@
 -- `layer:buffers(prefix)` the tensors that are kept with them.
 --
 -- `how`, the second argument of forward of every layer and of a model, is a plain table or nil:
---   stats    false leaves the figures of mixtures out
+--   stats    false leaves the figures of mixtures out, and losses = false their losses
 --   train    true in training: noise, jitter, sampling, the capacity of training
 --   step     of the optimizer, from 1, and micro, the micro-batch in it, from 0: schedules, noise
 --   seed     of that noise

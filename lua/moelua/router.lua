@@ -21,8 +21,7 @@
 --                                    kept; init(router, where) makes them
 --   route(router, logits, how, x)    -> gates f32, experts i32 [T x s] and perhaps
 --                                    { loss = tensor, scores = probabilities [T x N] };
---                                    x is [B x S x dim], logits f32 [B S x N]; how as given to
---                                    the layer, mask by token [B S], and segments = B
+--                                    x is [B x S x dim], logits f32 [B S x N], how that of nn.lua
 --   after_step(router)               after each step of the optimizer
 --   slots(opts, experts)             experts that a token uses on average
 --   traits(opts, train)              as router.traits, before anything is dropped
@@ -261,15 +260,16 @@ end
 
 -- ---- routing ------------------------------------------------------------------------------------
 
--- x [.. x dim] as [B x S x dim]; rows without an order in sequences are one sequence.
+-- x [.. x dim] as [B x S x dim], and B; rows without an order in sequences are one sequence.
 local function by_sequence(x, dim)
   local shape, B = core.shape(x), 1
   if shape[#shape] ~= dim then
     core.raise("router: the last dimension of x must be dim = %d: x is [%s]", dim,
       table.concat(shape, " x "))
   end
+  if #shape == 3 then return x, shape[1] end
   for i = 1, #shape - 2 do B = B * shape[i] end
-  return x:reshape(B, #shape > 1 and shape[#shape - 1] or 1, dim)
+  return x:reshape(B, #shape > 1 and shape[#shape - 1] or 1, dim), B
 end
 
 -- Multiplicative noise on what the router sees, and only there (Fedus et al. 2021, section 2.4).
@@ -288,14 +288,14 @@ local function add(a, b) return a and b and a + b or a or b end
 
 -- The losses of a routing, before anything is dropped: loss, of which `rest` is all but the balance
 -- loss, and the shares that this one is made from.
-local function losses(opts, logits, gates, experts, extra, how)
+local function losses(opts, logits, gates, experts, extra, how, B)
   local rest, even, shares = extra.loss, nil, nil
   if reaches(opts.z_loss) then
     rest = add(rest, balance.z_loss(logits, how.mask) * opts.z_loss)
   end
   if opts.balance then
     even, shares = balance.loss(opts.balance, extra.scores or logits:softmax(-1), gates, experts,
-      how)
+      { segments = B, mask = how.mask, shares = how.shares })
   end
   return { loss = add(rest, even), rest = rest, balance = shares }
 end
@@ -314,8 +314,9 @@ local function entropy(logits, mask)
 end
 
 -- What is told about a routing: chosen as the router said, experts as the capacity left them.
-local function statistics(info, self, logits, chosen, experts, mask)
+local function statistics(info, self, logits, chosen, experts, how)
   local _ <close> = core.scope()
+  local mask = how.mask and how.mask:reshape(-1)
   local used = counts(experts, self.count, mask)
   local slots = used:sum():item()
   local wanted = chosen == experts and slots or counts(chosen, self.count, mask):sum():item()
@@ -326,26 +327,22 @@ local function statistics(info, self, logits, chosen, experts, mask)
   info.entropy = logits and entropy(logits, mask) or 0
 end
 
--- `how` for one routing: the mask by token, and how many sequences the tokens make.
-local function complete(how, B)
-  expect(how == nil or type(how) == "table", "forward", "how", "a table", how)
-  return options.merge(how or {}, { segments = B,
-    mask = how and how.mask and how.mask:reshape(-1) or nil })
-end
-
 --- x [.. x dim], as a rule [B x S x dim] -> gates f32 [T x s], experts i32 [T x s] counted from 0,
---- -1 where a slot is not used, and info: loss (a tensor, or nil; of which `rest` is all but the
---- balance loss, and `balance` the shares which that is made from), and unless how.stats is false
---- load, counts, experts, entropy and dropped, see nn.MoE.
+--- -1 where a slot is not used, and info: unless how.losses is false, loss (a tensor, or nil; of
+--- which `rest` is all but the balance loss, and `balance` the shares which that is made from), and
+--- unless how.stats is false load, counts, experts, entropy and dropped, see nn.MoE.
 function Router:route(x, how)
-  x = by_sequence(x, self.dim)
-  local B, opts = x:size(1), self.opts
-  how = complete(how, B)
+  expect(how == nil or type(how) == "table", "forward", "how", "a table", how)
+  how = how or {}
+  local opts, info, B = self.opts, {}
+  x, B = by_sequence(x, self.dim)
   local logits = logits_of(self, x, how)
   local gates, chosen, extra = self.kind.route(self, logits, how, x)
-  local info = losses(opts, logits, gates, chosen, extra or {}, how)
+  if how.losses ~= false then
+    info = losses(opts, logits, gates, chosen, extra or {}, how, B)
+  end
   local left, experts = capacity.apply(opts.capacity, gates, chosen, self.count, B, how.train)
-  if how.stats ~= false then statistics(info, self, logits, chosen, experts, how.mask) end
+  if how.stats ~= false then statistics(info, self, logits, chosen, experts, how) end
   return opts.scale and left * opts.scale or left, experts, info
 end
 

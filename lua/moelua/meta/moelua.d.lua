@@ -1509,9 +1509,9 @@ function Router:draw(law, use, how, ...) end
 function Router:parameters(prefix) end
 
 --- x [.. x dim], as a rule [B x S x dim] -> gates f32 [T x s], experts i32 [T x s] counted from 0,
---- -1 where a slot is not used, and info: loss (a tensor, or nil; of which `rest` is all but the
---- balance loss, and `balance` the shares which that is made from), and unless how.stats is false
---- load, counts, experts, entropy and dropped, see nn.MoE.
+--- -1 where a slot is not used, and info: unless how.losses is false, loss (a tensor, or nil; of
+--- which `rest` is all but the balance loss, and `balance` the shares which that is made from), and
+--- unless how.stats is false load, counts, experts, entropy and dropped, see nn.MoE.
 function Router:route(x, how) end
 
 --- On what else an output depends, see router.traits.

@@ -76,7 +76,7 @@ local function count(router, experts, how)
   if not how.train or how.again or router.opts.bias.rate == 0 then return end
   core.no_grad(function()
     if how.micro == 0 then router.counts:fill_(0) end
-    local chosen = how.mask and experts:keep_slots(how.mask) or experts
+    local chosen = how.mask and experts:keep_slots(how.mask:reshape(-1)) or experts
     router.counts:copy_(router.counts + chosen:bincount(router.count))
   end)
 end
