@@ -101,6 +101,8 @@ describe("without memory", function()
       local gates, experts = x:linear(v):topk_route(2, "all")
       return gates, experts, experts:bincount(4)
     end)
+    survives(function() return x:linear(v):reshape(1, 3, 4):expert_choice_route(2) end)
+    survives(function() return x:balanced_assignment(), w:sum(1):exp():balanced_table(2) end)
   end)
 
   it("making and copying tensors fails cleanly", function()
