@@ -1,5 +1,6 @@
 -- Models that mix sequences train and are evaluated on groups of unrelated text.
 local helper = require("spec.helper")
+local core = require("moelua.core")
 local groups = require("moelua.groups")
 local models = require("spec.models")
 local moe = require("moelua")
@@ -39,6 +40,46 @@ local function spans(texts, group, context)
   end
   return list
 end
+
+describe("members of a group whose windows overlap", function()
+  -- Pairs of windows of random text, the second so many tokens behind the first.
+  local function batch(step, distance)
+    local x, y = {}, {}
+    for pair = 1, 8 do
+      for at = 0, distance, distance do
+        local row = #x + 1
+        x[row], y[row] = {}, {}
+        for i = 1, 17 do
+          local token = core.uniform(step, "text", 64 * pair + at + i, 16)
+          x[row][i], y[row][i - 1] = token, token
+        end
+        x[row][17], y[row][0] = nil, nil
+      end
+    end
+    return moe.tensor(x, "i32"), moe.tensor(y, "i32")
+  end
+
+  -- Bits per token of the last of many steps; 4 when nothing is known.
+  local function learned(distance)
+    local m = models.tiny({ dim = 32, vocab = 16,
+      ffn = { kind = "mot", hidden = 64, experts = 4, group = 2 } })
+    local optimizer, bits = moe.optimizer(m, { lr = 1e-2 }), nil
+    for step = 1, 120 do
+      local _ <close> = moe.scope()
+      local x, y = batch(step, distance)
+      local loss, info = m:loss(x, y, { train = true, step = step })
+      loss:backward()
+      optimizer:step()
+      bits = info.nll:item() / math.log(2)
+    end
+    return bits
+  end
+
+  it("tell each other what they are to predict: such losses mean nothing", function()
+    assert.is_true(learned(1) < 3.3)
+    assert.is_true(learned(17) > 3.9)
+  end)
+end)
 
 describe("groups of evaluation windows", function()
   it("have members that share no document", function()
