@@ -89,7 +89,8 @@ describe("a comparison", function()
     compare(study):add("dense", dense)
     assert.equal(1, #study.stages)
     assert.equal(0.3, study.stages[1].lr)
-    assert.same({ 0, {} }, { study.arms[1].tuning.flops, study.arms[1].rates })
+    assert.equal(0, study.arms[1].tuning.flops)
+    assert.is_nil(study.arms[1].rates)
   end)
 
   it("passes over rates with which training diverges", function()
@@ -229,9 +230,11 @@ describe("a comparison", function()
       math.floor(10 * share + 0.5) }, { study.stages[1].name, study.stages[1].steps,
       study.stages[2].name, study.stages[2].steps, study.stages[3].name, study.stages[3].steps })
     assert.same({ 8 }, seen)
+    assert.equal(64, arms:model("then wide").config.ffn[1].hidden)
     assert.equal((wide():count()), study.arms[2].parameters)
     assert.equal(3, #study.stages)
     assert.equal(study.arms[1].flops, study.arms[3].flops)
+    assert.equal(30 + math.floor(10 * share + 0.5), study.arms[2].seeds[1].steps)
     assert.equal("halved", study.arms[3].name)
   end)
 
@@ -240,6 +243,11 @@ describe("a comparison", function()
     arms:add("dense", dense)
     models.misuse(function() arms:add("dense", dense) end,
       "add: there is an arm 'dense' already")
+    models.misuse(function() arms:add("Dense!", dense) end,
+      "add: there is an arm 'dense' already")
+    arms:derive("derived", "dense", dense)
+    models.misuse(function() arms:model("derived") end,
+      "compare: 'derived' was not trained, but derived")
     assert.has_error(function() arms:add("other", 3) end)
     assert.has_error(function() arms:derive("other", "nobody", dense) end)
     assert.has_error(function() compare(rehearsal(), { rates = {} }) end)

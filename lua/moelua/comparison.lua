@@ -38,6 +38,7 @@ local declared = {
 }
 
 local TUNING_SEED = 1000          -- beyond the seed of the study: apart from those of the arms
+local CONVERTED = "-converted"    -- the stage of a model that was converted on the way
 
 function Comparison:init(study, given)
   local opts = options.check("study:compare", given, declared)
@@ -68,6 +69,14 @@ local function train(self, stage, model, seed, lr, share, points)
     seed = seed, eval_every = points > 0 and math.max(1, steps // points) or 0 }))
 end
 
+-- What a run and its continuation cost together, and the loss curve of both.
+local function continued(cost, more)
+  local curve = table.move(cost.curve, 1, #cost.curve, 1, {})
+  for _, point in ipairs(more.curve) do curve[#curve + 1] = { point[1] + cost.tokens, point[2] } end
+  local both = options.merge(more, cost_of.sum(cost, more))
+  return options.merge(both, { steps = cost.steps + more.steps, curve = curve })
+end
+
 -- One model of an arm; `share` of a whole run. Returns it and its cost. One that is converted on
 -- the way goes on with other text than it began with.
 local function train_one(self, arm, stage, seed, lr, share, points)
@@ -77,9 +86,9 @@ local function train_one(self, arm, stage, seed, lr, share, points)
     points)
   if not convert then return model, cost end
   model = convert(model)
-  local more = train(self, stage .. "-converted", model, seed + TUNING_SEED, lr,
+  local more = train(self, stage .. CONVERTED, model, seed + TUNING_SEED, lr,
     share * (1 - arm.options.at), points)
-  return model, options.merge(more, cost_of.sum(cost, more))
+  return model, continued(cost, more)
 end
 
 -- The validation loss of a short run with a rate, infinite when it diverges; and its cost.
@@ -91,11 +100,12 @@ local function try_rate(self, arm, lr)
   return math.huge, nil
 end
 
--- The rate of an arm, and what each promised.
+-- The rate of an arm, and what each promised if there are several.
 local function tune(self, arm)
-  arm.rate, arm.rates, arm.tuning = self.rates[1], {}, cost_of.sum()
+  arm.rate, arm.tuning = self.rates[1], cost_of.sum()
   if #self.rates == 1 then return end
   local best = math.huge
+  arm.rates = {}
   for i, lr in ipairs(self.rates) do
     local loss, cost = try_rate(self, arm, lr)
     arm.rates[i] = { rate = lr, validation = loss < math.huge and loss or "diverged" }
@@ -176,10 +186,25 @@ end
 
 local function new_arm(self, name, fields)
   expect(type(name) == "string", "add", "name", "the name of an arm", name)
-  if self.by_name[name] then raise("add: there is an arm '%s' already", name) end
-  local arm = options.merge({ name = name, folder = folder_name(name), seeds = {} }, fields)
+  local folder = folder_name(name)
+  for _, other in ipairs(self.arms) do
+    if other.folder == folder then raise("add: there is an arm '%s' already", other.name) end
+  end
+  local arm = options.merge({ name = name, folder = folder, seeds = {} }, fields)
   self.arms[#self.arms + 1], self.by_name[name] = arm, arm
   return arm
+end
+
+local function stage_of(arm, seed) return ("%s/seed-%d"):format(arm.folder, seed) end
+
+-- The model of an arm as it was trained for a seed.
+local function trained(self, arm, seed)
+  if not arm.make then raise("compare: '%s' was not trained, but derived", arm.name) end
+  local convert = arm.options.convert
+  return self.study:trained(stage_of(arm, seed) .. (convert and CONVERTED or ""), function()
+    local model = arm.make(seed)
+    return convert and convert(model) or model
+  end)
 end
 
 -- What is written to results.json and shown; the rest of an arm is how it came to be.
@@ -204,8 +229,8 @@ function Comparison:add(name, make, given)
   local arm = new_arm(self, name, { make = make, options = opts, races = not opts.convert })
   tune(self, arm)
   for _, seed in ipairs(self.seeds) do
-    local stage = ("%s/seed-%d"):format(arm.folder, seed)
-    local model, cost = train_one(self, arm, stage, seed, arm.rate, 1, self.opts.points)
+    local model, cost = train_one(self, arm, stage_of(arm, seed), seed, arm.rate, 1,
+      self.opts.points)
     if seed == self.seeds[1] then self.study:curve(name, cost.curve) end
     record(self, arm, seed, model, cost)
   end
@@ -218,19 +243,13 @@ function Comparison:derive(name, base, change)
   local from = self:find(base)
   local arm = new_arm(self, name, { rate = from.rate, tuning = from.tuning })
   for i, seed in ipairs(self.seeds) do
-    local model = self.study:trained(("%s/seed-%d"):format(from.folder, seed),
-      function() return from.make(seed) end)
-    record(self, arm, seed, change(model), from.seeds[i])
+    record(self, arm, seed, change(trained(self, from, seed)), from.seeds[i])
   end
   return publish(self, arm)
 end
 
 --- The model of an arm for the first seed, as it was trained.
-function Comparison:model(name)
-  local arm = self:find(name)
-  return self.study:trained(("%s/seed-%d"):format(arm.folder, self.seeds[1]),
-    function() return arm.make(self.seeds[1]) end)
-end
+function Comparison:model(name) return trained(self, self:find(name), self.seeds[1]) end
 
 function Comparison:find(name)
   return self.by_name[name] or raise("compare: there is no arm '%s'", tostring(name))
