@@ -12,7 +12,7 @@ local json, system = core.json, core.system
 local RECIPE = [[
 local moe = require("moelua")
 local opt = moe.options { name = "r", options = { { "domain", {}, repeatable = true },
-  { "max_bytes", 100000 }, { "context", 16 }, { "k", 1 }, { "eval_windows", 2 }, { "batch", 2 },
+  { "max_bytes", 100000 }, { "context", 16 }, { "k", 2 }, { "eval_windows", 2 }, { "batch", 2 },
   { "workers", nil, type = "integer" } } }
 local study = moe.study.open(opt, { recipe = "r", title = "R", about = "r" })
 study:need(opt.k < 4, "--k is %d: too many", opt.k)
@@ -170,10 +170,10 @@ describe("a dry run", function()
     assert.equal(65, (same(DOMAINS .. "--context 100000")))
     assert.equal(1, (same(DOMAINS .. "--quiet --batch 0")))
     assert.equal(0, (recipe(DOMAINS)))
-    local dry = { recipe(DOMAINS .. "--k 2 --dry-run") }
+    local dry = { recipe(DOMAINS .. "--k 3 --dry-run") }
     assert.same({ 1, "" }, { dry[1], dry[2] })
-    assert.matches("runs/r was made with other options: k was 1, now 2\n", dry[3], 1, true)
-    assert.same({ recipe(DOMAINS .. "--k 2") }, dry)
+    assert.matches("runs/r was made with other options: k was 2, now 3\n", dry[3], 1, true)
+    assert.same({ recipe(DOMAINS .. "--k 3") }, dry)
   end)
 
   -- A plan in this process.
@@ -190,6 +190,25 @@ describe("a dry run", function()
     assert.same(before, model.embedding:totable())
     return plan:facts()
   end
+
+  it("tries what fits into memory at once: a micro-batch", function()
+    local trial = require("moelua.trial")
+    local step, tried = trial.step, {}
+    local _ <close> = setmetatable({}, { __close = function() trial.step = step end })
+    trial.step = function(_, batch)
+      tried[#tried + 1] = batch
+      return { seconds = 5, memory = 7 }
+    end
+    local plan = study.open({ domain = { "a=" .. folder .. "/text/a" }, seed = 1, name = "x",
+      out = folder .. "/runs/x", save_every = 100, dry_run = true, context = 16 },
+      { recipe = "x", title = "X", about = "" })
+    local m = require("moelua.model").new { dim = 8, layers = 1, heads = 1, hidden = 8, vocab = 256,
+      context = 16 }
+    local cost = plan:train("seed", m, { data = plan.domains, steps = 2, batch = 6, accumulate = 3 })
+    assert.same({ 2 }, tried)
+    assert.equal(2 * 3 * 5, cost.seconds)
+    assert.equal(2 * 6 * 16, cost.tokens)
+  end)
 
   it("divides the processors among the branches", function()
     local cpus = system.cpus

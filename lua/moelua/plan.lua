@@ -62,22 +62,24 @@ local function state_bytes(stage, save_every)
   return STATE * stage.parameters * math.min(STATES, math.max(0, stage.steps - 1) // save_every)
 end
 
--- Adds a stage as far as it is left to do; returns it, and what all of it costs.
+-- Adds a stage as far as it is left to do; returns it, and what all of it costs. What is tried is a
+-- micro-batch: that is what has to fit into memory.
 local function add_stage(self, name, model, opts, text)
+  train_options.check_routers(model.config)
   local context = opts.context or model.config.context
-  local step = trial.step(model, opts.batch, context, opts.precision)
-  local tokens = opts.batch * context
+  local step = trial.step(model, opts.batch // opts.accumulate, context, opts.precision)
+  local seconds, tokens = opts.accumulate * step.seconds, opts.batch * context
   local per_step = tokens * flops.per_token(model.config, context)
   local left = opts.steps - steps_done(self, name, opts.steps)
   local parameters, active = model:count()
   local stage = { name = name, text = text, steps = opts.steps, left = left,
     parameters = parameters, active = active, tokens = left * tokens, flops = left * per_step,
-    seconds = left * step.seconds, memory = FLOAT * parameters + step.memory }
+    seconds = left * seconds, memory = FLOAT * parameters + step.memory }
   stage.disk = left > 0 and FLOAT * parameters + SMALL or 0
   stage.states = left > 0 and state_bytes(stage, opts.save_every) or 0
   self.stages[#self.stages + 1] = stage
   return stage, { tokens = opts.steps * tokens, flops = opts.steps * per_step,
-    seconds = opts.steps * step.seconds, steps = opts.steps, curve = {},
+    seconds = opts.steps * seconds, steps = opts.steps, curve = {},
     validation = { { opts.steps, 0.0 } } }
 end
 

@@ -20,7 +20,6 @@ local nn = require("moelua.nn")
 local Optimizer = require("moelua.optimizer")
 local precision = require("moelua.precision")
 local progress = require("moelua.progress")
-local router = require("moelua.router")
 local run = require("moelua.run")
 local schedule = require("moelua.schedule")
 local train_options = require("moelua.train_options")
@@ -213,16 +212,9 @@ local function group_of(model, opts)
   return group
 end
 
--- Routers that no gradient would reach are told before anything is written.
-local function check_routers(config)
-  for _, ffn in ipairs(config.ffn) do
-    if ffn.router then router.check_trainable(ffn.router) end
-  end
-end
-
 local function new_job(model, given)
   local opts = train_options.check("moe.train", given)
-  check_routers(model.config)
+  train_options.check_routers(model.config)
   local context = opts.context or model.config.context
   local batches = Batches(opts.data, { batch = opts.batch, context = context, seed = opts.seed,
     vocab = model.config.vocab, group = group_of(model, opts),

@@ -4,6 +4,7 @@ local options = require("moelua.options")
 local Optimizer = require("moelua.optimizer")
 local core = require("moelua.core")
 local describe, raise = core.describe, core.raise
+local router = require("moelua.router")
 local schedule = require("moelua.schedule")
 
 local train_options = {}
@@ -53,6 +54,14 @@ function train_options.check(where, given)
   opts.precision = opts.precision or core.precision()
   opts.warmup = opts.warmup or opts.steps // 20
   return opts
+end
+
+--- Refuses a model that has a router which no gradient would reach.
+---@param config table of the model
+function train_options.check_routers(config)
+  for _, ffn in ipairs(config.ffn) do
+    if ffn.router then router.check_trainable(ffn.router) end
+  end
 end
 
 return train_options
