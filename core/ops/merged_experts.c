@@ -119,14 +119,16 @@ static void project(const moe_mixture *m, const moe_block *b, const void *a, con
 /* Panels of the block's rows (+)= a [rows x n] times rows j .. j + n of the bank [h x d]. */
 static void spread(const moe_mixture *m, const moe_block *b, const void *a, int64_t n,
                    const void *bank, int64_t j, moe_real *to, bool add) {
-    for (int64_t column = 0; column < m->d; column += STRIP)
+    to += b->first * m->panels + b->expert * STRIP;
+    moe__expect(b->rows, to, m->panels);
+    for (int64_t column = 0; column < m->d; column += STRIP, to += m->E * STRIP) {
+        if (column + STRIP < m->d) moe__expect(b->rows, to + m->E * STRIP, m->panels);
         multiply(m->f, (moe_product){.m = b->rows, .n = STRIP, .k = n, .a = a,
                                      .lda = hidden_apart(m),
                                      .b = bank_at(m, bank, m->h, m->d, b->expert, j, column),
-                                     .panel = moe__panel(m->f, m->h), .ldc = m->panels,
-                                     .c = to + b->first * m->panels + column * m->E +
-                                          b->expert * STRIP,
-                                     .add = add});
+                                     .panel = moe__panel(m->f, m->h), .c = to,
+                                     .ldc = m->panels, .add = add});
+    }
 }
 
 /* ---- strips --------------------------------------------------------------------------------- */
@@ -300,7 +302,9 @@ static void outer_task(void *arg, int64_t task, int worker) {
                          .add = o->add || first > 0};
         int64_t step = left_of(o, e, i, rows, first, &p, moe__scratch_of(&m->scratch, worker));
         const char *left = p.a;
-        for (int64_t j = 0; j < o->columns; j += STRIP)
+        moe__expect(rows, to, o->columns);
+        for (int64_t j = 0; j < o->columns; j += STRIP) {
+            if (j + STRIP < o->columns) moe__expect(rows, to + j + STRIP, o->columns);
             for (int64_t at = 0; at < rows; at += step) {
                 p.m = minimum(step, rows - at);
                 p.n = minimum(STRIP, o->columns - j);
@@ -310,6 +314,7 @@ static void outer_task(void *arg, int64_t task, int worker) {
                 p.c = to + at * o->columns + j;
                 m->f->multiply(&p);
             }
+        }
         first += DEPTH;
     } while (first < m->groups);
 }

@@ -50,6 +50,16 @@ static inline void *moe__ahead(const moe_format *f, const void *p, int64_t n) {
     return (char *)p + (int64_t)f->element * n;
 }
 
+/* Of rows that lie far apart, 32 numbers from `to` on will be written: to wait for one row after
+ * the other would take longer than the product that writes them. Always inline, because compilers
+ * drop calls of a function that does nothing but this. */
+__attribute__((always_inline)) static inline void moe__expect(int64_t rows, const moe_real *to,
+                                                              int64_t apart) {
+    for (int64_t i = 0; i < rows; i++, to += apart)
+        for (int line = 0; line < MOE_PANEL; line += 64 / (int)sizeof *to)
+            __builtin_prefetch(to + line, 1, 2);
+}
+
 /* ---- mixing (token_mixing.c) ---------------------------------------------------------------- */
 
 /* Bytes of scratch that a task needs. */

@@ -75,11 +75,14 @@ static void weigh(const moe_mixture *m, const moe_real *x, const desk *s, moe_re
 static void merge(const moe_mixture *m, int64_t q, const moe_real *tokens, const desk *s,
                   moe_real *strips) {
     m->kernels->f32->right(m->g, m->d, tokens, stride(m), NULL, s->rows);
-    for (int64_t j = 0; j < moe__strips(m->d); j++)
+    moe_real *to = strips + q * MOE_PANEL;
+    moe__expect(m->E, to, m->strips);
+    for (int64_t j = 0; j < moe__strips(m->d); j++, to += m->rows * MOE_PANEL) {
+        if (j + 1 < moe__strips(m->d)) moe__expect(m->E, to + m->rows * MOE_PANEL, m->strips);
         multiply(m, (moe_product){.m = m->E, .n = MOE_PANEL, .k = m->g, .a = weights_of(m, q),
                                   .lda = m->across, .b = s->rows + j * m->g * MOE_PANEL,
-                                  .panel = m->g * MOE_PANEL, .ldc = m->strips,
-                                  .c = strips + (j * m->rows + q) * MOE_PANEL});
+                                  .panel = m->g * MOE_PANEL, .c = to, .ldc = m->strips});
+    }
 }
 
 /* Tokens of a group (+)= w^T times rows of its experts, panels [E x d]. */
