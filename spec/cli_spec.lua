@@ -182,11 +182,11 @@ describe("moelua", function()
     end)
 
     it("are looked for as given, beside the installed program, in the source tree", function()
-      local code, _, err = moelua("recipes/none.lua")
+      local code, _, err = moelua("recipes/nowhere.lua")
       assert.equal(66, code)
-      assert.matches("^moelua: cannot open recipes/none%.lua: No such file or directory\n"
-        .. "  also looked at [^\n]*/share/moelua/recipes/none%.lua\n"
-        .. "  also looked at [^\n]*/scripts/recipes/none%.lua\n$", err)
+      assert.matches("^moelua: cannot open recipes/nowhere%.lua: No such file or directory\n"
+        .. "  also looked at [^\n]*/share/moelua/recipes/nowhere%.lua\n"
+        .. "  also looked at [^\n]*/scripts/recipes/nowhere%.lua\n$", err)
       code, _, err = moelua("./none.lua")
       assert.same({ 66, "moelua: cannot open ./none.lua: No such file or directory\n" },
         { code, err })
