@@ -125,13 +125,13 @@ end
 --- experts, group (g), activation ("relu"), temperature (1), uniform, flop_matched, see
 --- mot.declared; seed, std. info.entropy: mean entropy of the weights of an expert, nats, at most
 --- log(g); `how.stats = false` leaves it out. A temperature with a schedule follows how.step.
-local MoT = layer_class("MixtureOfTokens", { "controller", "temperature" })
-mot.MoT, mot.layer = MoT, MoT
-MoT.own = { "controller", "temperature" }
-MoT.parts = { "experts" }
-MoT.stays_f32 = true
+local MixtureOfTokens = layer_class("MixtureOfTokens", { "controller", "temperature" })
+mot.MoT, mot.layer = MixtureOfTokens, MixtureOfTokens
+MixtureOfTokens.own = { "controller", "temperature" }
+MixtureOfTokens.parts = { "experts" }
+MixtureOfTokens.stays_f32 = true
 
-function MoT:init(given)
+function MixtureOfTokens:init(given)
   local opts = layer_options.check("nn.MoT", given, options.merge(mot.declared, { dim = need }))
   complete("nn.MoT", opts)
   self.dim, self.group, self.activation = opts.dim, opts.group, opts.activation
@@ -145,8 +145,8 @@ function MoT:init(given)
     experts = opts.experts, dim = opts.dim, hidden = opts.hidden, activation = opts.activation }))
 end
 
--- The members of a group see each other, and nobody else does.
-function MoT:traits()
+--- The members of a group see each other, and nobody else does; see traits.lua.
+function MixtureOfTokens:traits()
   if self.group == 1 then return { causal = true, coupled = "no" } end
   return { causal = true, coupled = "batch", group = self.group }
 end
@@ -155,7 +155,7 @@ end
 --- a step a schedule has come to its end.
 ---@param how table?
 ---@return moelua.Tensor|number
-function MoT:temperature_at(how)
+function MixtureOfTokens:temperature_at(how)
   local plan, step = self.plan, how and how.step
   if type(plan) ~= "table" or plan.learned then return self.temperature or plan end
   if not step then return plan.to end
@@ -188,7 +188,7 @@ local function check_input(self, x)
   end
 end
 
-function MoT:forward(x, how)
+function MixtureOfTokens:forward(x, how)
   check_input(self, x)
   local temperature, bank = self:temperature_at(how), self.experts
   local y = core.mixture_of_tokens(x, self.controller, bank.w1, bank.w3, bank.w2, temperature,

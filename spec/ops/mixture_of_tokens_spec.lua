@@ -100,20 +100,22 @@ describe("mixture_of_tokens", function()
     alike(results(moe.mixture_of_tokens, args), results(composed, args), 3e-5)
   end)
 
-  it("is close in bf16, whose rounding touches the experts alone", function()
-    local args = make({ 64, 5, 32, 9, 45, 50 }, "swiglu")
-    local want = results(moe.mixture_of_tokens, args)
-    local before = moe.precision("bf16")
-    local ok, got = pcall(results, moe.mixture_of_tokens, args)
-    moe.precision(before)
-    assert(ok, got)
-    for i = 1, 7 do
-      local error, size = got[i] - want[i], want[i] * want[i]
-      local ratio = ((error * error):sum():item() / size:sum():item()) ^ 0.5
-      assert.is_true(ratio < 0.02, ("result %d is off by %.3g"):format(i, ratio))
-    end
-    assert.not_equal(want[1]:bytes(), got[1]:bytes())
-  end)
+  if not moe.double then
+    it("is close in bf16, whose rounding touches the experts alone", function()
+      local args = make({ 64, 5, 32, 9, 45, 50 }, "swiglu")
+      local want = results(moe.mixture_of_tokens, args)
+      local before = moe.precision("bf16")
+      local ok, got = pcall(results, moe.mixture_of_tokens, args)
+      moe.precision(before)
+      assert(ok, got)
+      for i = 1, 7 do
+        local error, size = got[i] - want[i], want[i] * want[i]
+        local ratio = ((error * error):sum():item() / size:sum():item()) ^ 0.5
+        assert.is_true(ratio < 0.02, ("result %d is off by %.3g"):format(i, ratio))
+      end
+      assert.not_equal(want[1]:bytes(), got[1]:bytes())
+    end)
+  end
 
   it("needs no gradients", function()
     local args = make({ 6, 5, 3, 4, 33, 17 }, "gelu")

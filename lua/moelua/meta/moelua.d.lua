@@ -1308,6 +1308,11 @@ end
 
 do
 
+--- A mixture of tokens: y, info = layer(x, how) with x [B x S x dim]; the sequences 1 .. g,
+--- g + 1 .. 2 g and so on are mixed, position by position. Options: dim, hidden (of an expert),
+--- experts, group (g), activation ("relu"), temperature (1), uniform, flop_matched, see
+--- mot.declared; seed, std. info.entropy: mean entropy of the weights of an expert, nats, at most
+--- log(g); `how.stats = false` leaves it out. A temperature with a schedule follows how.step.
 ---@class moelua.MixtureOfTokens
 ---@overload fun(given?: any): moelua.MixtureOfTokens
 local MoT = {}
@@ -1335,6 +1340,7 @@ function MoT:parameters(prefix) end
 ---@return moelua.Tensor|number
 function MoT:temperature_at(how) end
 
+--- The members of a group see each other, and nobody else does; see traits.lua.
 function MoT:traits() end
 end
 
