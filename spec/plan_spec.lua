@@ -204,10 +204,23 @@ describe("a dry run", function()
       { recipe = "x", title = "X", about = "" })
     local m = require("moelua.model").new { dim = 8, layers = 1, heads = 1, hidden = 8, vocab = 256,
       context = 16 }
-    local cost = plan:train("seed", m, { data = plan.domains, steps = 2, batch = 6, accumulate = 3 })
+    local cost = plan:train("seed", m,
+      { data = plan.domains, steps = 2, batch = 6, accumulate = 3 })
     assert.same({ 2 }, tried)
     assert.equal(2 * 3 * 5, cost.seconds)
     assert.equal(2 * 6 * 16, cost.tokens)
+  end)
+
+  it("tries routers as training asks them, and leaves them as they were", function()
+    local nn, trial = require("moelua.nn"), require("moelua.trial")
+    for _, router in ipairs { { kind = "base" }, { kind = "domain", domains = { "x", "y" } },
+        { kind = "topk", k = 1, gate = "sigmoid", bias = { rate = 0.5 } }, { kind = "switch" } } do
+      local model = require("moelua.model").new { dim = 8, layers = 1, heads = 1, vocab = 16,
+        context = 6, ffn = { kind = "moe", hidden = 4, experts = 2, router = router } }
+      local before = nn.fingerprint(model)
+      assert.is_true(trial.step(model, 3, 6, "f32").seconds > 0)
+      assert.equal(before, nn.fingerprint(model), router.kind)
+    end
   end)
 
   it("divides the processors among the branches", function()

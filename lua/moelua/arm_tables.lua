@@ -99,9 +99,10 @@ function arm_tables.routing(arms)
   end
   if #list == 0 then return nil end
   return make("Routing on held-out text, mean of the mixture layers; and in training", list, {
-    { name = "model", read = name_of }, figure("load cv", "cv"), figure("dead", "dead"),
-    figure("entropy", "entropy"), figure("information", "mutual_information"),
-    figure("largest cv", "training_cv"), figure("dropped", "training_dropped") })
+    { name = "model", read = name_of }, figure("max/mean", "max_over_mean", "%.2f"),
+    figure("load cv", "cv"), figure("dead", "dead"), figure("entropy", "entropy"),
+    figure("information", "mutual_information"), figure("largest cv", "training_cv"),
+    figure("dropped", "training_dropped") })
 end
 
 -- A ratio with its interval, or that it was not reached, or not with all seeds.

@@ -121,7 +121,7 @@ end
 
 -- ---- figures ----------------------------------------------------------------------------------
 
-local ROUTING = { "cv", "dropped", "dead", "mutual_information", "entropy" }
+local ROUTING = { "max_over_mean", "cv", "dropped", "dead", "mutual_information", "entropy" }
 
 -- Means over the mixture layers, each with the same weight; empty for a dense model.
 local function routing_figures(layers)
@@ -283,6 +283,7 @@ function Comparison:beats(a, b)
 end
 
 local figure_names = { cv = "coefficient of variation of the load", entropy = "router entropy",
+  max_over_mean = "largest load over the mean",
   dropped = "share of dropped slots", dead = "share of dead experts",
   mutual_information = "mutual information of experts and domains" }
 

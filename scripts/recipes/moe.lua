@@ -51,8 +51,9 @@ if opt.balance == "none" then
 elseif opt.router == "topk" or given.balance or given.coef then
   router.balance = { form = opt.balance, coef = opt.coef }
 end
-local mixture = { kind = "moe", experts = opt.experts, hidden = opt.hidden, shared = opt.shared,
-  segments = opt.segments, router = router }
+local by_domain = opt.router == "domain" and not given.experts      -- then each has one
+local mixture = { kind = "moe", experts = by_domain and #study.names or opt.experts,
+  hidden = opt.hidden, shared = opt.shared, segments = opt.segments, router = router }
 
 local function model(ffn)
   return function(seed)
