@@ -64,12 +64,12 @@ int64_t moe__rows_used(const moe_tensor *experts) {
     return used;
 }
 
-/* Counting sort, stable in the pair. Empty slots are counted at start[0], which is overwritten. */
+/* Counting sort, stable in the pair. */
 static void sort(moe_rows *r, const int32_t *expert) {
     int64_t *start = r->start, pairs = r->tokens * r->slots;
     memset(start, 0, sizeof *start * (size_t)(r->experts + 1));
-    for (int64_t i = 0; i < pairs; i++) start[expert[i] + 1]++;
-    start[0] = 0;
+    for (int64_t i = 0; i < pairs; i++)
+        if (expert[i] >= 0) start[expert[i] + 1]++;
     for (int64_t e = 0; e < r->experts; e++) start[e + 1] += start[e];
     for (int64_t i = 0; i < pairs; i++) {
         r->place[i] = -1;
