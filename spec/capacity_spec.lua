@@ -101,6 +101,18 @@ describe("capacity", function()
     helper.close(info.dropped, 1 / 5, 1e-12)
     assert.same({ 4, 0 }, info.counts)
   end)
+
+  it("is not for padding, which takes no room and keeps its experts", function()
+    local mask = moe.tensor({ 0, 0, 0, 1, 1, 1, 1, 1 })
+    for _, policy in ipairs({ "position", "choice", "probability" }) do
+      local gates, experts, info = support.route({ k = 1, gate = "all", capacity = { factor = 1,
+        policy = policy, renormalise = true } }, support.repeated({ 1, 0 }, 8),
+        { train = true, mask = mask })
+      assert.same({ 0, 0, 0, 0, 0, 0, 0, -1 }, experts:reshape(-1):totable())
+      helper.close(gates:reshape(-1):totable(), { 1, 1, 1, 1, 1, 1, 1, 0 }, 1e-6)
+      assert.same({ 4, 0 }, info.counts)
+    end
+  end)
 end)
 
 describe("the traits of a router with capacity", function()

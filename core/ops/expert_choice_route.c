@@ -4,7 +4,7 @@
  * the C with the largest S[:, e]; their gates are that S, not renormalised, so that a token may
  * have from 0 to N experts. A group is a sequence, or the tokens that stand at the same position
  * of all sequences of the batch: then no token depends on later ones. Of equal tokens the first is
- * taken. The selection has no gradient:
+ * taken; those that `mask` has 0 for come after all others. The selection has no gradient:
  *
  *   dl_j = p_j ([j in S_t] a_j - sum_{i in S_t} p_i a_i),   a_i the gradient of gate i
  */
@@ -12,6 +12,7 @@
 #include "ops/axis.h"
 #include "ops/logits.h"
 
+enum { LOGITS, MASK };
 enum { CAPACITY, OVER };
 enum { SEQUENCE, BATCH };
 
@@ -23,12 +24,13 @@ typedef struct choice {
     int64_t groups, tokens, step_group, step_token;
     int64_t experts, capacity;
     moe_real *p;            /* S, [T x N] */
+    const moe_real *mask;   /* [T], NULL: all tokens count */
     moe_scratch heap;       /* of `capacity` token numbers for each worker */
     moe_real *dl;
 } choice;
 
 static choice choice_of(moe_call *c) {
-    const int64_t *shape = c->in[0]->shape, B = shape[0], S = shape[1];
+    const int64_t *shape = c->in[LOGITS]->shape, B = shape[0], S = shape[1];
     choice q = {.c = c, .experts = shape[2], .capacity = c->arg[CAPACITY].i};
     if (c->arg[OVER].i == SEQUENCE)
         q.groups = B, q.tokens = S, q.step_group = S, q.step_token = 1;
@@ -38,8 +40,11 @@ static choice choice_of(moe_call *c) {
 }
 
 static moe_status infer(moe_call *c) {
-    const moe_tensor *l = c->in[0];
+    const moe_tensor *l = c->in[LOGITS], *mask = c->in[MASK];
     if (moe__rank(c, l, "logits", 3)) return MOE_ESHAPE;
+    if (mask && mask->count != l->shape[0] * l->shape[1])
+        return MOE_REJECT(c, MOE_ESHAPE, "mask must have one number for each of %lld tokens, not "
+                          "%s", (long long)(l->shape[0] * l->shape[1]), MOE_SHAPE(mask));
     const choice q = choice_of(c);
     if (q.capacity < 1 || q.capacity > q.tokens)
         return MOE_REJECT(c, MOE_EARG, "capacity must be 1 to the number of tokens of a %s: %lld "
@@ -59,7 +64,7 @@ static void score_rows(void *arg, int64_t begin, int64_t end) {
     const choice *q = arg;
     const int64_t N = q->experts;
     for (int64_t t = begin; t < end; t++)
-        q->c->ctx->kernels->softmax(N, moe__real(q->c->in[0]) + t * N, q->p + t * N);
+        q->c->ctx->kernels->softmax(N, moe__real(q->c->in[LOGITS]) + t * N, q->p + t * N);
     for (int64_t i = begin * N; i < end * N; i++) {
         moe__real(q->c->out[0])[i] = 0;
         moe__int(q->c->out[1])[i] = -1;
@@ -68,11 +73,15 @@ static void score_rows(void *arg, int64_t begin, int64_t end) {
 
 /* The scores of one expert for the tokens of one group. */
 typedef struct column {
-    const moe_real *p;
-    int64_t step;
+    const moe_real *p, *mask;
+    int64_t step, experts;      /* rows from one token to the next, and their length */
 } column;
 
-static inline moe_real at(column s, int64_t token) { return s.p[token * s.step]; }
+/* What does not count scores less than any probability. */
+static inline moe_real at(column s, int64_t token) {
+    const int64_t row = token * s.step;
+    return s.mask && s.mask[row] == 0 ? -1 : s.p[row * s.experts];
+}
 
 /* Token a goes before token b does: it scores less, or the same and comes later. */
 static inline bool goes_first(column s, int64_t a, int64_t b) {
@@ -100,7 +109,7 @@ static void choose_best(column s, int64_t tokens, int64_t n, int32_t *heap) {
 
 static void choose(const choice *q, int64_t group, int64_t e, int32_t *heap) {
     const int64_t N = q->experts, first = group * q->step_group;
-    const column s = {q->p + first * N + e, q->step_token * N};
+    const column s = {q->p + first * N + e, q->mask ? q->mask + first : NULL, q->step_token, N};
     choose_best(s, q->tokens, q->capacity, heap);
     for (int64_t i = 0; i < q->capacity; i++) {
         const int64_t slot = (first + heap[i] * q->step_token) * N + e;
@@ -128,6 +137,7 @@ static moe_status forward(moe_call *c) {
         s = moe__shared(c->ctx, sizeof(moe_real) * (size_t)c->out[0]->count, &own);
     if (s) return s;
     q.p = c->keep[0] ? moe__real(c->keep[0]) : (moe_real *)(void *)own;
+    q.mask = c->in[MASK] ? moe__real(c->in[MASK]) : NULL;
     moe__parallel_range(c->ctx, rows, moe__grain(q.experts), score_rows, &q);
     moe__parallel(c->ctx, q.groups * blocks(&q), choose_block, &q);
     return MOE_OK;
@@ -149,7 +159,7 @@ static void backward_rows(void *arg, int64_t begin, int64_t end) {
 static moe_status backward(moe_call *c) {
     choice q = choice_of(c);
     q.p = moe__real(c->keep[0]);
-    q.dl = moe__grad(c, 0);
+    q.dl = moe__grad(c, LOGITS);
     if (q.dl && c->dout[0])
         moe__parallel_range(c->ctx, c->keep[0]->shape[0], moe__grain(q.experts), backward_rows,
                             &q);
@@ -157,11 +167,14 @@ static moe_status backward(moe_call *c) {
 }
 
 MOE_OP(expert_choice_route,
-    .sig = "logits:tensor, capacity:int, over:{sequence|batch}=sequence -> tensor, itensor",
+    .sig = "logits:tensor, capacity:int, over:{sequence|batch}=sequence, mask:tensor? "
+           "-> tensor, itensor",
     .doc = "Expert choice: logits [B x S x N] -> gates and 0-based experts [B*S x N]. Of every "
            "group of tokens each expert takes `capacity`, those with the largest softmax over the "
            "experts, which is their gate; elsewhere the expert is -1 and the gate 0. A group is "
-           "a \"sequence\", or a position of the whole \"batch\".",
-    .sample = "randn(2, 5, 3), 2 | randn(5, 2, 3), 3, 'batch' | randn(3, 1, 4), 1",
+           "a \"sequence\", or a position of the whole \"batch\". mask, B*S numbers: tokens that "
+           "it has 0 for are chosen when no others are left.",
+    .sample = "randn(2, 5, 3), 2 | randn(5, 2, 3), 3, 'batch' | randn(3, 1, 4), 1"
+              " | randn(2, 3, 3), 2, 'sequence', mask{1, 0, 1, 0, 1, 0}",
     .saves = MOE_OUT(1),
     .infer = infer, .forward = forward, .backward = backward);

@@ -101,17 +101,34 @@ local function renormalised(gates, left)
   return gates / (gates:sum(-1, true) + 1e-20)
 end
 
+-- 1 for the slots that fit, else 0. Those of tokens that do not count take no room from others, and
+-- all of them are left.
+local function slots_left(opts, gates, experts, limit, segments, mask)
+  local wanted = mask and experts:keep_slots(mask) or experts
+  local _, left = gates:capacity_route(wanted, limit, opts.policy, segments)
+  return mask and left + (1 - mask:reshape(-1, 1)) or left
+end
+
 --- Leaves as many slots of a routing as fit: gates and experts [T x s] of B sequences -> the same,
---- with expert -1 where a slot is beyond the capacity of its expert. `train` as in capacity.factor.
-function capacity.apply(opts, gates, experts, count, B, train)
-  local factor = capacity.factor(opts, train)
+--- with expert -1 where a slot is beyond the capacity of its expert. how: train, as in
+--- capacity.factor, and mask, f32 [T]: what it has 0 for is not in competition.
+---@param opts table? as capacity.options returns them
+---@param gates moelua.Tensor
+---@param experts moelua.Tensor
+---@param count integer of experts
+---@param B integer
+---@param how { train: boolean?, mask: moelua.Tensor? }
+---@return moelua.Tensor gates
+---@return moelua.Tensor experts
+function capacity.apply(opts, gates, experts, count, B, how)
+  local factor = capacity.factor(opts, how.train)
   if not factor then return gates, experts end
   local T, s = core.size(experts, 1), core.size(experts, 2)
   local segments = opts.scope == "sequence" and B or 1
   local limit = capacity.limit(opts.formula, factor, T // segments, count, s)
-  local left
-  experts, left = gates:capacity_route(experts, limit, opts.policy, segments)
-  return opts.renormalise and renormalised(gates, left) or gates, experts
+  local mask = how.mask and how.mask:reshape(-1)
+  local left = slots_left(opts, gates, experts, limit, segments, mask)
+  return opts.renormalise and renormalised(gates, left) or gates, experts:keep_slots(left)
 end
 
 return capacity

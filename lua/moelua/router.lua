@@ -341,7 +341,7 @@ function Router:route(x, how)
   if how.losses ~= false then
     info = losses(opts, logits, gates, chosen, extra or {}, how, B)
   end
-  local left, experts = capacity.apply(opts.capacity, gates, chosen, self.count, B, how.train)
+  local left, experts = capacity.apply(opts.capacity, gates, chosen, self.count, B, how)
   if how.stats ~= false then statistics(info, self, logits, chosen, experts, how) end
   return opts.scale and left * opts.scale or left, experts, info
 end

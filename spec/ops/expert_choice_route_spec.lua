@@ -112,6 +112,23 @@ describe("expert_choice_route", function()
     end)
   end
 
+  it("chooses padding when nothing else is left", function()
+    local logits = moe.randn(2, 3, 2, { seed = 7 })
+    local mask = moe.tensor({ 0, 1, 1, 1, 0, 0 })
+    local p = logits:softmax(-1):reshape(-1, 2):totable()
+    local function chosen(over)
+      local gates, experts = logits:expert_choice_route(over == "batch" and 1 or 2, over, mask)
+      local used = {}
+      for t, row in ipairs(experts:totable()) do
+        for e = 1, 2 do close(gates:totable()[t][e], row[e] >= 0 and p[t][e] or 0, 0) end
+        used[t] = row[1] >= 0
+      end
+      return used
+    end
+    assert.same({ false, true, true, true }, table.move(chosen("sequence"), 1, 4, 1, {}))
+    assert.same({ false, true, true, true, false, false }, chosen("batch"))
+  end)
+
   it("chooses within the sequence when nothing is said", function()
     local logits = moe.randn(3, 5, 2, { seed = 1 })
     assert.same(select(2, logits:expert_choice_route(2, "sequence")):totable(),
@@ -161,6 +178,8 @@ describe("expert_choice_route", function()
     says("capacity must be 1 to the number of tokens of a sequence: 4 of 3", moe.ones(2, 3, 4), 4)
     says("capacity must be 1 to the number of tokens of a position: 3 of 2", moe.ones(2, 3, 4), 3,
       "batch")
+    says("mask must have one number for each of 6 tokens, not [5]", moe.ones(2, 3, 4), 1,
+      "sequence", moe.ones(5))
     says('over must be one of "sequence", "batch", not "group"', moe.ones(2, 3, 4), 1, "group")
   end)
 end)

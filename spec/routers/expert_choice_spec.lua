@@ -46,6 +46,12 @@ describe("expert choice", function()
     end
   end)
 
+  it("leaves padding out while there is anything else", function()
+    local mask = moe.tensor({ { 0, 0, 0, 0, 1, 1, 1, 1 } })
+    local _, info = layer_of({ factor = 2 })(input(1, 8), { mask = mask })
+    assert.same({ 4, 4, 4, 4 }, info.counts)
+  end)
+
   it("gives tokens from none to all of the experts", function()
     local _, experts = layer_of({ factor = 1 }).router:route(input(4, 40))
     local seen = {}

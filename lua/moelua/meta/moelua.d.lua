@@ -241,13 +241,15 @@ moe.exp = Tensor.exp
 --- Expert choice: logits [B x S x N] -> gates and 0-based experts [B*S x N]. Of every group of
 --- tokens each expert takes `capacity`, those with the largest softmax over the experts, which is
 --- their gate; elsewhere the expert is -1 and the gate 0. A group is a "sequence", or a position of
---- the whole "batch".
+--- the whole "batch". mask, B*S numbers: tokens that it has 0 for are chosen when no others are
+--- left.
 ---@param logits moelua.Tensor
 ---@param capacity integer
 ---@param over? "sequence"|"batch" default sequence
+---@param mask? moelua.Tensor
 ---@return moelua.Tensor
 ---@return moelua.Tensor
-function Tensor.expert_choice_route(logits, capacity, over) end
+function Tensor.expert_choice_route(logits, capacity, over, mask) end
 moe.expert_choice_route = Tensor.expert_choice_route
 
 --- Writes the number into every element. Returns x.

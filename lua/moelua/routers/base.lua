@@ -5,9 +5,12 @@
 --       of l_{t, a_t}; in evaluation a_t = argmax l_t
 --   g = sigmoid(l_{t, a_t})
 --
--- No gradient goes through the assignment, and no loss is needed for the balance. The paper's layer
--- is g F(x) + (1 - g) x, where F contains a residual connection of its own: with F(x) = x + f(x)
--- that is x + g f(x). Our blocks add the residual themselves, the layer gives g f(x).
+-- No gradient goes through the assignment, and no loss is needed for the balance. Padding is
+-- assigned like everything else.
+--
+-- The paper's layer is g F(x) + (1 - g) x, where F contains a residual connection of its own: with
+-- F(x) = x + f(x) that is x + g f(x). Our blocks add the residual themselves, the layer gives
+-- g f(x).
 --
 -- The rows of the weight begin orthogonal, each 0.1 long, as in the authors' program.
 

@@ -11,6 +11,7 @@
 --   over = "batch"      the tokens that stand at one position of all sequences: causal, but what a
 --                       sequence gets depends on its company. Sequences of a batch that share text
 --                       would tell each other what follows.
+-- Padding is chosen when nothing else is left.
 
 local core = require("moelua.core")
 
@@ -40,10 +41,10 @@ local function capacity_of(opts, experts, tokens)
     sequence and "sequences" or "batches", math.ceil(experts / (2 * opts.factor)))
 end
 
-function expert_choice.route(router, logits, _, x)
+function expert_choice.route(router, logits, how, x)
   local B, S, opts = x:size(1), x:size(2), router.opts
   local capacity = capacity_of(opts, router.count, opts.over == "sequence" and S or B)
-  return logits:reshape(B, S, router.count):expert_choice_route(capacity, opts.over)
+  return logits:reshape(B, S, router.count):expert_choice_route(capacity, opts.over, how.mask)
 end
 
 function expert_choice.slots(opts) return opts.factor end
