@@ -15,6 +15,8 @@ describe("an object with tensor slots", function()
     assert.equal("userdata", type(bank))
     assert.equal(Bank, getmetatable(bank))
     assert.equal("Bank w1 [3 x 2]", tostring(bank))
+    bank.w1 = nil
+    assert.equal("Bank", tostring(bank))
   end)
 
   it("has tensors, plain data and methods", function()

@@ -166,6 +166,12 @@ describe("random numbers of a router", function()
     assert.equal(few, many:sub(1, #few))
   end)
 
+  it("are those of each sequence by itself when told so", function()
+    local draws = { { seed = 3, micro = 1 }, { seed = 8, micro = 5 } }
+    assert.equal(bytes("a", draws[1], 3, 4) .. bytes("a", draws[2], 3, 4),
+      bytes("a", { draws = draws }, 6, 4))
+  end)
+
   it("follow moe.manual_seed without a step and a seed", function()
     moe.manual_seed(5)
     local first, second = bytes("a", {}, 8), bytes("a", {}, 8)

@@ -56,7 +56,7 @@ describe("layers of a model that writes", function()
   function Told:init() self.calls = {} end
   function Told:forward(x, how)
     self.calls[#self.calls + 1] = { before = how.before:totable(), ids = how.ids:totable(),
-      labels = how.labels, micro = how.micro }
+      labels = how.labels, draws = how.draws }
     return x
   end
 
@@ -71,7 +71,9 @@ describe("layers of a model that writes", function()
     assert.same({ { out[1][1] }, { out[2][1] }, { out[3][1] } }, told.calls[4].ids)
     assert.same(told.calls[4].ids, told.calls[5].before)
     assert.is_nil(told.calls[1].labels)
-    assert.not_equal(told.calls[4].micro, told.calls[5].micro)
+    assert.same({ { seed = 1, micro = 1 }, { seed = 2, micro = 1 }, { seed = 3, micro = 1 } },
+      told.calls[4].draws)
+    assert.equal(2, told.calls[5].draws[1].micro)
   end)
 
   it("know the token before in a cache whose sequences change places", function()
@@ -92,6 +94,15 @@ describe("layers of a model that writes", function()
     local first = m:generate_ids({ 1, 2 }, how)
     moe.randn(5)
     assert.same(first, m:generate_ids({ 1, 2 }, how))
+  end)
+
+  it("draw as they would alone", function()
+    local m = mixture({ kind = "sample", first = "sample" })
+    local how, prompts = { max_tokens = 6, temperature = 0 }, { { 5, 6 }, { 7 }, { 8, 9, 10 } }
+    for i, ids in ipairs(m:generate_ids(prompts, how)) do
+      how.seed = i
+      assert.same(m:generate_ids(prompts[i], how), ids)
+    end
   end)
 end)
 

@@ -29,7 +29,7 @@ local function describe(object, name, slots)
       parts[#parts + 1] = ("%s [%s]"):format(slot, table.concat(tensor:shape(), " x "))
     end
   end
-  return name .. " " .. table.concat(parts, ", ")
+  return #parts > 0 and name .. " " .. table.concat(parts, ", ") or name
 end
 
 -- getmetatable(object) is the class, as for objects that are tables.

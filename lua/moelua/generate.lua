@@ -107,21 +107,24 @@ local function draw(model, sequence, row, opts)
 end
 
 -- What layers are told in a step: a router that draws gets other numbers in every one.
-local function how_of(opts, count)
-  opts.steps = (opts.steps or 0) + 1
-  return { stats = false, losses = false, seed = opts.seed, micro = opts.steps,
-    labels = opts.label and core.full(opts.label, count):to("i32") }
+local function how_of(sequences, opts)
+  local draws = {}
+  for b, sequence in ipairs(sequences) do
+    draws[b] = { seed = sequence.seed, micro = #sequence.out }
+  end
+  return { stats = false, losses = false, draws = draws,
+    labels = opts.label and core.full(opts.label, #sequences):to("i32") }
 end
 
--- The logits [B x vocab] after ids [B x T], which the cache lacks.
-local function next_logits(model, ids, cache, opts)
-  local hidden = model:forward(core.tensor(ids, "i32"), how_of(opts, #ids), cache)
+-- The logits [B x vocab] of sequences after their ids [B x T], which the cache lacks.
+local function next_logits(model, sequences, ids, cache, opts)
+  local hidden = model:forward(core.tensor(ids, "i32"), how_of(sequences, opts), cache)
   return hidden:select(2, -1):linear(model.head or model.embedding)
 end
 
 local function read_prompt(model, sequence, cache, place, opts)
   local _ <close> = core.scope()
-  local logits = next_logits(model, { sequence.prompt }, cache:only(place), opts)
+  local logits = next_logits(model, { sequence }, { sequence.prompt }, cache:only(place), opts)
   return draw(model, sequence, logits:select(1, 1), opts)
 end
 
@@ -130,7 +133,7 @@ local function step(model, active, cache, opts)
   local _ <close> = core.scope()
   local feed = {}
   for b, sequence in ipairs(active) do feed[b] = { sequence.out[#sequence.out] } end
-  local logits = next_logits(model, feed, cache, opts)
+  local logits = next_logits(model, active, feed, cache, opts)
   for b = #active, 1, -1 do
     if draw(model, active[b], logits:select(1, b), opts) then
       cache:remove(b, #active)

@@ -7,6 +7,8 @@
 --   train    true in training: noise, jitter, sampling, the capacity of training
 --   step     of the optimizer, from 1, and micro, the micro-batch in it, from 0: schedules, noise
 --   seed     of that noise
+--   draws    in place of these three a list of { seed, micro } for each sequence, which so draws as
+--            it would alone; generation sets it
 --   ids      i32 [B x S], the tokens; a model sets it
 --   before   i32 [B x 1], the token before each sequence of ids, or -1; made with a cache
 --   labels   i32 [B], the domain of each sequence, counted from 0

@@ -238,10 +238,18 @@ function Router:after_step()
   if self.kind.after_step then self.kind.after_step(self) end
 end
 
+-- The numbers of equally long sequences, one after the other.
+local function draw_apart(self, law, use, draws, tokens, ...)
+  local parts = {}
+  for b, own in ipairs(draws) do parts[b] = self:draw(law, use, own, tokens // #draws, ...) end
+  return core.concat(parts, 1)
+end
+
 --- Random numbers for one use, as "jitter": core.rand ("rand") or core.randn ("randn") of that
 --- shape. When how tells the step or a seed they come from a stream that is named after router,
 --- step, micro-batch and use, so that they are the same after a resume and in any order of layers;
---- otherwise from moe.manual_seed. Those of a token do not depend on how many tokens follow.
+--- otherwise from moe.manual_seed. Those of a token do not depend on how many tokens follow. With
+--- how.draws each sequence has numbers of its own, whatever others there are.
 ---@param law "rand"|"randn"
 ---@param use string
 ---@param how table
@@ -251,6 +259,7 @@ function Router:draw(law, use, how, ...)
   expect(law == "rand" or law == "randn", "draw", "law", "\"rand\" or \"randn\"", law)
   expect(type(use) == "string", "draw", "use", "a name", use)
   expect(type(how) == "table", "draw", "how", "a table", how)
+  if how.draws then return draw_apart(self, law, use, how.draws, ...) end
   if not (how.step or how.seed) then return core[law](...) end
   local sizes = { ... }
   sizes[#sizes + 1] = { seed = how.seed or 1, stream = ("router.%s.%d.%d.%s"):format(self.name,

@@ -1504,7 +1504,8 @@ function Router:buffers(prefix) end
 --- Random numbers for one use, as "jitter": core.rand ("rand") or core.randn ("randn") of that
 --- shape. When how tells the step or a seed they come from a stream that is named after router,
 --- step, micro-batch and use, so that they are the same after a resume and in any order of layers;
---- otherwise from moe.manual_seed. Those of a token do not depend on how many tokens follow.
+--- otherwise from moe.manual_seed. Those of a token do not depend on how many tokens follow. With
+--- how.draws each sequence has numbers of its own, whatever others there are.
 ---@param law "rand"|"randn"
 ---@param use string
 ---@param how table
