@@ -112,6 +112,16 @@ describe("sums of routing", function()
     local got = routing.statistics({ a, b })[1]
     assert.equal(0, got.cv)
     -- p = 4/8 2/8 0 2/8; of the domains 6/8 2/8, of the experts 1/2 1/2.
-    close(got.mutual_information, 0.5 * math.log(4 / 3, 2) + 0.25 * math.log(2 / 3, 2) + 0.25, 1e-12)
+    close(got.mutual_information,
+      0.5 * math.log(4 / 3, 2) + 0.25 * math.log(2 / 3, 2) + 0.25, 1e-12)
+  end)
+
+  it("are logged with the number of their layer and short loads", function()
+    local figures = routing.evenness({ 1, 2 })
+    local got = routing.logged({ false, figures })
+    assert.same({ { layer = 2, load = { 0.3333, 0.6667 }, cv = figures.cv, dead = 0,
+      max_over_mean = figures.max_over_mean } }, got)
+    assert.equal(1 / 3, figures.load[1])
+    assert.is_nil(routing.logged({ false, false }))
   end)
 end)

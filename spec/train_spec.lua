@@ -138,6 +138,14 @@ describe("the log of a run", function()
     assert.is_true(log[1].routing[1].max_over_mean >= 1)
     assert.is_true(log[1].routing[1].max_over_mean <= 4)
     assert.is_true(log[1].routing[1].entropy <= math.log(4) + 1e-6)
+    assert.equal(4, #log[1].routing[1].load)
+  end)
+
+  it("has the routing of the validation text, and what it tells of its domains", function()
+    assert.equal(1, #log[2].statistics)
+    assert.equal(2, log[2].statistics[1].layer)
+    assert.equal(4, #log[2].statistics[1].load)
+    assert.equal(0, log[2].statistics[1].mutual_information)      -- of one domain
   end)
 
   it("has the validation loss", function()

@@ -5,6 +5,8 @@
 -- router leaves empty, are none. Sums hold plain numbers: { counts, entropy, dropped, weight } for
 -- each mixture layer, false for a layer that has no figures.
 
+local options = require("moelua.options")
+
 local routing = {}
 
 --- An expert is dead when it has less than this share of what even routing would give it.
@@ -101,11 +103,11 @@ function routing.add(sum, infos, layers, tokens, counts)
   end
 end
 
--- The mean of a figure per token; nil where a router has none.
+-- The mean of a figure per token; nil where a layer does not tell it.
 local function per_token(layer, name) return layer[name] and layer[name] / layer.weight end
 
 --- The figures of one layer of a sum: those of routing.evenness; entropy, the mean entropy of a
---- token's expert probabilities in nats (nil for a router that has none); dropped, the share of
+--- token's expert probabilities in nats (nil where a layer does not tell it); dropped, the share of
 --- slots that were over capacity.
 ---@param layer table
 ---@return table
@@ -113,6 +115,28 @@ function routing.figures(layer)
   local figures = routing.evenness(layer.counts)
   figures.entropy, figures.dropped = per_token(layer, "entropy"), per_token(layer, "dropped")
   return figures
+end
+
+-- Four decimal places are enough for a log, in which there are many.
+local function short(shares)
+  local list = {}
+  for e, share in ipairs(shares) do list[e] = tonumber(("%.4f"):format(share)) end
+  return list
+end
+
+--- Figures by layer, false where there are none, as a log has them: of the mixture layers, with
+--- their numbers; nil when there are no such layers.
+---@param list (table|false)[]
+---@return table[]?
+function routing.logged(list)
+  local out
+  for i, figures in ipairs(list) do
+    if figures then
+      out = out or {}
+      out[#out + 1] = options.merge(figures, { layer = i, load = short(figures.load) })
+    end
+  end
+  return out
 end
 
 -- ---- domains ----------------------------------------------------------------------------------

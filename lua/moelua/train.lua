@@ -20,6 +20,7 @@ local nn = require("moelua.nn")
 local Optimizer = require("moelua.optimizer")
 local precision = require("moelua.precision")
 local progress = require("moelua.progress")
+local routing = require("moelua.routing")
 local run = require("moelua.run")
 local schedule = require("moelua.schedule")
 local train_options = require("moelua.train_options")
@@ -100,7 +101,8 @@ local function validate(job)
   if not value then error(report, 0) end
   diverged.check_validation(job, value)
   core.uninterrupted(function()
-    record(job, { step = job.step, validation = report.metric, mean = report.mean })
+    record(job, { step = job.step, validation = report.metric, mean = report.mean,
+      statistics = routing.logged(report.statistics) })
     job.validated = job.step
   end)
 end

@@ -83,16 +83,9 @@ end
 
 -- The figures of the mixture layers for the log; nil when there are none.
 local function figures_of(sums)
-  local list
-  for i, sum in ipairs(sums) do
-    if sum then
-      list = list or {}
-      local figures = routing.figures(sum)
-      figures.load, figures.layer = nil, i
-      list[#list + 1] = figures
-    end
-  end
-  return list
+  local list = {}
+  for i, sum in ipairs(sums) do list[i] = sum and routing.figures(sum) end
+  return routing.logged(list)
 end
 
 --- Leaves the gradient of the next step in the parameters. batch: x, y, labels of the whole step,

@@ -916,8 +916,8 @@ moe.double = nil
 --- `mean` is that of the corpora, each with the same weight, and rows[layer][expert] the share of
 --- routed slots (false for layers without a router). statistics, by layer and as if all corpora had
 --- equally many tokens, has load, max_over_mean, cv, entropy, dropped, dead and mutual_information,
---- see routing.lua. causal is false when the model looks at later tokens, coupled true when it looks
---- at other sequences: such figures do not compare with those of models that generate text.
+--- see routing.lua. causal is false when the model looks at later tokens, coupled true when it
+--- looks at other sequences: such figures do not compare with those of models that generate text.
 --- A corpus alone goes by its own name. Options: split ("validation" unless given), batch, windows
 --- (at most so many of each corpus, evenly spaced; all when left out), context (the model's when
 --- left out), seed, step (both for routers that draw or that change with training), and group.
