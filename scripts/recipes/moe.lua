@@ -73,7 +73,7 @@ for i = 1, opt.layers do
 end
 
 local arms = study:compare { steps = opt.steps, tuning_steps = opt.tuning_steps, points = 20,
-  rates = { 2e-3, 4e-3, 8e-3 }, training = { batch = opt.batch } }
+  rates = { 2e-3, 4e-3, 8e-3 }, training = { batch = opt.batch, eval_windows = 32 } }
 study:routing(arms:add("mixture", model(pattern)))
 arms:add("dense", model(dense))
 arms:beats("mixture", "dense")

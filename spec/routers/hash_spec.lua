@@ -78,13 +78,29 @@ describe("hash routing", function()
     assert.equal(0, counts:totable()[(";"):byte() + 1])
     local function unevenness(by)
       local layer = layer_of({ by = by, vocab = by == "balanced" and 256 or nil })
-      hash.balance(layer, counts)
+      if by == "balanced" then moe.balance_hash(layer, corpus) end
       local ids = corpus:batch({ batch = 64, context = 64 })
       local _, _, info = layer.router:route(input(64, 64), { ids = ids })
       return math.max(table.unpack(info.load))
     end
     assert.is_true(unevenness("balanced") < 0.27)
     assert.is_true(unevenness("random") > 0.3)
+  end)
+
+  it("fills the tables of a model, and refuses one that has none", function()
+    local counts = moe.arange(256)
+    local function model_by(by)
+      return models.tiny({ ffn = { kind = "moe", hidden = 24, experts = 4,
+        router = { kind = "hash", by = by } } })
+    end
+    local model = model_by("balanced")
+    moe.balance_hash(model, counts)
+    for _, layer in ipairs(model.layers) do
+      assert.same(counts:balanced_table(4, 1):totable(), layer.ffn.router.table:totable())
+    end
+    misuse(function() moe.balance_hash(model_by("random"), counts) end,
+      "balance_hash: there is no balanced hash\n" ..
+      "hint: router = { kind = \"hash\", by = \"balanced\" }")
   end)
 
   it("is the same in generation, token by token, as for the whole text", function()

@@ -765,6 +765,12 @@ function moe.add_expert(m, given) end
 ---@return moelua.Model
 function moe.average(models) end
 
+--- Fills the tables of all balanced hashes of a model, or layer, by how often the ids occur in a
+--- text, or by such counts, f32 [vocab]: for before training, because the experts of an id change.
+---@param model table
+---@param text moelua.Corpus|moelua.Tensor
+function moe.balance_hash(model, text) end
+
 --- Trains one copy of the seed per domain, each in a process and a run folder of its own:
 ---   experts = moe.branch(seed, { name = corpus, ... }, { steps = 400, out = "runs/x/branches" })
 --- Options: out (the folder of the run folders), workers (processes at a time; default: one per

@@ -7,8 +7,9 @@
 -- one feed-forward layer cut into k slices). The hash of a token id is
 --   by = "random"     drawn at random, once and for all
 --   by = "balanced"   a table, from the most frequent id on: each to the expert with the least load
---                     so far. It is a buffer of the router, `table` [vocab x k]; hash.balance fills
---                     it from a corpus, before which all ids count as equally frequent
+--                     so far. It is a buffer of the router, `table` [vocab x k];
+--                     moe.balance_hash(model, corpus) fills it, before which all ids count as
+--                     equally frequent
 --   by = "bigram"     drawn for the id and the one before it: of 256 bytes no expert would get more
 --                     than a few, of pairs it gets many
 -- Always of the input token, never of the one to be predicted.
@@ -99,22 +100,32 @@ function hash.frequencies(corpus, vocab)
   return counts
 end
 
---- Fills the tables of all balanced hashes of a model, or layer, from how often the ids occur: for
---- before training, because the experts of an id change.
----@param model table
----@param counts moelua.Tensor f32 [vocab], as hash.frequencies gives it
-function hash.balance(model, counts)
-  local kind = type(model)
-  expect((kind == "table" or kind == "userdata") and model.buffers, "hash.balance", "model",
+-- The routers of a model or layer that have a table.
+local function balanced_routers(model)
+  local list, kind = {}, type(model)
+  expect((kind == "table" or kind == "userdata") and model.buffers, "balance_hash", "model",
     "a model or layer", model)
   for _, entry in ipairs(model:buffers()) do
-    local router = entry[3]
-    if entry[4] == "table" and router.opts.kind == "hash" then
-      core.no_grad(function()
-        router.table:copy_(counts:balanced_table(router.count, router.opts.k, router.opts.seed))
-      end)
-    end
+    if entry[4] == "table" and entry[3].opts.kind == "hash" then list[#list + 1] = entry[3] end
   end
+  if #list > 0 then return list end
+  core.raise("balance_hash: there is no balanced hash\n" ..
+    "hint: router = { kind = \"hash\", by = \"balanced\" }")
+end
+
+--- Fills the tables of all balanced hashes of a model, or layer, by how often the ids occur in a
+--- text, or by such counts, f32 [vocab]: for before training, because the experts of an id change.
+---@param model table
+---@param text moelua.Corpus|moelua.Tensor
+function hash.balance(model, text)
+  local routers = balanced_routers(model)
+  local counts = type(text) == "table" and hash.frequencies(text, routers[1].opts.vocab) or text
+  core.no_grad(function()
+    for _, router in ipairs(routers) do
+      router.table:copy_(core.balanced_table(counts, router.count, router.opts.k,
+        router.opts.seed))
+    end
+  end)
 end
 
 return hash
