@@ -75,15 +75,22 @@ describe("expert choice", function()
     end
   end)
 
-  it("refuses batches of which an expert would take nothing", function()
-    misuse(function() layer_of({ factor = 1 }, 16)(input(2, 7)) end,
+  it("refuses batches to train with of which an expert would take nothing", function()
+    local train = { train = true }
+    misuse(function() layer_of({ factor = 1 }, 16)(input(2, 7), train) end,
       "router: an expert takes round(factor tokens / experts) = round(1 * 7 / 16) = 0 tokens " ..
       "of a sequence\nhint: sequences of at least 8, fewer experts, or a larger factor")
-    misuse(function() layer_of({ over = "batch", factor = 0.5 })(input(3, 7)) end,
+    misuse(function() layer_of({ over = "batch", factor = 0.5 })(input(3, 7), train) end,
       "router: an expert takes round(factor tokens / experts) = round(0.5 * 3 / 4) = 0 tokens " ..
       "of a position of the batch\nhint: batches of at least 4, fewer experts, or a larger factor")
-    layer_of({ factor = 1 }, 16)(input(2, 8))
-    layer_of({ over = "batch", factor = 0.5 })(input(4, 7))
+    layer_of({ factor = 1 }, 16)(input(2, 8), train)
+    layer_of({ over = "batch", factor = 0.5 })(input(4, 7), train)
+  end)
+
+  it("takes one token of a text that is short, in evaluation", function()
+    local _, info = layer_of({ factor = 1 }, 16)(input(2, 1))
+    assert.equal(2 * 16, info.experts:count())
+    for e = 1, 16 do assert.equal(2, info.counts[e]) end
   end)
 
   it("refuses options that make no sense", function()

@@ -3,7 +3,7 @@
 --
 --   S = softmax of each token's logits, over the experts
 --   expert e takes the C = round(c n / N) tokens of a group of n with the largest S[:, e],
---   and S is the gate, not renormalised
+--   and S is the gate, not renormalised; in evaluation, where texts may be short, at least one
 --
 -- All experts have the same load; a token has from 0 to N experts, c on average. A group is
 --   over = "sequence"   all tokens of a sequence: later ones compete with earlier ones, which a
@@ -31,9 +31,9 @@ function expert_choice.check(opts, experts)
 end
 
 -- How many of `tokens` tokens an expert takes.
-local function capacity_of(opts, experts, tokens)
+local function capacity_of(opts, experts, tokens, train)
   local capacity = math.floor(opts.factor * tokens / experts + 0.5)
-  if capacity >= 1 then return math.min(capacity, tokens) end
+  if capacity >= 1 or not train then return math.max(1, math.min(capacity, tokens)) end
   local sequence = opts.over == "sequence"
   core.raise("router: an expert takes round(factor tokens / experts) = round(%s * %d / %d) = 0 " ..
     "tokens of %s\nhint: %s of at least %d, fewer experts, or a larger factor", opts.factor, tokens,
@@ -43,7 +43,7 @@ end
 
 function expert_choice.route(router, logits, how, x)
   local B, S, opts = x:size(1), x:size(2), router.opts
-  local capacity = capacity_of(opts, router.count, opts.over == "sequence" and S or B)
+  local capacity = capacity_of(opts, router.count, opts.over == "sequence" and S or B, how.train)
   return logits:reshape(B, S, router.count):expert_choice_route(capacity, opts.over, how.mask)
 end
 
