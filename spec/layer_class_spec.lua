@@ -110,6 +110,13 @@ describe("a model", function()
     m:logits({ 1, 2 })
     assert.same({ { 1, 2 } }, probe.calls[2].ids:totable())
     models.misuse(function() m:forward(ids, 3) end, "forward: how must be a table, not 3")
+    models.misuse(function() m:loss(ids, ids, { Train = true }) end,
+      "forward: how has no 'Train'\nhint: did you mean 'train'?")
+    for _, layer in ipairs({ moe.nn.MoE({ dim = 4, hidden = 3, experts = 2 }),
+      moe.nn.MoT({ dim = 4, hidden = 3, experts = 2, group = 1 }) }) do
+      models.misuse(function() layer(moe.zeros(1, 2, 4), { lables = true }) end,
+        "forward: how has no 'lables'\nhint: did you mean 'labels'?")
+    end
   end)
 
   it("makes a mask of the targets that count", function()

@@ -3,7 +3,7 @@
 -- buffers, which are saved and copied like parameters but have none, and `parts` the layers that it
 -- is made of. A field that is nil is left out.
 --
--- `how`, the second argument of forward, is a plain table or nil; see nn.lua.
+-- `how`, the second argument of forward, is a plain table or nil; see how.lua.
 
 local class = require("moelua.class")
 local expect = require("moelua.expect")

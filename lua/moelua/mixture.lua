@@ -113,7 +113,7 @@ end
 --- "noisy_topk", "gshard", "sample", "soft", "expert_choice", "base", "hash" or "domain", ... },
 --- see router.Router; shared = K or { experts = K, hidden, gate }: experts that all tokens use;
 --- segments = m: each of the experts cut into m, see mixture.lua; seed, std. `how` is explained in
---- nn.lua.
+--- how.lua.
 --- info: loss (a tensor to add to the training loss, or nil; `rest` is what of it is no balance
 --- loss, `balance` what that is made from), counts (slots per expert), load (the same as shares),
 --- experts (i32 [T x s], -1 for a slot that is not used), entropy (mean entropy of softmax(logits),

@@ -9,6 +9,7 @@
 local core = require("moelua.core")
 local expect = require("moelua.expect")
 local feed_forward = require("moelua.feed_forward")
+local check_how = require("moelua.how").check
 local layer_class = require("moelua.layer_class")
 local layer_options = require("moelua.layer_options")
 local limits = require("moelua.limits")
@@ -189,6 +190,7 @@ local function check_input(self, x)
 end
 
 function MixtureOfTokens:forward(x, how)
+  check_how("forward", how)
   check_input(self, x)
   local temperature, bank = self:temperature_at(how), self.experts
   local y = core.mixture_of_tokens(x, self.controller, bank.w1, bank.w3, bank.w2, temperature,

@@ -9,6 +9,7 @@ local balance = require("moelua.balance")
 local expect = require("moelua.expect")
 local ffn = require("moelua.ffn")
 local generate = require("moelua.generate")
+local check_how = require("moelua.how").check
 local limits = require("moelua.limits")
 local nn = require("moelua.nn")
 local options = require("moelua.options")
@@ -206,10 +207,10 @@ local function forward_cached(self, ids, how, cache)
 end
 
 --- ids i32 [B x T] -> hidden states after the last norm [B x T x dim], and the infos of the
---- mixture layers by layer number. `how` goes to every layer, see nn.lua. With a cache
+--- mixture layers by layer number. `how` goes to every layer, see how.lua. With a cache
 --- (kv_cache.lua) the ids follow what is in there, and nothing has gradients.
 function Model:forward(ids, how, cache)
-  expect(how == nil or type(how) == "table", "forward", "how", "a table", how)
+  check_how("forward", how)
   expect(cache == nil or type(cache) == "table" and cache.step, "forward", "cache",
     "a cache of keys and values", cache)
   how = options.merge(how or {}, { ids = ids })
@@ -228,7 +229,7 @@ local function with_mask(how, targets)
 end
 
 --- Mean cross-entropy in nats plus the auxiliary losses of the layers, see balance.lua: ids and
---- targets i32 [B x T], target -1 does not count. `how` goes to every layer, see nn.lua.
+--- targets i32 [B x T], target -1 does not count. `how` goes to every layer, see how.lua.
 --- Returns the loss, and { nll = tensor, aux = tensor or nil, layers = infos }.
 function Model:loss(ids, targets, how)
   local hidden, infos = self:forward(ids, with_mask(how, targets))
@@ -239,7 +240,7 @@ function Model:loss(ids, targets, how)
 end
 
 --- Token ids (a list, or i32 [B x T]) -> logits f32 [T x vocab] ([B x T x vocab] for a batch). They
---- follow what is in the cache, if any; `how` goes to every layer, see nn.lua.
+--- follow what is in the cache, if any; `how` goes to every layer, see how.lua.
 function Model:logits(ids, cache, how)
   local list = type(ids) == "table"
   if type(ids) == "string" then

@@ -2,20 +2,7 @@
 -- {name, tensor} in registration order, which is the order of checkpoints and optimizer state, and
 -- `layer:buffers(prefix)` the tensors that are kept with them.
 --
--- `how`, the second argument of forward of every layer and of a model, is a plain table or nil:
---   stats    false leaves the figures of mixtures out, and losses = false their losses
---   train    true in training: noise, jitter, sampling, the capacity of training
---   step     of the optimizer, from 1, and micro, the micro-batch in it, from 0: schedules, noise
---   seed     of that noise
---   draws    in place of these three a list of { seed, micro } for each sequence, which so draws as
---            it would alone; generation sets it
---   ids      i32 [B x S], the tokens; a model sets it
---   before   i32 [B x 1], the token before each sequence of ids, or -1; made with a cache
---   labels   i32 [B], the domain of each sequence, counted from 0
---   mask     f32 [B x S], 1 where a token counts and 0 where it is padding; Model:loss makes it
---   again    true in a pass that nobody counts: of a block that recomputes the second one, and one
---            that only measures the shares of a step
---   shares   { u, p } of a whole step, see balance.lua; for a model a list of them by layer
+-- `how`, the second argument of forward of every layer and of a model, is explained in how.lua.
 
 local core = require("moelua.core")
 local expect = require("moelua.expect")

@@ -21,7 +21,7 @@
 --                                    kept; init(router, where) makes them
 --   route(router, logits, how, x)    -> gates f32, experts i32 [T x s] and perhaps
 --                                    { loss = tensor, scores = probabilities [T x N] };
---                                    x is [B x S x dim], logits f32 [B S x N], how that of nn.lua
+--                                    x is [B x S x dim], logits f32 [B S x N], how that of how.lua
 --   after_step(router)               after each step of the optimizer
 --   slots(opts, experts)             experts that a token uses on average
 --   traits(opts, train)              as router.traits, before anything is dropped
@@ -33,6 +33,7 @@ local balance = require("moelua.balance")
 local capacity = require("moelua.capacity")
 local class = require("moelua.class")
 local expect = require("moelua.expect")
+local check_how = require("moelua.how").check
 local options = require("moelua.options")
 local weight = require("moelua.parameter")
 
@@ -341,7 +342,7 @@ end
 --- which `rest` is all but the balance loss, and `balance` the shares which that is made from), and
 --- unless how.stats is false load, counts, experts, entropy and dropped, see nn.MoE.
 function Router:route(x, how)
-  expect(how == nil or type(how) == "table", "forward", "how", "a table", how)
+  check_how("forward", how)
   how = how or {}
   local opts, info, B = self.opts, {}
   x, B = by_sequence(x, self.dim)

@@ -1027,7 +1027,7 @@ function Model:copy() end
 function Model:count() end
 
 --- ids i32 [B x T] -> hidden states after the last norm [B x T x dim], and the infos of the
---- mixture layers by layer number. `how` goes to every layer, see nn.lua. With a cache
+--- mixture layers by layer number. `how` goes to every layer, see how.lua. With a cache
 --- (kv_cache.lua) the ids follow what is in there, and nothing has gradients.
 function Model:forward(ids, how, cache) end
 
@@ -1050,11 +1050,11 @@ function Model.generate(model, prompt, given) end
 function Model.generate_ids(model, ids, given) end
 
 --- Token ids (a list, or i32 [B x T]) -> logits f32 [T x vocab] ([B x T x vocab] for a batch). They
---- follow what is in the cache, if any; `how` goes to every layer, see nn.lua.
+--- follow what is in the cache, if any; `how` goes to every layer, see how.lua.
 function Model:logits(ids, cache, how) end
 
 --- Mean cross-entropy in nats plus the auxiliary losses of the layers, see balance.lua: ids and
---- targets i32 [B x T], target -1 does not count. `how` goes to every layer, see nn.lua.
+--- targets i32 [B x T], target -1 does not count. `how` goes to every layer, see how.lua.
 --- Returns the loss, and { nll = tensor, aux = tensor or nil, layers = infos }.
 function Model:loss(ids, targets, how) end
 
@@ -1281,7 +1281,7 @@ do
 --- "noisy_topk", "gshard", "sample", "soft", "expert_choice", "base", "hash" or "domain", ... },
 --- see router.Router; shared = K or { experts = K, hidden, gate }: experts that all tokens use;
 --- segments = m: each of the experts cut into m, see mixture.lua; seed, std. `how` is explained in
---- nn.lua.
+--- how.lua.
 --- info: loss (a tensor to add to the training loss, or nil; `rest` is what of it is no balance
 --- loss, `balance` what that is made from), counts (slots per expert), load (the same as shares),
 --- experts (i32 [T x s], -1 for a slot that is not used), entropy (mean entropy of softmax(logits),
