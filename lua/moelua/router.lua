@@ -180,7 +180,8 @@ end
 ---   scale     factor of all gates
 --- where they make sense. The kinds, each explained in routers/KIND.lua, with the settings of its
 --- paper as defaults:
----   topk           the k largest logits; gate = "selected", "all" or "sigmoid"; bias = { rate }
+---   topk           the k largest logits; gate = "selected", "all" or "sigmoid"; bias = { rate };
+---                  skip
 ---   switch         the largest logit, gate p, capacity 1.25
 ---   noisy_topk     top-k with learned noise; k, variant, noise, importance, load
 ---   gshard         top-2, the second by chance; second, threshold, evaluation
