@@ -256,6 +256,15 @@ describe("report.html", function()
     assert.is_truthy(page:find("A dash: not measured.", 1, true))
   end)
 
+  it("marks arms whose loss depends on their batch", function()
+    local results = example()
+    assert.is_nil(report.html(results, {}):find("†", 1, true))
+    results.arms[1].coupled = true
+    local page = report.html(results, {})
+    assert.equal(1, occurrences(page, "seed †</th>"))
+    assert.equal(1, occurrences(page, "† The loss depends on the other sequences of the batch"))
+  end)
+
   it("shows the interval of a mean over seeds, and says what it is", function()
     local results = example()
     results.arms[1].interval = 0.0125

@@ -48,7 +48,7 @@ local function checked_arms(results)
   for index, given in ipairs(results.arms or {}) do
     local name = tostring(given.name or ("arm " .. index))
     local arm = { name = name, metric = {}, mean = measured(given.mean, name, "the mean"),
-      interval = measured(given.interval, name, "the interval") }
+      interval = measured(given.interval, name, "the interval"), coupled = given.coupled == true }
     for _, field in ipairs { "tokens", "flops", "seconds" } do
       arm[field] = measured(given[field], name, field)
     end

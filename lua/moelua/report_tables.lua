@@ -75,17 +75,21 @@ local function result_columns(arms, domains)
   return columns
 end
 
+local COUPLED = " †"
+
 local function results_caption(arms, columns)
-  local missing, compared, repeated = false, false, false
+  local missing, compared, repeated, coupled = false, false, false, false
   for _, column in ipairs(columns) do compared = compared or column.best ~= nil end
   for _, arm in ipairs(arms) do
-    repeated = repeated or arm.interval
+    repeated, coupled = repeated or arm.interval, coupled or arm.coupled
     for _, column in ipairs(columns) do missing = missing or column.read(arm) == nil end
   end
   return "Held-out bits per byte; lower is better."
     .. (compared and " The best value of each column is bold. Bars show the mean, from zero." or "")
     .. (repeated and " After the mean of the seeds: its 95 % interval." or "")
     .. (missing and " A dash: not measured." or "")
+    .. (coupled and COUPLED .. " The loss depends on the other sequences of the batch: measured in"
+      .. " fixed groups from different documents." or "")
 end
 
 -- The table per domain; nil without arms. caption replaces the usual one.
@@ -104,7 +108,7 @@ function report_tables.results(arms, domains, caption)
       cells[place] = value_cell(column.read(arm), column.best, column.half and column.half(arm))
     end
     cells[#cells + 1] = bar_cell(arm.mean, highest, columns[#columns].best)
-    rows[index] = row_of(arm.name, cells)
+    rows[index] = row_of(arm.name .. (arm.coupled and COUPLED or ""), cells)
   end
   caption = caption and escape(caption) or results_caption(arms, columns)
   return table_of(caption, header, rows)
