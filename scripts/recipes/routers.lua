@@ -17,7 +17,7 @@ local opt = moe.options {
     { "heads", 4, "attention heads", min = 1 },
     { "context", 128, "tokens of a sequence", min = 1 },
     { "batch", 32, "sequences of a step", min = 1 },
-    { "steps", 500, "steps of each model", min = 1 },
+    { "steps", 450, "steps of each model", min = 1 },
     { "tuning_steps", 80, "steps of each run that tries a learning rate", min = 1 },
   },
   presets = {
@@ -33,7 +33,7 @@ local opt = moe.options {
 local study = moe.study.open(opt, { recipe = "routers", title = "Routers",
   about = "The same model with one router after another, at equal active compute." })
 local arms = study:compare { steps = opt.steps, tuning_steps = opt.tuning_steps,
-  rates = { 4e-3, 8e-3, 16e-3 }, training = { batch = opt.batch, group = opt.batch } }
+  rates = { 2e-3, 4e-3, 8e-3, 16e-3 }, training = { batch = opt.batch, group = opt.batch } }
 
 local function add(name, router)
   local slots = moe.router.slots(moe.router.options(router, opt.experts), opt.experts)
