@@ -62,8 +62,15 @@ describe("an object with tensor slots", function()
   end)
 
   it("refuses other values where its functions are got hold of", function()
-    local index = debug.getmetatable(Bank(1)).__index
+    local metatable = debug.getmetatable(Bank(1))
+    local index, newindex = metatable.__index, metatable.__newindex
     assert.has_error(function() index(3, "w1") end)
     assert.has_error(function() index({}, "w1") end)
+    for _, other in ipairs({ io.stdout, moe.ones(1) }) do
+      local expected = "a layer is expected, not "
+      assert.error_matches(function() index(other, "rows") end, expected)
+      assert.error_matches(function() newindex(other, "rows", 1) end, expected)
+      assert.error_matches(function() newindex(other, "w1", moe.ones(1)) end, expected)
+    end
   end)
 end)

@@ -22,22 +22,21 @@ static int slot_of(lua_State *L) {
     return slot;
 }
 
-static void check_object(lua_State *L) {
-    if (lua_type(L, 1) != LUA_TUSERDATA)
-        lmoe_raise(L, "a layer is expected, not %s", lmoe_describe(L, 1));
+/* Pushes the plain data of argument 1, which only the objects made here have. */
+static void push_data(lua_State *L) {
+    if (lua_type(L, 1) == LUA_TUSERDATA && lua_getiuservalue(L, 1, 1) == LUA_TTABLE) return;
+    lmoe_raise(L, "a layer is expected, not %s", lmoe_describe(L, 1));
 }
 
 static int get(lua_State *L) {
-    check_object(L);
+    push_data(L);
     int slot = slot_of(L);
     if (slot) {
         lua_getiuservalue(L, 1, 1 + slot);
         return 1;
     }
-    if (lua_getiuservalue(L, 1, 1) == LUA_TTABLE) {
-        lua_pushvalue(L, 2);
-        if (lua_rawget(L, -2) != LUA_TNIL) return 1;
-    }
+    lua_pushvalue(L, 2);
+    if (lua_rawget(L, -2) != LUA_TNIL) return 1;
     lua_pushvalue(L, 2);
     lua_gettable(L, CLASS);
     return 1;
@@ -67,7 +66,7 @@ static void check_tensor(lua_State *L, int slot) {
 }
 
 static int set(lua_State *L) {
-    check_object(L);
+    push_data(L);
     int slot = slot_of(L);
     if (slot) {
         if (!lua_isnil(L, 3)) check_tensor(L, slot);
@@ -77,7 +76,6 @@ static int set(lua_State *L) {
     }
     if (lmoe_totensor(L, 3))
         lmoe_raise(L, "%s: there is no tensor of that name here", push_place(L));
-    lua_getiuservalue(L, 1, 1);
     lua_pushvalue(L, 2);
     lua_pushvalue(L, 3);
     lua_rawset(L, -3);
