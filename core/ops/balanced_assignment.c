@@ -18,11 +18,10 @@
 #include <math.h>
 #include <string.h>
 
-#include "ops/logits.h"
+#include "ops/routing.h"
 
 #define SCORE_BITS 44
 #define FAR (INT64_MAX / 2)     /* more than any path: below 2^13 edges of at most 2^45 */
-#define MAX_EXPERTS 4096
 #define NOBODY (-1)
 
 typedef struct market {
@@ -45,10 +44,11 @@ typedef struct market {
 static moe_status infer(moe_call *c) {
     const moe_tensor *s = c->in[0];
     if (moe__rank(c, s, "scores", 2)) return MOE_ESHAPE;
-    if (s->shape[1] < 1 || s->shape[1] > MAX_EXPERTS)
-        return MOE_REJECT(c, MOE_EARG, "1 to %d experts, not %lld", MAX_EXPERTS,
+    if (s->shape[1] < 1 || s->shape[1] > MOE_MAX_EXPERTS)
+        return MOE_REJECT(c, MOE_EARG, "1 to %d experts, not %lld", MOE_MAX_EXPERTS,
                           (long long)s->shape[1]);
-    moe_status status = moe__logits_finite(c, s);
+    moe_status status = moe__product_sizes(c, 1, s->shape);         /* tokens, numbered in i32 */
+    if (!status) status = moe__logits_finite(c, s);
     if (status) return status;
     for (int64_t i = 0; i < s->count; i++)
         if (isinf(moe__real(s)[i]))
@@ -115,8 +115,9 @@ static void join(market *m, int64_t i, int32_t token) {
 static void leave(market *m, int64_t i, int32_t token) {
     const int64_t n = --m->load[i];
     for (int64_t j = 0; j < m->experts; j++) {
+        if (j == i) continue;
         const int64_t at = m->place[token * m->experts + j];
-        if (j != i && at < n) sift(m, i, j, n, at, heap_of(m, i, j)[n]);
+        if (at < n) sift(m, i, j, n, at, heap_of(m, i, j)[n]);
     }
     m->taken -= n == m->least;
     set_edges(m, i);

@@ -62,7 +62,7 @@ static void sort_ids(const moe_call *c, int64_t column, entry *list) {
 static void deal_out(const moe_call *c, int64_t column, const entry *list, double *load) {
     const int64_t V = c->in[0]->count, k = c->arg[K].i, each = c->arg[EXPERTS].i / k;
     for (int64_t e = 0; e < each; e++) load[e] = 0;
-    for (int64_t i = 0; i < V; i++) {
+    for (int64_t i = 0; i < V && !moe__stopping(c->ctx); i++) {
         int64_t least = 0;
         for (int64_t e = 1; e < each; e++)
             if (load[e] < load[least]) least = e;

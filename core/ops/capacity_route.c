@@ -10,9 +10,7 @@
  * policy "probability": the largest gates first, of equal ones the earlier slot (Megatron's
  *                       "probs"; with one slot V-MoE's batch-prioritised routing).
  */
-#include <string.h>
-
-#include "ops/logits.h"
+#include "ops/routing.h"
 
 enum { GATES, EXPERTS };
 enum { CAPACITY, POLICY, SEGMENTS };
@@ -28,18 +26,13 @@ typedef struct queue {
 
 static moe_status infer(moe_call *c) {
     const moe_tensor *gates = c->in[GATES], *experts = c->in[EXPERTS];
-    int64_t segments = c->arg[SEGMENTS].i;
-    if (moe__rank(c, gates, "gates", 2) || moe__rank(c, experts, "experts", 2)) return MOE_ESHAPE;
-    if (memcmp(experts->shape, gates->shape, 2 * sizeof *gates->shape) != 0)
-        return MOE_REJECT(c, MOE_ESHAPE, "gates and experts differ: %s and %s", MOE_SHAPE(gates),
-                          MOE_SHAPE(experts));
+    if (moe__routing_alike(c, gates, experts)) return MOE_ESHAPE;
     if (c->arg[CAPACITY].i < 0)
         return MOE_REJECT(c, MOE_EARG, "capacity must not be negative: %lld",
                           (long long)c->arg[CAPACITY].i);
-    if (segments < 1 || experts->shape[0] % segments != 0)
-        return MOE_REJECT(c, MOE_ESHAPE, "%lld tokens do not make %lld segments of equal length",
-                          (long long)experts->shape[0], (long long)segments);
-    moe_status s = moe__ids_below(c, experts, MOE_MAX_EXPERTS, -1, "experts");
+    moe_status s = moe__equal_segments(c, experts->shape[0], c->arg[SEGMENTS].i);
+    if (!s) s = moe__product_sizes(c, 1, &experts->count);      /* slots are numbered in i32 */
+    if (!s) s = moe__ids_below(c, experts, MOE_MAX_EXPERTS, -1, "experts");
     if (s) return s;
     moe__out(c, 0, MOE_I32, 2, experts->shape);
     moe__out(c, 1, MOE_F32, 2, experts->shape);
@@ -95,6 +88,7 @@ static void fill(void *arg, int64_t segment, int worker) {
 
 static moe_status forward(moe_call *c) {
     const moe_tensor *experts = c->in[EXPERTS];
+    if (experts->count == 0) return MOE_OK;         /* in any number of segments */
     queue q = {.c = c, .tokens = experts->shape[0] / c->arg[SEGMENTS].i,
                .slots = experts->shape[1], .gate = moe__real(c->in[GATES]),
                .expert = moe__int(experts)};

@@ -10,7 +10,7 @@
  */
 #include "kernels/kernels.h"
 #include "ops/axis.h"
-#include "ops/logits.h"
+#include "ops/routing.h"
 
 enum { LOGITS, MASK };
 enum { CAPACITY, OVER };
@@ -40,17 +40,16 @@ static choice choice_of(moe_call *c) {
 }
 
 static moe_status infer(moe_call *c) {
-    const moe_tensor *l = c->in[LOGITS], *mask = c->in[MASK];
+    const moe_tensor *l = c->in[LOGITS];
     if (moe__rank(c, l, "logits", 3)) return MOE_ESHAPE;
-    if (mask && mask->count != l->shape[0] * l->shape[1])
-        return MOE_REJECT(c, MOE_ESHAPE, "mask must have one number for each of %lld tokens, not "
-                          "%s", (long long)(l->shape[0] * l->shape[1]), MOE_SHAPE(mask));
     const choice q = choice_of(c);
     if (q.capacity < 1 || q.capacity > q.tokens)
         return MOE_REJECT(c, MOE_EARG, "capacity must be 1 to the number of tokens of a %s: %lld "
                           "of %lld", c->arg[OVER].i == SEQUENCE ? "sequence" : "position",
                           (long long)q.capacity, (long long)q.tokens);
-    moe_status s = moe__logits_finite(c, l);
+    moe_status s = moe__mask_fits(c, c->in[MASK], l->shape[0] * l->shape[1]);
+    if (!s) s = moe__product_sizes(c, 1, &q.tokens);            /* numbered in i32 */
+    if (!s) s = moe__logits_finite(c, l);
     if (s) return s;
     const int64_t shape[2] = {l->shape[0] * l->shape[1], l->shape[2]};
     moe__out(c, 0, MOE_F32, 2, shape);

@@ -6,7 +6,7 @@
  * x_t(r) is the r-th largest of row t, of equal ones the first; the gradient goes to it.
  */
 #include "ops/axis.h"
-#include "ops/logits.h"
+#include "ops/routing.h"
 
 static moe_status infer(moe_call *c) {
     const moe_tensor *x = c->in[0];

@@ -1,6 +1,7 @@
-#include "ops/logits.h"
+#include "ops/routing.h"
 
 #include <math.h>
+#include <string.h>
 
 moe_status moe__logits_finite(moe_call *c, const moe_tensor *logits) {
     const int64_t experts = moe__last(logits);
@@ -11,6 +12,26 @@ moe_status moe__logits_finite(moe_call *c, const moe_tensor *logits) {
                               (long long)(i / experts + 1), (long long)(i % experts + 1),
                               isnan(l[i]) ? "NaN" : "infinite");
     return MOE_OK;
+}
+
+moe_status moe__routing_alike(moe_call *c, const moe_tensor *gates, const moe_tensor *experts) {
+    if (moe__rank(c, gates, "gates", 2)) return MOE_ESHAPE;
+    if (experts->ndim == 2 && memcmp(experts->shape, gates->shape, 2 * sizeof *gates->shape) == 0)
+        return MOE_OK;
+    return MOE_REJECT(c, MOE_ESHAPE, "gates and experts differ: %s and %s", MOE_SHAPE(gates),
+                      MOE_SHAPE(experts));
+}
+
+moe_status moe__equal_segments(moe_call *c, int64_t tokens, int64_t segments) {
+    if (segments >= 1 && tokens % segments == 0) return MOE_OK;
+    return MOE_REJECT(c, MOE_ESHAPE, "%lld tokens do not make %lld segments of equal length",
+                      (long long)tokens, (long long)segments);
+}
+
+moe_status moe__mask_fits(moe_call *c, const moe_tensor *mask, int64_t tokens) {
+    if (!mask || mask->count == tokens) return MOE_OK;
+    return MOE_REJECT(c, MOE_ESHAPE, "mask must have one number for each of %lld tokens, not %s",
+                      (long long)tokens, MOE_SHAPE(mask));
 }
 
 /* Insertion into a list that is kept in order; strict comparison leaves equal ones as they came. */

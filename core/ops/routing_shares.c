@@ -14,7 +14,7 @@
 #include <string.h>
 
 #include "kernels/kernels.h"
-#include "tape/op.h"
+#include "ops/routing.h"
 
 enum { SCORES, GATES, EXPERTS, MASK };
 enum { BTX, SWITCH, GSHARD, DEEPSEEK };
@@ -44,29 +44,16 @@ static shares shares_of(const moe_call *c) {
 
 static bool counts(const shares *s, int64_t t) { return !s->mask || s->mask[t] != 0; }
 
-static moe_status check_segments(moe_call *c, int64_t tokens) {
-    if (c->arg[1].i < 1 || tokens % c->arg[1].i != 0)
-        return MOE_REJECT(c, MOE_ESHAPE, "%lld tokens do not make %lld segments of equal length",
-                          (long long)tokens, (long long)c->arg[1].i);
-    const moe_tensor *mask = c->in[MASK];
-    if (mask && mask->count != tokens)
-        return MOE_REJECT(c, MOE_ESHAPE, "mask must have one number for each of %lld tokens, not "
-                          "%s", (long long)tokens, MOE_SHAPE(mask));
-    return MOE_OK;
-}
-
 static moe_status infer(moe_call *c) {
     const moe_tensor *p = c->in[SCORES], *gates = c->in[GATES], *experts = c->in[EXPERTS];
-    if (moe__rank(c, p, "scores", 2) || moe__rank(c, gates, "gates", 2)) return MOE_ESHAPE;
-    if (experts->ndim != 2 || memcmp(experts->shape, gates->shape, 2 * sizeof *gates->shape) != 0)
-        return MOE_REJECT(c, MOE_ESHAPE, "gates and experts differ: %s and %s", MOE_SHAPE(gates),
-                          MOE_SHAPE(experts));
+    if (moe__rank(c, p, "scores", 2) || moe__routing_alike(c, gates, experts)) return MOE_ESHAPE;
     if (gates->shape[0] != p->shape[0])
         return MOE_REJECT(c, MOE_ESHAPE, "one row of gates per row of scores is needed: %s and %s",
                           MOE_SHAPE(gates), MOE_SHAPE(p));
     if (gates->shape[1] == 0)
         return MOE_REJECT(c, MOE_ESHAPE, "at least one slot is needed: %s", MOE_SHAPE(gates));
-    moe_status s = check_segments(c, p->shape[0]);
+    moe_status s = moe__equal_segments(c, p->shape[0], c->arg[1].i);
+    if (!s) s = moe__mask_fits(c, c->in[MASK], p->shape[0]);
     if (!s) s = moe__ids_below(c, experts, p->shape[1], -1, "experts");
     if (s) return s;
     int64_t shape[2] = {c->arg[1].i, p->shape[1]};
@@ -123,8 +110,16 @@ static void finish(void *arg, int64_t segment, int worker) {
     if (s->c->keep[0]) moe__real(s->c->keep[0])[segment] = inverse;
 }
 
+/* Without tokens there may be any number of segments: none of them is looked at. */
+static moe_status nothing(moe_call *c) {
+    for (int k = U; k <= P; k++)
+        memset(moe__real(c->out[k]), 0, sizeof(moe_real) * (size_t)c->out[k]->count);
+    return MOE_OK;
+}
+
 static moe_status forward(moe_call *c) {
     shares s = shares_of(c);
+    if (s.tokens == 0) return nothing(c);
     size_t bytes = sizeof *s.sum * (size_t)(2 * s.experts * s.segments * s.blocks);
     s.sum = moe__alloc(c->ctx, bytes);
     if (!s.sum) return moe__no_memory(c->ctx, bytes, "the shares of the experts");

@@ -15,7 +15,7 @@
 #include <math.h>
 
 #include "kernels/kernels.h"
-#include "ops/logits.h"
+#include "ops/routing.h"
 
 enum { LOGITS, BIAS };
 enum { SELECTED, ALL, SIGMOID };

@@ -123,13 +123,22 @@ describe("capacity_route", function()
     (gates * kept):sum():backward()
   end)
 
+  it("has nothing to do without tokens, in however many segments", function()
+    local gates, experts = moe.zeros(0, 3):topk_route(2)
+    for _, segments in ipairs({ 1, 1 << 40 }) do
+      local left, kept = gates:capacity_route(experts, 1, "position", segments)
+      assert.same({ 0, 2 }, left:shape())
+      assert.same({ 0, 2 }, kept:shape())
+    end
+  end)
+
   it("refuses what does not fit", function()
     local function says(text, ...)
       support.rejects("capacity_route: " .. text, moe.capacity_route, ...)
     end
     local gates, experts = moe.ones(2, 1), ids({ { 0 }, { 2 } })
     says("gates must have 2 dimensions, not [2]", moe.ones(2), experts, 1)
-    says("experts must have 2 dimensions, not [2]", gates, ids({ 0, 2 }), 1)
+    says("gates and experts differ: [2 x 1] and [2]", gates, ids({ 0, 2 }), 1)
     says("gates and experts differ: [1 x 2] and [2 x 1]", moe.ones(1, 2), experts, 1)
     says("capacity must not be negative: -1", gates, experts, -1)
     says('policy must be one of "position", "choice", "probability", not "first"', gates, experts,

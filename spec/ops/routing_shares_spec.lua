@@ -140,6 +140,15 @@ describe("routing_shares", function()
     end
   end)
 
+  it("has the shares 0 without tokens, in however many segments", function()
+    local gates, experts = moe.zeros(0, 3):topk_route(2)
+    local u, p = moe.zeros(0, 3):routing_shares(gates, experts, "btx", 4)
+    close(u, moe.zeros(4, 3):totable(), 0)
+    close(p, moe.zeros(4, 3):totable(), 0)
+    u = moe.zeros(0, 0):routing_shares(gates, experts, "btx", 1 << 40)
+    assert.same({ 1 << 40, 0 }, u:shape())
+  end)
+
   it("refuses what does not fit", function()
     local function says(text, ...)
       support.rejects("routing_shares: " .. text, moe.routing_shares, ...)
