@@ -20,7 +20,7 @@ local ids = moe.tensor({ { 1, 2, 3, 4 } }, "i32")
 
 -- Logits of a text of domain number `label`, from 0.
 local function logits(m, label)
-  return m:logits(ids, nil, { labels = moe.tensor({ label }, "i32") }):bytes()
+  return m:logits(ids, { labels = moe.tensor({ label }, "i32") }):bytes()
 end
 
 describe("experts by domain", function()
@@ -108,7 +108,7 @@ describe("experts by domain", function()
     local mixed = moe.mix({ a, b }, { router = { kind = "domain", domains = { "code", "law" } } })
     assert.equal(b.layers[1].ffn.w1:bytes(),
       mixed.layers[1].ffn.experts.w1:detach():select(1, 2):clone():bytes())
-    assert.same({ 4, 256 }, mixed:logits({ 1, 2, 3, 4 }, nil,
+    assert.same({ 4, 256 }, mixed:logits({ 1, 2, 3, 4 },
       { labels = moe.tensor({ 0 }, "i32") }):shape())
   end)
 end)

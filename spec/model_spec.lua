@@ -212,9 +212,9 @@ for _, name in ipairs(pattern_names) do
 
     it("grow a token at a time with a cache", function()
       local whole, cache = m:logits(ids), require("moelua.kv_cache")(m.config, { room = 8 })
-      helper.close(m:logits({ table.unpack(ids, 1, 3) }, cache), whole:narrow(1, 1, 3), 1e-5)
+      helper.close(m:logits({ table.unpack(ids, 1, 3) }, nil, cache), whole:narrow(1, 1, 3), 1e-5)
       for t = 4, 8 do
-        helper.close(m:logits({ ids[t] }, cache), whole:narrow(1, t, 1), 1e-5)
+        helper.close(m:logits({ ids[t] }, nil, cache), whole:narrow(1, t, 1), 1e-5)
       end
       assert.same({ 8 }, cache.lengths)
     end)

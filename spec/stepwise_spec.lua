@@ -12,7 +12,7 @@ local function refused(m, what, hint)
   local rest = (" cannot go token by token: %s\nhint: %s"):format(what, hint)
   misuse(function() m:generate_ids({ 1 }, { max_tokens = 2 }) end, "generate: layer 2" .. rest)
   local cache = require("moelua.kv_cache")(m.config, { room = 4 })
-  misuse(function() m:logits({ 1 }, cache) end, "forward with a cache: layer 2" .. rest)
+  misuse(function() m:logits({ 1 }, nil, cache) end, "forward with a cache: layer 2" .. rest)
 end
 
 describe("a model whose layers are not causal, or coupled,", function()
@@ -80,11 +80,11 @@ describe("layers of a model that writes", function()
     local m, told = models.tiny(), Told()
     m.layers[1].ffn = told
     local cache = require("moelua.kv_cache")(m.config, { batch = 2, room = 8 })
-    m:logits(moe.tensor({ { 1, 2 }, { 3, 4 } }, "i32"), cache)
+    m:logits(moe.tensor({ { 1, 2 }, { 3, 4 } }, "i32"), nil, cache)
     cache:remove(1, 2)
-    m:logits(moe.tensor({ { 7 } }, "i32"), cache:only(1))
+    m:logits(moe.tensor({ { 7 } }, "i32"), nil, cache:only(1))
     assert.same({ { 4 } }, told.calls[2].before)
-    m:logits(moe.tensor({ { 8 } }, "i32"), cache:only(2))
+    m:logits(moe.tensor({ { 8 } }, "i32"), nil, cache:only(2))
     assert.same({ { -1 } }, told.calls[3].before)
   end)
 

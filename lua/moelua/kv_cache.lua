@@ -2,7 +2,7 @@
 -- once.
 --
 --   local cache = require("moelua.kv_cache")(model.config, { batch = 1, room = 64 })
---   model:logits(ids, cache);  model:logits({ next }, cache)
+--   model:logits(ids, nil, cache);  model:logits({ next }, nil, cache)
 --
 -- A cache holds several sequences of different lengths: per layer k, v [batch x room x KV x D]. It
 -- also knows the last token of each, which a hash of two tokens asks for.

@@ -241,7 +241,8 @@ end
 
 --- Token ids (a list, or i32 [B x T]) -> logits f32 [T x vocab] ([B x T x vocab] for a batch). They
 --- follow what is in the cache, if any; `how` goes to every layer, see how.lua.
-function Model:logits(ids, cache, how)
+function Model:logits(ids, how, cache)
+  check_how("logits", how)
   local list = type(ids) == "table"
   if type(ids) == "string" then
     raise("logits: token ids are expected, not text\nhint: model.tokenizer:encode(text)")

@@ -1051,7 +1051,7 @@ function Model.generate_ids(model, ids, given) end
 
 --- Token ids (a list, or i32 [B x T]) -> logits f32 [T x vocab] ([B x T x vocab] for a batch). They
 --- follow what is in the cache, if any; `how` goes to every layer, see how.lua.
-function Model:logits(ids, cache, how) end
+function Model:logits(ids, how, cache) end
 
 --- Mean cross-entropy in nats plus the auxiliary losses of the layers, see balance.lua: ids and
 --- targets i32 [B x T], target -1 does not count. `how` goes to every layer, see how.lua.
