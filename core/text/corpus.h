@@ -80,10 +80,6 @@ int64_t moe__corpus_epoch(const moe_corpus *corpus, int split, int64_t context);
 /* Where the window of draw k begins in the stream of its split. */
 int64_t moe__corpus_window(const moe_corpus *corpus, const moe_draw *draw, int64_t k);
 
-/* How many windows of an epoch without a phase there are, at most, no two of which share a
- * document. */
-int64_t moe__corpus_apart(const moe_corpus *corpus, int split, int64_t context);
-
 /* Can such a batch be filled? MOE_EARG with both numbers when the split is too short, or has too
  * few documents. */
 moe_status moe__corpus_can_draw(const moe_corpus *corpus, const moe_draw *draw);

@@ -77,12 +77,13 @@ static span documents_of(const moe_corpus *c, int split, int64_t at, int64_t tar
                   moe__corpus_document(c, split, at + targets)};
 }
 
-/* Each window in order that begins behind the documents of the one before: the earliest ends leave
- * most room. */
-int64_t moe__corpus_apart(const moe_corpus *c, int split, int64_t context) {
+/* How many windows of an epoch without a phase there are, at most, no two of which share a document;
+ * `enough` are not counted further. Each window in order that begins behind the documents of the
+ * one before: the earliest ends leave most room. */
+static int64_t windows_apart(const moe_corpus *c, int split, int64_t context, int64_t enough) {
     const moe_part *part = &c->part[split];
     int64_t windows = moe__corpus_epoch(c, split, context), count = 0;
-    for (int64_t i = 0; i < windows; count++) {
+    for (int64_t i = 0; i < windows && count < enough; count++) {
         int64_t last = documents_of(c, split, i * context, context).last;
         i = (part->at[last + 1] + context - 1) / context;
     }
@@ -103,8 +104,9 @@ static bool is_near(const moe_corpus *c, const moe_draw *d, const int64_t *membe
 /* ---- batches -------------------------------------------------------------------------------- */
 
 static moe_status can_be_apart(const moe_corpus *c, const moe_draw *d) {
-    int64_t most = d->apart == 1 ? 1 : moe__corpus_apart(c, d->split, d->context);
-    if (most >= d->apart) return MOE_OK;
+    if (d->apart == 1) return MOE_OK;
+    int64_t most = windows_apart(c, d->split, d->context, d->apart);
+    if (most == d->apart) return MOE_OK;
     return moe__fail(c->ctx, MOE_EARG, "split \"%s\" has %lld windows of %lld tokens that share no "
                      "document: a group needs %lld\nhint: give the corpus more documents, or use "
                      "smaller groups", moe__split_name(d->split), (long long)most,
