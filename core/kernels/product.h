@@ -69,6 +69,11 @@ typedef struct moe_format {
     moe_multiply_fn *multiply;
 } moe_format;
 
+/* `n` elements of the format further on. */
+static inline void *moe__ahead(const moe_format *f, const void *p, int64_t n) {
+    return (char *)p + (int64_t)f->element * n;
+}
+
 static inline int64_t moe__round_up(int64_t n, int64_t step) {
     return (n + step - 1) / step * step;
 }

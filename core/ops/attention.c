@@ -98,11 +98,6 @@ static int64_t key_at(const sizes *s, int64_t b, int64_t kv) {
     return (b * s->S * s->KV + kv) * s->D;
 }
 
-/* Elements of a format, counted from a prepared operand. */
-static void *element(const moe_format *f, const void *operand, int64_t i) {
-    return (char *)operand + (int64_t)f->element * i;
-}
-
 /* The scratch of a task, one piece after the other; without a base the pieces are only counted. */
 typedef struct room {
     char *base;
@@ -150,7 +145,7 @@ static rows as_rows(const moe_format *f, int64_t m, int64_t k, const moe_real *f
 }
 
 static const void *row_of(const moe_format *f, const rows *r, int64_t i) {
-    return element(f, r->at, i * r->ld);
+    return moe__ahead(f, r->at, i * r->ld);
 }
 
 static size_t strips_bytes(const moe_format *f, int64_t m, int64_t k) {
@@ -163,12 +158,12 @@ static void transpose_strips(const moe_format *f, int64_t m, int64_t k, const mo
                              int64_t ld, void *to) {
     for (int64_t i = 0; i < k; i += STEP)
         f->left_transposed(m, minimum(STEP, k - i), x + i * ld, ld, NULL, NULL,
-                           element(f, to, i / STEP * moe__left_size(f, m, STEP)), STEP);
+                           moe__ahead(f, to, i / STEP * moe__left_size(f, m, STEP)), STEP);
 }
 
 /* From column i on, as far as its strip goes. */
 static const void *strip_of(const moe_format *f, int64_t m, const void *strips, int64_t i) {
-    return element(f, strips, i / STEP * moe__left_size(f, m, STEP) + i % STEP);
+    return moe__ahead(f, strips, i / STEP * moe__left_size(f, m, STEP) + i % STEP);
 }
 
 /* ---- forward -------------------------------------------------------------------------------- */

@@ -17,6 +17,7 @@
  */
 #include "ops/mixture_of_tokens.h"
 
+#include "ops/experts.h"
 #include "tape/packed.h"
 
 enum { GROUP, ACTIVATION };     /* parameters that are no tensors */
@@ -41,32 +42,6 @@ static moe_mixture measure(moe_call *c) {
 }
 
 /* ---- infer ---------------------------------------------------------------------------------- */
-
-static bool shaped(const moe_tensor *t, int64_t a, int64_t b, int64_t c) {
-    return t->ndim == 3 && t->shape[0] == a && t->shape[1] == b && t->shape[2] == c;
-}
-
-static moe_status check_weights(moe_call *c) {
-    const moe_tensor *w1 = c->in[MIX_W1], *w3 = c->in[MIX_W3], *w2 = c->in[MIX_W2];
-    const moe_tensor *x = c->in[MIX_X];
-    bool gated = c->arg[ACTIVATION].i == MOE_SWIGLU;
-    if (gated && !w3)
-        return MOE_REJECT(c, MOE_EARG, "swiglu needs w3 beside w1 %s\nhint: give w3, or an "
-                          "activation for two matrices: relu, gelu or silu", MOE_SHAPE(w1));
-    if (!gated && w3)
-        return MOE_REJECT(c, MOE_EARG, "w3 %s is for swiglu alone\nhint: nil in its place",
-                          MOE_SHAPE(w3));
-    if (w1->shape[2] != x->shape[2])
-        return MOE_REJECT(c, MOE_ESHAPE, "w1 [E x h x d] does not fit x [B x S x d]: %s and %s",
-                          MOE_SHAPE(w1), MOE_SHAPE(x));
-    if (w3 && !shaped(w3, w1->shape[0], w1->shape[1], w1->shape[2]))
-        return MOE_REJECT(c, MOE_ESHAPE, "w1 and w3 [E x h x d] differ: %s and %s", MOE_SHAPE(w1),
-                          MOE_SHAPE(w3));
-    if (!shaped(w2, w1->shape[0], w1->shape[2], w1->shape[1]))
-        return MOE_REJECT(c, MOE_ESHAPE, "w1 [E x h x d] and w2 [E x d x h] do not fit: %s and %s",
-                          MOE_SHAPE(w1), MOE_SHAPE(w2));
-    return moe__stored_alike(c, MIX_W1, 3);
-}
 
 static moe_status check_controller(moe_call *c) {
     const moe_tensor *t = c->in[MIX_CONTROLLER];
@@ -105,22 +80,26 @@ static void sizes_kept(const moe_mixture *m, int64_t size[4][2]) {
 }
 
 static moe_status infer(moe_call *c) {
-    moe_status s = moe__rank(c, c->in[MIX_X], "x", 3);
-    if (!s) s = moe__rank(c, c->in[MIX_W1], "w1", 3);
-    if (!s) s = check_weights(c);
+    const moe_tensor *x = c->in[MIX_X], *w1 = c->in[MIX_W1];
+    moe_status s = moe__rank(c, x, "x", 3);
+    if (!s) s = moe__experts_fit(c, x, MIX_W1, (moe_activation)c->arg[ACTIVATION].i);
     if (!s) s = check_controller(c);
     if (!s) s = check_group(c);
     if (!s) s = check_temperature(c);
+    if (!s)
+        s = moe__product_sizes(c, 5, (int64_t[]){x->shape[1], x->shape[2], w1->shape[0],
+                                                 w1->shape[1], c->arg[GROUP].i});
     if (s) return s;
     moe_mixture m = measure(c);
-    s = moe__product_sizes(c, 6, (int64_t[]){m.S * m.d, m.h, m.E, m.g, m.strips, m.panels});
+    s = moe__product_sizes(c, 5, (int64_t[]){m.S * m.d, m.E * m.across, m.groups, m.strips,
+                                             m.panels});
     if (s) return s;
     int64_t size[4][2];
     sizes_kept(&m, size);
     for (int i = 0; i < 4; i++) {
         if (moe__count(2, size[i]) < 0)
-            return MOE_REJECT(c, MOE_ESHAPE, "x %s is too large for w1 %s",
-                              MOE_SHAPE(c->in[MIX_X]), MOE_SHAPE(c->in[MIX_W1]));
+            return MOE_REJECT(c, MOE_ESHAPE, "x %s is too large for w1 %s", MOE_SHAPE(x),
+                              MOE_SHAPE(w1));
         moe__keep(c, i, i == MIX_HIDDEN && !m.f->direct ? MOE_BF16 : MOE_F32, 2, size[i]);
     }
     moe__out_like(c, 0, c->in[MIX_X]);
@@ -267,7 +246,7 @@ MOE_OP(mixture_of_tokens,
            "group:int, activation:{swiglu|relu|gelu|silu}=relu -> tensor",
     .doc = "Mixture of tokens (Antoniak et al. 2023): x [B x S x d], groups of `group` successive "
            "sequences at each position; controller [E x d] (nil: all tokens weigh the same), w1 "
-           "[E x h x d], w3 like it for swiglu, else nil, w2 [E x d x h], temperature one number "
+           "[E x I x d], w3 like it for swiglu, else nil, w2 [E x d x I], temperature one number "
            "(nil: 1) -> [B x S x d].",
     .sample = "randn(4, 3, 5), randn(3, 5), randn(3, 4, 5), nil, randn(3, 5, 4), rand(0.5, 2, 1), "
               "2, 'silu'"

@@ -45,11 +45,6 @@ typedef struct moe_mixture {
 /* How many strips a row of n numbers has. */
 static inline int64_t moe__strips(int64_t n) { return (n + MOE_PANEL - 1) / MOE_PANEL; }
 
-/* `n` elements of the format further on. */
-static inline void *moe__ahead(const moe_format *f, const void *p, int64_t n) {
-    return (char *)p + (int64_t)f->element * n;
-}
-
 /* Of rows that lie far apart, 32 numbers from `to` on will be written: to wait for one row after
  * the other would take longer than the product that writes them. Always inline, because compilers
  * drop calls of a function that does nothing but this. */

@@ -20,9 +20,10 @@
  */
 #include <string.h>
 
-#include "kernels/kernels.h"
+#include "ops/experts.h"
 #include "ops/moe_ffn_few.h"
 #include "ops/moe_rows.h"
+#include "ops/routing.h"
 #include "tape/packed.h"
 
 enum { X, GATES, EXPERTS, W1, W3, W2 };             /* inputs */
@@ -50,16 +51,9 @@ static sizes measure(const moe_call *c) {
 /* Kept in the elements of the format: bf16 takes half of the memory. */
 static moe_dtype kept_type(const moe_format *f) { return f->direct ? MOE_F32 : MOE_BF16; }
 
-static bool shaped(const moe_tensor *t, int64_t a, int64_t b, int64_t c) {
-    return t->ndim == 3 && t->shape[0] == a && t->shape[1] == b && t->shape[2] == c;
-}
-
 static moe_status check_routing(moe_call *c) {
     const moe_tensor *x = c->in[X], *gates = c->in[GATES], *experts = c->in[EXPERTS];
-    if (moe__rank(c, x, "x", 2) || moe__rank(c, gates, "gates", 2)) return MOE_ESHAPE;
-    if (experts->ndim != 2 || memcmp(experts->shape, gates->shape, 2 * sizeof *gates->shape) != 0)
-        return MOE_REJECT(c, MOE_ESHAPE, "gates and experts differ: %s and %s", MOE_SHAPE(gates),
-                          MOE_SHAPE(experts));
+    if (moe__rank(c, x, "x", 2) || moe__routing_alike(c, gates, experts)) return MOE_ESHAPE;
     if (gates->shape[1] < 1)
         return MOE_REJECT(c, MOE_ESHAPE, "every token needs at least one slot: gates are %s",
                           MOE_SHAPE(gates));
@@ -69,32 +63,10 @@ static moe_status check_routing(moe_call *c) {
     return MOE_OK;
 }
 
-static moe_status check_weights(moe_call *c) {
-    const moe_tensor *x = c->in[X], *w1 = c->in[W1], *w3 = c->in[W3], *w2 = c->in[W2];
-    bool gated = c->arg[0].i == MOE_SWIGLU;
-    if (moe__rank(c, w1, "w1", 3)) return MOE_ESHAPE;
-    if (gated && !w3)
-        return MOE_REJECT(c, MOE_EARG, "swiglu needs w3 beside w1 %s\nhint: give w3, or an "
-                          "activation for two matrices: relu, gelu or silu", MOE_SHAPE(w1));
-    if (!gated && w3)
-        return MOE_REJECT(c, MOE_EARG, "w3 %s is for swiglu alone\nhint: nil in its place",
-                          MOE_SHAPE(w3));
-    if (w1->shape[2] != x->shape[1])
-        return MOE_REJECT(c, MOE_ESHAPE, "w1 [E x I x d] does not fit x [T x d]: %s and %s",
-                          MOE_SHAPE(w1), MOE_SHAPE(x));
-    if (w3 && !shaped(w3, w1->shape[0], w1->shape[1], w1->shape[2]))
-        return MOE_REJECT(c, MOE_ESHAPE, "w1 and w3 [E x I x d] differ: %s and %s", MOE_SHAPE(w1),
-                          MOE_SHAPE(w3));
-    if (!shaped(w2, w1->shape[0], w1->shape[2], w1->shape[1]))
-        return MOE_REJECT(c, MOE_ESHAPE, "w1 [E x I x d] and w2 [E x d x I] do not fit: %s and %s",
-                          MOE_SHAPE(w1), MOE_SHAPE(w2));
-    return moe__stored_alike(c, W1, 3);
-}
-
 static moe_status infer(moe_call *c) {
     const moe_tensor *experts = c->in[EXPERTS], *w1 = c->in[W1];
     moe_status s = check_routing(c);
-    if (!s) s = check_weights(c);
+    if (!s) s = moe__experts_fit(c, c->in[X], W1, (moe_activation)c->arg[0].i);
     if (!s) s = moe__ids_below(c, experts, w1->shape[0], -1, "experts");
     if (s) return s;
     sizes z = measure(c);
@@ -140,11 +112,6 @@ typedef struct work {
     moe_real *dgates, *dw[3], beta[3];  /* gradients of w1, w3, w2, NULL if not wanted */
 } work;
 
-/* `n` elements of the format further on. */
-static void *ahead(const moe_format *f, const void *p, int64_t n) {
-    return (char *)p + (int64_t)f->element * n;
-}
-
 static void *piece(work *w, size_t bytes) {
     void *p = w->block ? w->block + w->used : NULL;
     w->used += (bytes + 63) & ~(size_t)63;
@@ -178,8 +145,8 @@ static void multiply(const moe_format *f, moe_product p) {
     do {
         p.k = left < depth ? left : depth;
         f->multiply(&p);
-        p.a = ahead(f, p.a, p.turned ? depth * p.lda : depth);
-        p.b = ahead(f, p.b, depth * STRIP);
+        p.a = moe__ahead(f, p.a, p.turned ? depth * p.lda : depth);
+        p.b = moe__ahead(f, p.b, depth * STRIP);
         p.add = true;
         left -= depth;
     } while (left > 0);
@@ -188,7 +155,7 @@ static void multiply(const moe_format *f, moe_product p) {
 /* The panels of expert e from row `row` and column `column` (a multiple of STRIP) on. */
 static const void *panels_at(const work *w, const bank *b, int64_t e, int64_t row, int64_t column) {
     int64_t each = moe__right_size(w->f, b->k, b->n);
-    return ahead(w->f, b->panels, e * each + column * moe__depth(w->f, b->k) + row * STRIP);
+    return moe__ahead(w->f, b->panels, e * each + column * moe__depth(w->f, b->k) + row * STRIP);
 }
 
 /* strip [rows x STRIP] = a [rows x d] times columns j.. of the bank, filled up with zeros. */
@@ -216,7 +183,7 @@ static void *strip_at(const work *w, const moe_block *b, const void *memory, int
                       int64_t j) {
     const int64_t *padded = w->rows.padded, e = b->expert;
     int64_t rows = padded[e + 1] - padded[e], before = b->first - w->rows.start[e];
-    return ahead(w->f, memory, padded[e] * width + rows * j + before * STRIP);
+    return moe__ahead(w->f, memory, padded[e] * width + rows * j + before * STRIP);
 }
 
 static void *kept_at(const work *w, const moe_block *b, int which, int64_t j) {
@@ -281,7 +248,7 @@ static void forward_task(void *arg, int64_t task, int worker) {
     do {
         int64_t n = I - at < DEPTH ? I - at : DEPTH;
         for (int64_t j = 0; j < n; j += STRIP)
-            forward_strip(w, b, &s, at + j, ahead(f, s.hidden[0], j));
+            forward_strip(w, b, &s, at + j, moe__ahead(f, s.hidden[0], j));
         spread(w, b, s.hidden[0], s.apart, n, &w->bank[DOWN], at, w->wide + b->first * d, at > 0);
         at += DEPTH;
     } while (at < I);
@@ -347,9 +314,10 @@ static void leave_transposed(const work *w, const moe_block *b, const moe_real *
                              void *memory) {
     const int64_t *padded = w->rows.padded, e = b->expert;
     int64_t rows = padded[e + 1] - padded[e], before = b->first - w->rows.start[e];
+    int64_t at = padded[e] * w->z.width + j * rows + before;
     if (!memory) return;
-    w->f->left_transposed(STRIP, b->rows, strip, STRIP, NULL, NULL,
-                          ahead(w->f, memory, padded[e] * w->z.width + j * rows + before), rows);
+    w->f->left_transposed(STRIP, b->rows, strip, STRIP, NULL, NULL, moe__ahead(w->f, memory, at),
+                          rows);
 }
 
 /* With u' = W2^T dy and a = silu(g) u or f(g): dg, du, and the gate's gradient <u', a>. */
@@ -362,7 +330,7 @@ static void backward_strip(const work *w, const moe_block *b, const desk *s, int
     for (int i = G; i <= U; i++) {
         kept[i] = kept_at(w, b, i, j);
         h[i] = recall(w, kept[i], b->rows, s->h[i]);
-        to[i] = ahead(f, s->hidden[i], column);
+        to[i] = moe__ahead(f, s->hidden[i], column);
         dh[i] = f->direct ? to[i] : s->h[i];
     }
     moe_expert_strip strip = {
@@ -384,7 +352,7 @@ static void leave_in_place(const work *w, const moe_block *b, desk *s, int64_t a
     if (!w->f->direct || !w->dhidden[G]) return;
     s->apart = moe__apart(w->f, w->z.width);
     for (int i = G; i < w->z.projections; i++)
-        s->hidden[i] = ahead(w->f, w->dhidden[i], b->first * s->apart + at);
+        s->hidden[i] = moe__ahead(w->f, w->dhidden[i], b->first * s->apart + at);
 }
 
 static void leave_x(const work *w, const moe_block *b) {
@@ -432,9 +400,9 @@ static void project_gradient(const work *w, moe_product p, int64_t e, int64_t i,
     int64_t before = w->rows.padded[e], rows = w->rows.padded[e + 1] - before;
     p.turned = w->f->direct;
     p.lda = p.turned ? moe__apart(w->f, w->z.width) : rows;
-    p.a = ahead(w->f, left, p.turned ? w->rows.start[e] * p.lda + i
-                                     : before * w->z.width + i * rows);
-    p.b = ahead(w->f, w->x, before * w->x_width);
+    p.a = moe__ahead(w->f, left, p.turned ? w->rows.start[e] * p.lda + i
+                                          : before * w->z.width + i * rows);
+    p.b = moe__ahead(w->f, w->x, before * w->x_width);
     multiply(w->f, p);
 }
 
@@ -442,7 +410,7 @@ static void project_gradient(const work *w, moe_product p, int64_t e, int64_t i,
 static void spread_gradient(const work *w, moe_product p, int64_t e, int64_t i, void *left) {
     const moe_format *f = w->f;
     int64_t first = w->rows.start[e], end = first + p.k, d = w->z.d;
-    p.b = ahead(f, w->c->keep[G]->storage->data, w->rows.padded[e] * w->z.width);
+    p.b = moe__ahead(f, w->c->keep[G]->storage->data, w->rows.padded[e] * w->z.width);
     p.a = left;
     p.turned = f->direct;
     const int64_t depth = depth_of(&p);
@@ -456,7 +424,7 @@ static void spread_gradient(const work *w, moe_product p, int64_t e, int64_t i, 
         else
             f->left_transposed(p.m, p.k, dy, d, token, scale, left, p.lda);
         f->multiply(&p);
-        p.b = ahead(f, p.b, depth * STRIP);
+        p.b = moe__ahead(f, p.b, depth * STRIP);
         p.add = true;
         first += depth;
     } while (first < end);

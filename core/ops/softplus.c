@@ -1,4 +1,4 @@
-/* softplus.c -- y = log(1 + exp(x)), a smooth relu; the width of the noise in Shazeer et al. 2017 */
+/* softplus.c -- y = log(1 + exp(x)), a smooth relu; the width of noise in Shazeer et al. 2017 */
 #include "ops/unary.h"
 
 static moe_status forward(moe_call *c) { return moe__unary_forward(c, c->ctx->kernels->softplus); }

@@ -297,11 +297,11 @@ describe("a mixture of tokens", function()
     end
     says("x must have 3 dimensions, not [4 x 7]", moe.ones(4, 7), C, w1, nil, w2, nil, g)
     says("w1 must have 3 dimensions, not [5 x 7]", x, C, C, nil, w2, nil, g)
-    says("w1 [E x h x d] does not fit x [B x S x d]: [5 x 8 x 7] and [6 x 4 x 3]",
+    says("w1 [E x I x d] does not fit x [.. x d]: [5 x 8 x 7] and [6 x 4 x 3]",
       moe.ones(6, 4, 3), C, w1, nil, w2, nil, g)
-    says("w1 [E x h x d] and w2 [E x d x h] do not fit: [5 x 8 x 7] and [5 x 8 x 7]", x, C, w1, nil,
+    says("w1 [E x I x d] and w2 [E x d x I] do not fit: [5 x 8 x 7] and [5 x 8 x 7]", x, C, w1, nil,
       w1, nil, g)
-    says("w1 and w3 [E x h x d] differ: [5 x 8 x 7] and [5 x 7 x 8]", x, C, w1, w2, w2, nil, g,
+    says("w1 and w3 [E x I x d] differ: [5 x 8 x 7] and [5 x 7 x 8]", x, C, w1, w2, w2, nil, g,
       "swiglu")
     says("swiglu needs w3 beside w1 [5 x 8 x 7]\n" ..
       "hint: give w3, or an activation for two matrices: relu, gelu or silu", x, C, w1, nil, w2,
@@ -314,6 +314,12 @@ describe("a mixture of tokens", function()
     says("group must be at least 1, not 0", x, C, w1, nil, w2, nil, 0)
     says("6 sequences are no whole number of groups of 4\n" ..
       "hint: a batch must be a multiple of the group", x, C, w1, nil, w2, nil, 4)
+    -- Without sequences or hidden columns, sizes cost no memory.
+    local none, wide = moe.zeros(0, 4, 7), 1 << 30
+    says(("a matrix of %d rows or columns is too large (the limit is 2147483647)"):format(
+      math.maxinteger), none, C, w1, nil, w2, nil, math.maxinteger)
+    says(("a matrix of %d rows or columns is too large (the limit is 2147483647)"):format(
+      wide * wide), none, nil, moe.zeros(wide, 0, 7), nil, moe.zeros(wide, 7, 0), nil, wide)
     says('activation must be one of "swiglu", "relu", "gelu", "silu", not "sliu"\n' ..
       'hint: did you mean "silu"?', x, C, w1, nil, w2, nil, g, "sliu")
   end)

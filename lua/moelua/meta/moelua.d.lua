@@ -412,8 +412,8 @@ moe.mean = Tensor.mean
 function moe.memory(settings) end
 
 --- Mixture of tokens (Antoniak et al. 2023): x [B x S x d], groups of `group` successive sequences
---- at each position; controller [E x d] (nil: all tokens weigh the same), w1 [E x h x d], w3 like
---- it for swiglu, else nil, w2 [E x d x h], temperature one number (nil: 1) -> [B x S x d].
+--- at each position; controller [E x d] (nil: all tokens weigh the same), w1 [E x I x d], w3 like
+--- it for swiglu, else nil, w2 [E x d x I], temperature one number (nil: 1) -> [B x S x d].
 ---@param x moelua.Tensor
 ---@param controller? moelua.Tensor
 ---@param w1 moelua.Tensor
