@@ -31,4 +31,17 @@ describe("examples/", function()
     assert.is_true(math.abs(share[1] - share[2]) < 30, text)
     assert.is_true(math.abs(share[3] - share[4]) > 60, text)
   end)
+
+  it("routers.lua shows whom the load and the answers depend on", function()
+    local code, text = run("routers.lua")
+    assert.equal(0, code, text)
+    local even = "  25.0  25.0  25.0  25.0          0.0   "
+    for _, line in ipairs({ "soft           " .. even .. "its own past",
+      "expert_choice  " .. even .. "later tokens", "expert_choice  " .. even .. "other sequences",
+      "base           " .. even .. "later tokens" }) do
+      assert.truthy(text:find(line, 1, true), text)
+    end
+    assert.truthy(text:find("switch[%d%s.]+%s[1-9][%d.]+   other sequences"), text)
+    assert.truthy(text:find("topk[%d%s.]+%s0%.0   its own past"), text)
+  end)
 end)
