@@ -10,7 +10,7 @@
 #include <stdlib.h>
 
 #include "base/rng.h"
-#include "tape/op.h"
+#include "ops/routing.h"
 
 enum { EXPERTS, K, SEED };
 
@@ -24,17 +24,14 @@ typedef struct entry {
 
 static moe_status infer(moe_call *c) {
     const moe_tensor *counts = c->in[0];
-    const int64_t N = c->arg[EXPERTS].i, k = c->arg[K].i;
     if (moe__rank(c, counts, "counts", 1)) return MOE_ESHAPE;
-    if (k < 1 || N < k || N % k || N > INT32_MAX)
-        return MOE_REJECT(c, MOE_EARG, "%lld experts cannot be dealt out evenly to %lld hashes",
-                          (long long)N, (long long)k);
+    if (moe__dealt_evenly(c, c->arg[EXPERTS].i, c->arg[K].i)) return MOE_EARG;
     for (int64_t i = 0; i < counts->count; i++) {
         const moe_real n = moe__real(counts)[i];
         if (!(n >= 0) || isinf(n))
             return MOE_REJECT(c, MOE_EARG, "the count of id %lld is %g", (long long)i, (double)n);
     }
-    const int64_t shape[2] = {counts->count, k};
+    const int64_t shape[2] = {counts->count, c->arg[K].i};
     moe__out(c, 0, MOE_I32, 2, shape);
     return MOE_OK;
 }

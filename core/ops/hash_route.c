@@ -7,6 +7,7 @@
  */
 #include "base/rng.h"
 #include "ops/axis.h"
+#include "ops/routing.h"
 
 enum { IDS, BEFORE };
 enum { EXPERTS, K, GRAMS, SEED };
@@ -27,18 +28,15 @@ static moe_status infer_before(moe_call *c) {
 
 static moe_status infer(moe_call *c) {
     const moe_tensor *ids = c->in[IDS];
-    const int64_t N = c->arg[EXPERTS].i, k = c->arg[K].i;
     if (moe__rank(c, ids, "ids", 2)) return MOE_ESHAPE;
-    if (k < 1 || N < k || N % k || N > INT32_MAX)
-        return MOE_REJECT(c, MOE_EARG, "%lld experts cannot be dealt out evenly to %lld hashes",
-                          (long long)N, (long long)k);
+    if (moe__dealt_evenly(c, c->arg[EXPERTS].i, c->arg[K].i)) return MOE_EARG;
     if (c->arg[GRAMS].i != 1 && c->arg[GRAMS].i != 2)
         return MOE_REJECT(c, MOE_EARG, "grams must be 1 or 2, not %lld",
                           (long long)c->arg[GRAMS].i);
     moe_status s = moe__ids_below(c, ids, (int64_t)INT32_MAX + 1, INT64_MIN, "ids");
     if (!s) s = infer_before(c);
     if (s) return s;
-    const int64_t shape[2] = {ids->count, k};
+    const int64_t shape[2] = {ids->count, c->arg[K].i};
     moe__out(c, 0, MOE_I32, 2, shape);
     return MOE_OK;
 }

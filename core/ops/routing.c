@@ -34,6 +34,12 @@ moe_status moe__mask_fits(moe_call *c, const moe_tensor *mask, int64_t tokens) {
                       (long long)tokens, MOE_SHAPE(mask));
 }
 
+moe_status moe__dealt_evenly(moe_call *c, int64_t experts, int64_t k) {
+    if (k >= 1 && experts >= k && experts % k == 0 && experts <= INT32_MAX) return MOE_OK;
+    return MOE_REJECT(c, MOE_EARG, "%lld experts cannot be dealt out evenly to %lld hashes",
+                      (long long)experts, (long long)k);
+}
+
 /* Insertion into a list that is kept in order; strict comparison leaves equal ones as they came. */
 void moe__select_top(const moe_real *x, int64_t N, int64_t k, int32_t *best) {
     int64_t n = 0;
