@@ -25,8 +25,10 @@
 
 #if MOE_REAL_IS_DOUBLE
 typedef int64_t moe_bits;
+typedef uint64_t moe_ubits;
 #else
 typedef int32_t moe_bits;
+typedef uint32_t moe_ubits;
 #endif
 #if defined(__AVX512F__)
 #define VBYTES 64
@@ -38,6 +40,7 @@ typedef int32_t moe_bits;
 #define VL ((int)(VBYTES / sizeof(moe_real)))
 typedef moe_real vec __attribute__((vector_size(VBYTES)));
 typedef moe_bits veci __attribute__((vector_size(VBYTES)));   /* also the type of comparisons */
+typedef moe_ubits vecu __attribute__((vector_size(VBYTES)));  /* for sums that may go round */
 typedef moe_real vec_unaligned
     __attribute__((vector_size(VBYTES), aligned(sizeof(moe_real)), may_alias));
 
@@ -110,13 +113,13 @@ INLINE moe_real lanes_max(vec v) {
 #define EXP_HIGHEST 709.78
 #define EXP_ROUND 0x1.8p52      /* what is added to it keeps its whole part in the lowest bits */
 #define EXP_SHIFT 52            /* of the exponent within a number */
-#define EXP_BIAS ((moe_bits)1023)
+#define EXP_BIAS ((moe_ubits)1023)
 #else
 #define EXP_LOWEST (-87.33654f)
 #define EXP_HIGHEST 88.72283f
 #define EXP_ROUND 0x1.8p23f
 #define EXP_SHIFT 23
-#define EXP_BIAS ((moe_bits)127)
+#define EXP_BIAS ((moe_ubits)127)
 #endif
 
 /* Returns exp(r), within 1 ulp in float, and n + EXP_ROUND. */
@@ -151,7 +154,7 @@ INLINE vec exp_split(vec x, vec *shifted) {
  * exp(r): at both ends the sum is a normal number, though 2^n may be none. */
 INLINE vec vexp(vec x) {
     vec shifted, p = exp_split(x, &shifted);
-    vec y = (vec)((veci)p + ((veci)shifted << EXP_SHIFT));
+    vec y = (vec)((vecu)p + ((vecu)shifted << EXP_SHIFT));
     y = choose(x <= EXP_HIGHEST, y, x + (moe_real)__builtin_inf());
     return choose(x < EXP_LOWEST, splat(0), y);
 }
@@ -159,7 +162,7 @@ INLINE vec vexp(vec x) {
 /* The same, a little cheaper, for x that is at most a little above 0: there 2^n is a number. */
 INLINE vec vexp_below(vec x) {
     vec shifted, p = exp_split(x, &shifted);
-    veci n = (veci)shifted - (veci)splat(EXP_ROUND);
+    vecu n = (vecu)shifted - (vecu)splat(EXP_ROUND);
     return choose(x < EXP_LOWEST, splat(0), p * (vec)((n + EXP_BIAS) << EXP_SHIFT));
 }
 
