@@ -221,8 +221,8 @@ describe("moe_ffn", function()
       ids({ {}, {} }), w1, w1, w2)
     says("one row of gates per token is needed: [2 x 1] and x [5 x 3]", moe.ones(5, 3), g, e, w1,
       w1, w2)
-    says("w1 [E x I x d] does not fit x [.. x d]: [4 x 5 x 3] and [2 x 7]", moe.ones(2, 7), g, e, w1,
-      w1, w2)
+    says("w1 [E x I x d] does not fit x [.. x d]: [4 x 5 x 3] and [2 x 7]", moe.ones(2, 7), g, e,
+      w1, w1, w2)
     says("w1 and w3 [E x I x d] differ: [4 x 5 x 3] and [4 x 3 x 5]", x, g, e, w1, w2, w2)
     local text = "w1 [E x I x d] and w2 [E x d x I] do not fit: "
     says(text .. "[4 x 5 x 3] and [4 x 5 x 3]", x, g, e, w1, w1, w1)
