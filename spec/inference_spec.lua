@@ -133,9 +133,9 @@ describe("a cache in bf16", function()
 
   local function logits_after(dtype)
     local cache = require("moelua.kv_cache")(m.config, { room = 32, dtype = dtype })
-    m:logits({ table.unpack(ids, 1, 3) }, cache)
+    m:logits({ table.unpack(ids, 1, 3) }, nil, cache)
     local last
-    for t = 4, 20 do last = m:logits({ ids[t] }, cache) end
+    for t = 4, 20 do last = m:logits({ ids[t] }, nil, cache) end
     return last:select(1, 1)
   end
 
@@ -150,8 +150,8 @@ describe("a cache in bf16", function()
   it("continues with a prompt of many tokens", function()
     for _, dtype in ipairs({ "f32", "bf16" }) do
       local cache = require("moelua.kv_cache")(m.config, { room = 64, dtype = dtype })
-      m:logits({ 1, 2, 3 }, cache)
-      local got = m:logits(ids, cache)
+      m:logits({ 1, 2, 3 }, nil, cache)
+      local got = m:logits(ids, nil, cache)
       local whole = m:logits({ 1, 2, 3, table.unpack(ids) }):narrow(1, 4, 20):detach()
       helper.close(got, whole, dtype == "f32" and 1e-5 or 0.05)
     end
@@ -159,14 +159,14 @@ describe("a cache in bf16", function()
 
   it("is refused more than it has room for", function()
     local cache = require("moelua.kv_cache")(m.config, { room = 4 })
-    misuse(function() m:logits({ 1, 2, 3, 4, 5 }, cache) end,
+    misuse(function() m:logits({ 1, 2, 3, 4, 5 }, nil, cache) end,
       "the cache has room for 4 tokens, not for 5")
-    misuse(function() m:logits(moe.tensor({ { 1 }, { 2 } }, "i32"), cache) end,
+    misuse(function() m:logits(moe.tensor({ { 1 }, { 2 } }, "i32"), nil, cache) end,
       "the cache holds 1 sequences, not 2")
   end)
 
   it("is nothing else", function()
-    misuse(function() m:logits({ 1 }, 3) end,
+    misuse(function() m:logits({ 1 }, nil, 3) end,
       "forward: cache must be a cache of keys and values, not 3")
     misuse(function() require("moelua.kv_cache")(m, { room = 4 }) end,
       "KvCache: config must be model.config, not a Model")
