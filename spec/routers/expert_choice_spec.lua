@@ -3,16 +3,11 @@ local helper = require("spec.helper")
 local models = require("spec.models")
 local moe = require("moelua")
 local router = require("moelua.router")
+local support = require("spec.routers.support")
 local misuse = models.misuse
 
-local function layer_of(more, experts)
-  local opts = { kind = "expert_choice" }
-  for name, value in pairs(more or {}) do opts[name] = value end
-  return moe.nn.MoE({ dim = 6, hidden = 5, experts = experts or 4, std = 0.7, seed = 3,
-    router = opts })
-end
-
-local function input(B, S) return moe.randn(B, S, 6, { seed = 1, stream = "x" }) end
+local input = support.input
+local function layer_of(...) return support.layer("expert_choice", ...) end
 
 describe("expert choice", function()
   it("takes round(c n / N) tokens of every group for each expert", function()

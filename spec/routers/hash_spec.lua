@@ -4,16 +4,11 @@ local models = require("spec.models")
 local moe = require("moelua")
 local hash = require("moelua.routers.hash")
 local router = require("moelua.router")
+local support = require("spec.routers.support")
 local misuse = models.misuse
 
-local function layer_of(more, experts)
-  local opts = { kind = "hash" }
-  for name, value in pairs(more or {}) do opts[name] = value end
-  return moe.nn.MoE({ dim = 6, hidden = 5, experts = experts or 4, std = 0.7, seed = 3,
-    router = opts })
-end
-
-local function input(B, S) return moe.randn(B, S, 6, { seed = 1, stream = "x" }) end
+local input = support.input
+local function layer_of(...) return support.layer("hash", ...) end
 local function text(B, S) return (moe.rand(B, S, { seed = 1 }) * 50):to("i32") end
 
 local kinds = { { by = "random" }, { by = "bigram" }, { by = "balanced", vocab = 50 } }

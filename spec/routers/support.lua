@@ -28,6 +28,17 @@ function support.route(opts, logits, how)
   return support.router(opts, logits:shape()[logits:dim()]):route(logits, how)
 end
 
+--- A mixture layer of dim 6 with such a router, `more` its options beside the kind.
+function support.layer(kind, more, experts)
+  local opts = { kind = kind }
+  for name, value in pairs(more or {}) do opts[name] = value end
+  return moe.nn.MoE({ dim = 6, hidden = 5, experts = experts or 4, std = 0.7, seed = 3,
+    router = opts })
+end
+
+--- Input of such a layer.
+function support.input(B, S) return moe.randn(B, S, 6, { seed = 1, stream = "x" }) end
+
 --- `row` T times.
 function support.repeated(row, T)
   local rows = {}

@@ -12,8 +12,9 @@
 --
 -- where the load is that of the step's whole batch. rate = 0 freezes the bias.
 --
--- With skip = n each token does without its n best experts and takes the next k, as if those were
--- gone: how much a model that has been trained depends on them (Dai et al. 2024, figure 4).
+-- With skip = n each token does without its n best experts and takes the next k: how much a model
+-- that has been trained depends on them (Dai et al. 2024, figure 4). Gates over the selected are
+-- then over those; gate "all" keeps the probabilities among all experts.
 
 local core = require("moelua.core")
 local options = require("moelua.options")
@@ -87,7 +88,7 @@ local function shares(logits)
   return s / s:sum(-1, true)
 end
 
--- The experts after the best `skip`, with the gates that they have without those.
+-- The experts after the best `skip`, and their gates.
 local function next_best(opts, gates, experts)
   gates = gates:narrow(2, opts.skip + 1, opts.k)
   if opts.gate ~= "all" then gates = gates / gates:sum(-1, true) end
