@@ -20,9 +20,14 @@ describe("a Checkpoint", function()
     assert.equal("hello", file:raw("a.10"))
   end)
 
+  it("says where the numbers of a tensor lie", function()
+    local file = saved { a = core.ones(4) }
+    assert.same({ file = file, name = "a" }, file:source("a"))
+  end)
+
   it("suggests the name that was meant", function()
     local file, path = saved { ["model.norm.weight"] = core.ones(1), lm_head = core.ones(1) }
-    for _, method in ipairs { "tensor", "info", "raw" } do
+    for _, method in ipairs { "tensor", "info", "raw", "source" } do
       local got, message, code = file[method](file, "model.nrom.weight")
       assert.is_nil(got)
       assert.equal("missing", code)

@@ -24,7 +24,7 @@
 #ifndef MOE_CHECKPOINT_SAFETENSORS_H
 #define MOE_CHECKPOINT_SAFETENSORS_H
 
-#include "checkpoint/stored.h"
+#include "checkpoint/entry.h"
 
 #define MOE_HEADER_MAX ((uint64_t)100000000)    /* bytes of JSON */
 #define MOE_STORED_MAX_DIMS 64
@@ -46,6 +46,9 @@ typedef struct moe_stored_pair {
 
 /* Maps a file and reads its header. MOE_EMISSING, MOE_EIO, MOE_EFORMAT, MOE_ENOMEM. */
 moe_status moe__safetensors_open(moe_ctx *ctx, const char *path, moe_safetensors **out);
+/* The same over a mapping, which it keeps. */
+moe_status moe__safetensors_map(moe_ctx *ctx, const char *what, moe_mapping *map,
+                                moe_safetensors **out);
 /* The same over `size` bytes of the caller's, who keeps them until the file is closed; `what`
  * names them in messages. */
 moe_status moe__safetensors_parse(moe_ctx *ctx, const char *what, const void *bytes, size_t size,
@@ -66,10 +69,8 @@ size_t moe__safetensors_pairs(const moe_safetensors *f, const moe_stored_pair **
 const uint64_t *moe__safetensors_shape(const moe_safetensors *f, const moe_stored_tensor *t);
 const void *moe__safetensors_data(const moe_safetensors *f, const moe_stored_tensor *t);
 
-/* A tensor with these elements. `as` is MOE_F32 for any float, MOE_I32 for integers and booleans,
- * or MOE_BF16 or MOE_F16 for any float. Data of that very type that is aligned becomes a read-only
- * view of the mapping; everything else is converted. MOE_EUNSUPPORTED for types that no tensor
- * can hold, more than 8 dimensions, integers beyond i32; MOE_ENOMEM, MOE_EINTR. */
+/* The same in the words of every format, and as a tensor (see entry.h). */
+moe_entry moe__safetensors_entry(const moe_safetensors *f, const moe_stored_tensor *t);
 moe_status moe__safetensors_tensor(moe_safetensors *f, const moe_stored_tensor *t, moe_dtype as,
                                    moe_tensor **out);
 

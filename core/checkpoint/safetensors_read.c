@@ -60,21 +60,6 @@ static moe_status invalid(const moe_safetensors *f, const char *name, const char
     return moe__fail(f->ctx, MOE_EFORMAT, "%s: %s (%s)", f->what, text, name);
 }
 
-#define SHOWN 120
-
-/* A name as it may be shown: not too long, and without what a terminal would obey. */
-static const char *shown(moe_slice name, char text[SHOWN + 4]) {
-    size_t size = name.size < SHOWN ? name.size : SHOWN;
-    while (size < name.size && size > 0 && ((unsigned char)name.data[size] & 0xc0) == 0x80) size--;
-    for (size_t i = 0; i < size; i++) {
-        unsigned char c = (unsigned char)name.data[i];
-        text[i] = c < 0x20 || c == 0x7f ? '?' : name.data[i];
-    }
-    strcpy(text + size, size < name.size ? "..." : "");
-    return text;
-}
-#define SHOWN_NAME(name) shown((name), (char[SHOWN + 4]){0})
-
 /* --- the JSON of the header ------------------------------------------------------------------ */
 
 static bool is(moe_slice text, const char *expected) {
@@ -202,7 +187,7 @@ static void sort(list *l, int (*order)(const void *, const void *)) {
 
 static moe_status twice(moe_safetensors *f, const char *what, moe_slice name) {
     return invalid(f, "InvalidHeaderDeserialization",
-                   "invalid JSON in header: %s `%s` occurs twice", what, SHOWN_NAME(name));
+                   "invalid JSON in header: %s `%s` occurs twice", what, MOE_SHOWN_NAME(name));
 }
 
 static moe_status check_names(moe_safetensors *f) {
@@ -221,19 +206,19 @@ static moe_status check_names(moe_safetensors *f) {
 static moe_status check_tensor(moe_safetensors *f, const moe_stored_tensor *t, uint64_t begin) {
     uint64_t bytes;
     if (t->begin != begin || t->end < t->begin)
-        return invalid(f, "InvalidOffset", "invalid offset for tensor `%s`", SHOWN_NAME(t->name));
+        return invalid(f, "InvalidOffset", "invalid offset for tensor `%s`", MOE_SHOWN_NAME(t->name));
     switch (moe__stored_bytes(t->type, t->rank, moe__safetensors_shape(f, t), &bytes)) {
         case MOE_SIZE_OVERFLOW:
             return invalid(f, "ValidationOverflow", "overflow computing the size of tensor `%s` "
-                           "from its shape and dtype", SHOWN_NAME(t->name));
+                           "from its shape and dtype", MOE_SHOWN_NAME(t->name));
         case MOE_SIZE_MISALIGNED:
             return invalid(f, "MisalignedSlice", "tensor `%s` does not fill whole bytes",
-                           SHOWN_NAME(t->name));
+                           MOE_SHOWN_NAME(t->name));
         default: break;
     }
     if (bytes != t->end - t->begin)
         return invalid(f, "TensorInvalidInfo", "invalid shape, dtype or offset for tensor `%s`",
-                       SHOWN_NAME(t->name));
+                       MOE_SHOWN_NAME(t->name));
     return MOE_OK;
 }
 
@@ -322,12 +307,17 @@ moe_status moe__safetensors_parse(moe_ctx *ctx, const char *what, const void *by
     return open_bytes(ctx, what, NULL, bytes, size, out);
 }
 
+moe_status moe__safetensors_map(moe_ctx *ctx, const char *what, moe_mapping *map,
+                                moe_safetensors **out) {
+    return open_bytes(ctx, what, map, map->data, map->size, out);
+}
+
 moe_status moe__safetensors_open(moe_ctx *ctx, const char *path, moe_safetensors **out) {
     moe_mapping *map;
     *out = NULL;
     moe_status s = moe__map_file(ctx, path, &map);
     if (s) return s;
-    s = open_bytes(ctx, path, map, map->data, map->size, out);
+    s = moe__safetensors_map(ctx, path, map, out);
     moe__mapping_release(map);
     return s;
 }
@@ -393,7 +383,7 @@ moe_status moe__safetensors_verify(moe_safetensors *f) {
     moe__checksum_free(f->ctx, c);
     if (s || is(digits, got)) return s;
     return moe__fail(f->ctx, MOE_EFORMAT, "%s: damaged: its checksum is %s, its content has %s",
-                     f->what, SHOWN_NAME(digits), got);
+                     f->what, MOE_SHOWN_NAME(digits), got);
 }
 
 /* --- looking --------------------------------------------------------------------------------- */
@@ -426,62 +416,14 @@ const void *moe__safetensors_data(const moe_safetensors *f, const moe_stored_ten
 
 /* --- tensors --------------------------------------------------------------------------------- */
 
-static moe_status unsupported(const moe_safetensors *f, const moe_stored_tensor *t,
-                              const char *what) {
-    return moe__fail(f->ctx, MOE_EUNSUPPORTED, "%s: tensor `%s` %s\nhint: raw() gives its bytes",
-                     f->what, SHOWN_NAME(t->name), what);
-}
-
-static bool convertible(moe_stored from, moe_dtype to) {
-    moe_dtype compute = moe__stored_compute(from);
-    return compute == to || (compute == MOE_F32 && (to == MOE_BF16 || to == MOE_F16));
-}
-
-static moe_status describe(const moe_safetensors *f, const moe_stored_tensor *t, moe_dtype as,
-                           moe_desc *desc) {
-    char why[96];
-    if (!convertible(t->type, as)) {
-        snprintf(why, sizeof why, "is %s, which cannot become %s", moe__stored_name(t->type),
-                 moe__dtype_name(as));
-        return unsupported(f, t, why);
-    }
-    if (t->rank > MOE_MAX_DIMS) {
-        snprintf(why, sizeof why, "has %d dimensions, more than %d", (int)t->rank, MOE_MAX_DIMS);
-        return unsupported(f, t, why);
-    }
-    *desc = (moe_desc){.dtype = as, .ndim = (int)t->rank};
-    const uint64_t *shape = moe__safetensors_shape(f, t);
-    for (int i = 0; i < desc->ndim; i++) desc->shape[i] = (int64_t)shape[i];
-    if (moe__count(desc->ndim, desc->shape) < 0)
-        return unsupported(f, t, "has a shape that no tensor can have");
-    return MOE_OK;
-}
-
-/* Whether the elements can be used where they lie. */
-static bool usable(const moe_safetensors *f, const moe_stored_tensor *t, moe_dtype as) {
-    size_t size = moe__dtype_size(as);
-    return f->map && t->type == moe__stored_of(as) &&
-           (size_t)moe__stored_bits(t->type) == 8 * size &&
-           (uintptr_t)moe__safetensors_data(f, t) % size == 0;
+moe_entry moe__safetensors_entry(const moe_safetensors *f, const moe_stored_tensor *t) {
+    return (moe_entry){.name = t->name, .type = t->type, .rank = t->rank,
+                       .shape = moe__safetensors_shape(f, t), .data = f->data + t->begin,
+                       .bytes = t->end - t->begin, .at = 8 + f->header_size + t->begin};
 }
 
 moe_status moe__safetensors_tensor(moe_safetensors *f, const moe_stored_tensor *t, moe_dtype as,
                                    moe_tensor **out) {
-    moe_desc desc;
-    *out = NULL;
-    moe_status s = describe(f, t, as, &desc);
-    if (s) return s;
-    const char *data = moe__safetensors_data(f, t);
-    if (usable(f, t, as))
-        return moe__tensor_mapped(f->map, (size_t)(data - (char *)f->map->data), &desc, out);
-    s = moe__tensor_new(f->ctx, &desc, out);
-    if (s) return s;
-    char what[SHOWN + 16];
-    snprintf(what, sizeof what, "tensor `%s`", SHOWN_NAME(t->name));
-    s = moe__stored_load(t->type, data, *out, what);
-    if (s) {
-        moe_tensor_release(*out);
-        *out = NULL;
-    }
-    return s;
+    moe_entry e = moe__safetensors_entry(f, t);
+    return moe__entry_tensor(f->ctx, f->what, f->map, &e, as, out);
 }

@@ -3,13 +3,15 @@
 #include <string.h>
 
 #include "base/pool.h"
+#include "checkpoint/blocks.h"
 #include "tensor/half.h"
 
 #define GRAIN 65536     /* elements of one task */
 
 static const struct {
     const char *name;
-    int bits;
+    uint8_t bits;               /* of an element; 0 for a type in blocks, */
+    uint16_t elements, bytes;   /* which has these */
 } types[] = {
     [MOE_STORED_BOOL] = {"BOOL", 8},
     [MOE_STORED_F4] = {"F4", 4},
@@ -33,14 +35,32 @@ static const struct {
     [MOE_STORED_F64] = {"F64", 64},
     [MOE_STORED_I64] = {"I64", 64},
     [MOE_STORED_U64] = {"U64", 64},
+    [MOE_STORED_Q4_0] = {"Q4_0", .elements = 32, .bytes = 18},
+    [MOE_STORED_Q4_1] = {"Q4_1", .elements = 32, .bytes = 20},
+    [MOE_STORED_Q5_0] = {"Q5_0", .elements = 32, .bytes = 22},
+    [MOE_STORED_Q5_1] = {"Q5_1", .elements = 32, .bytes = 24},
+    [MOE_STORED_Q8_0] = {"Q8_0", .elements = 32, .bytes = 34},
+    [MOE_STORED_Q2_K] = {"Q2_K", .elements = 256, .bytes = 84},
+    [MOE_STORED_Q3_K] = {"Q3_K", .elements = 256, .bytes = 110},
+    [MOE_STORED_Q4_K] = {"Q4_K", .elements = 256, .bytes = 144},
+    [MOE_STORED_Q5_K] = {"Q5_K", .elements = 256, .bytes = 176},
+    [MOE_STORED_Q6_K] = {"Q6_K", .elements = 256, .bytes = 210},
 };
 
 const char *moe__stored_name(moe_stored type) { return types[type].name; }
 
 int moe__stored_bits(moe_stored type) { return types[type].bits; }
 
+void moe__stored_block(moe_stored type, uint64_t *elements, uint64_t *bytes) {
+    *elements = types[type].elements;
+    *bytes = types[type].bytes;
+    if (*elements) return;
+    *bytes = types[type].bits;
+    for (*elements = 8; *elements > 1 && *bytes % 2 == 0; *elements /= 2) *bytes /= 2;
+}
+
 bool moe__stored_parse(moe_slice name, moe_stored *out) {
-    for (int type = 0; type < MOE_STORED_COUNT; type++)
+    for (int type = 0; type <= MOE_STORED_U64; type++)
         if (strlen(types[type].name) == name.size &&
             memcmp(types[type].name, name.data, name.size) == 0) {
             *out = (moe_stored)type;
@@ -49,12 +69,22 @@ bool moe__stored_parse(moe_slice name, moe_stored *out) {
     return false;
 }
 
+static moe_size_error bytes_in_blocks(moe_stored type, uint64_t count, uint64_t row,
+                                      uint64_t *bytes) {
+    if (row % types[type].elements) return MOE_SIZE_MISALIGNED;
+    uint64_t blocks = count / types[type].elements;
+    bool over = __builtin_mul_overflow(blocks, (uint64_t)types[type].bytes, bytes);
+    return over || *bytes > INT64_MAX ? MOE_SIZE_OVERFLOW : MOE_SIZE_OK;
+}
+
 moe_size_error moe__stored_bytes(moe_stored type, size_t rank, const uint64_t *shape,
                                  uint64_t *bytes) {
     uint64_t count = 1, bits;
     for (size_t i = 0; i < rank; i++)
         if (shape[i] > INT64_MAX || __builtin_mul_overflow(count, shape[i], &count))
             return MOE_SIZE_OVERFLOW;
+    if (types[type].elements)
+        return bytes_in_blocks(type, count, rank ? shape[rank - 1] : 1, bytes);
     if (__builtin_mul_overflow(count, (uint64_t)types[type].bits, &bits)) return MOE_SIZE_OVERFLOW;
     if (bits % 8) return MOE_SIZE_MISALIGNED;
     *bytes = bits / 8;
@@ -66,7 +96,17 @@ moe_dtype moe__stored_compute(moe_stored type) {
         case MOE_STORED_F16:
         case MOE_STORED_BF16:
         case MOE_STORED_F32:
-        case MOE_STORED_F64: return MOE_F32;
+        case MOE_STORED_F64:
+        case MOE_STORED_Q4_0:
+        case MOE_STORED_Q4_1:
+        case MOE_STORED_Q5_0:
+        case MOE_STORED_Q5_1:
+        case MOE_STORED_Q8_0:
+        case MOE_STORED_Q2_K:
+        case MOE_STORED_Q3_K:
+        case MOE_STORED_Q4_K:
+        case MOE_STORED_Q5_K:
+        case MOE_STORED_Q6_K: return MOE_F32;
         case MOE_STORED_BOOL:
         case MOE_STORED_U8:
         case MOE_STORED_I8:
@@ -98,54 +138,86 @@ typedef struct loading {
 } loading;
 
 /* `value` is an expression of x, the element as the file holds it. */
-#define EACH(stored_type, target, value)                              \
-    for (int64_t i = begin; i < end; i++) {                           \
+#define EACH(stored_type, data, n, target, value)                     \
+    for (size_t i = 0; i < (n); i++) {                                \
         stored_type x;                                                \
-        memcpy(&x, l->data + (size_t)i * sizeof x, sizeof x);         \
+        memcpy(&x, (data) + i * sizeof x, sizeof x);                  \
         (target)[i] = (value);                                        \
     }                                                                 \
     break
 
+static const char *element_at(moe_stored type, const void *data, uint64_t i) {
+    uint64_t elements, bytes;
+    moe__stored_block(type, &elements, &bytes);
+    return (const char *)data + i / elements * bytes;
+}
+
+void moe__stored_read(moe_stored type, const void *data, uint64_t first, uint64_t n, float *out) {
+    const char *from = element_at(type, data, first);
+    switch (type) {
+        case MOE_STORED_F16: EACH(uint16_t, from, n, out, moe__from_half(x));
+        case MOE_STORED_BF16: EACH(uint16_t, from, n, out, moe__from_bfloat(x));
+        case MOE_STORED_F32: memcpy(out, from, n * sizeof *out); break;
+        case MOE_STORED_F64: EACH(double, from, n, out, (float)x);
+        default:
+            if (types[type].elements)
+                moe__blocks_read(type, from, n / types[type].elements, out);
+            else
+                memset(out, 0, n * sizeof *out);
+    }
+}
+
+#define BLOCK 256       /* a multiple of every block of a quantised type */
+
+/* Doubles keep their digits in a build that computes in them; all else passes through floats. */
 static void load_floats(const loading *l, moe_real *to, int64_t begin, int64_t end) {
-    switch (l->type) {
-        case MOE_STORED_F16: EACH(uint16_t, to, (moe_real)moe__from_half(x));
-        case MOE_STORED_BF16: EACH(uint16_t, to, (moe_real)moe__from_bfloat(x));
-        case MOE_STORED_F32: EACH(float, to, (moe_real)x);
-        case MOE_STORED_F64: EACH(double, to, (moe_real)x);
-        default: break;
+    float block[BLOCK];
+    if (l->type == MOE_STORED_F64) {
+        const char *from = l->data + (size_t)begin * sizeof(double);
+        for (int64_t i = begin; i < end; i++, from += sizeof(double)) {
+            double x;
+            memcpy(&x, from, sizeof x);
+            to[i] = (moe_real)x;
+        }
+        return;
+    }
+    for (int64_t i = begin; i < end; i += BLOCK) {
+        int64_t n = end - i < BLOCK ? end - i : BLOCK;
+        moe__stored_read(l->type, l->data, (uint64_t)i, (uint64_t)n, block);
+        for (int64_t k = 0; k < n; k++) to[i + k] = (moe_real)block[k];
     }
 }
 
 /* Integers beyond i32 are cut here; find_too_large tells of them afterwards. */
 static void load_ints(const loading *l, int32_t *to, int64_t begin, int64_t end) {
+    const char *from = element_at(l->type, l->data, (uint64_t)begin);
+    size_t n = (size_t)(end - begin);
+    to += begin;
     switch (l->type) {
-        case MOE_STORED_BOOL: EACH(uint8_t, to, x != 0);
-        case MOE_STORED_U8: EACH(uint8_t, to, x);
-        case MOE_STORED_I8: EACH(int8_t, to, x);
-        case MOE_STORED_I16: EACH(int16_t, to, x);
-        case MOE_STORED_U16: EACH(uint16_t, to, x);
-        case MOE_STORED_I32: EACH(int32_t, to, x);
-        case MOE_STORED_U32: EACH(uint32_t, to, (int32_t)x);
-        case MOE_STORED_I64: EACH(int64_t, to, (int32_t)x);
-        case MOE_STORED_U64: EACH(uint64_t, to, (int32_t)x);
+        case MOE_STORED_BOOL: EACH(uint8_t, from, n, to, x != 0);
+        case MOE_STORED_U8: EACH(uint8_t, from, n, to, x);
+        case MOE_STORED_I8: EACH(int8_t, from, n, to, x);
+        case MOE_STORED_I16: EACH(int16_t, from, n, to, x);
+        case MOE_STORED_U16: EACH(uint16_t, from, n, to, x);
+        case MOE_STORED_I32: EACH(int32_t, from, n, to, x);
+        case MOE_STORED_U32: EACH(uint32_t, from, n, to, (int32_t)x);
+        case MOE_STORED_I64: EACH(int64_t, from, n, to, (int32_t)x);
+        case MOE_STORED_U64: EACH(uint64_t, from, n, to, (int32_t)x);
         default: break;
     }
 }
-
-#define BLOCK 256
 
 /* BF16 and F16 targets of another type go through the compute type, a block at a time. */
 static void load_narrow(const loading *l, int64_t begin, int64_t end) {
     moe_real block[BLOCK];
     uint16_t *to = (uint16_t *)(void *)l->out->storage->data + l->out->offset;
-    size_t size = (size_t)types[l->type].bits / 8;
     if (moe__stored_of(l->out->dtype) == l->type) {
-        memcpy(to + begin, l->data + (size_t)begin * size, (size_t)(end - begin) * size);
+        memcpy(to + begin, l->data + (size_t)begin * 2, (size_t)(end - begin) * 2);
         return;
     }
     for (int64_t i = begin; i < end; i += BLOCK) {
         int64_t n = end - i < BLOCK ? end - i : BLOCK;
-        loading part = {.type = l->type, .data = l->data + (size_t)i * size};
+        loading part = {.type = l->type, .data = element_at(l->type, l->data, (uint64_t)i)};
         load_floats(&part, block, 0, n);
         moe__convert(MOE_F32, block, l->out->dtype, to + i, n);
     }

@@ -1,6 +1,6 @@
-/* checkpoint.c -- core.checkpoint: safetensors files as seen from Lua.
+/* checkpoint.c -- core.checkpoint: files of named tensors as seen from Lua.
  *
- *   open(path) -> Checkpoint        names info tensor raw metadata verify close
+ *   open(path) -> Checkpoint        names info tensor raw source metadata verify close
  *   save(path, tensors, metadata, options), describe(...)         (checkpoint_save.c)
  *   create(path, plan, metadata) -> Writer: names put close          (checkpoint_writer.c)
  */
@@ -13,8 +13,13 @@
 #define CHECKPOINT_TYPE "moelua.Checkpoint"
 
 typedef struct checkpoint {
-    moe_safetensors *file;      /* NULL when closed */
+    moe_checkpoint *file;       /* NULL when closed */
 } checkpoint;
+
+moe_checkpoint *lmoe_tocheckpoint(lua_State *L, int arg) {
+    const checkpoint *c = luaL_testudata(L, arg, CHECKPOINT_TYPE);
+    return c ? c->file : NULL;
+}
 
 int lmoe_checkpoint_fail(lua_State *L, moe_status status) {
     if (status == MOE_EINTR || status == MOE_EARG || status == MOE_ETYPE || status == MOE_ESHAPE)
@@ -24,7 +29,7 @@ int lmoe_checkpoint_fail(lua_State *L, moe_status status) {
 
 /* ---- Checkpoint ----------------------------------------------------------------------------- */
 
-static moe_safetensors *check_file(lua_State *L, const char *function) {
+static moe_checkpoint *check_file(lua_State *L, const char *function) {
     const checkpoint *c = luaL_testudata(L, 1, CHECKPOINT_TYPE);
     if (!c)
         lmoe_raise(L, "%s: a Checkpoint is expected, got %s\nhint: call it as file:%s(...)",
@@ -42,15 +47,15 @@ static const char *push_path(lua_State *L) {
 }
 
 /* The tensor named by argument 2; NULL after pushing nil, message, "missing". */
-static const moe_stored_tensor *find(lua_State *L, const char *function) {
-    moe_safetensors *f = check_file(L, function);
+static const moe_entry *find(lua_State *L, const char *function) {
+    moe_checkpoint *f = check_file(L, function);
     size_t size;
     const char *name = lmoe_check_text(L, 2, function, "name", &size);
-    const moe_stored_tensor *t = moe__safetensors_find(f, (moe_slice){name, size});
-    if (t) return t;
+    const moe_entry *e = moe__checkpoint_find(f, (moe_slice){name, size});
+    if (e) return e;
     lmoe_guess guess = lmoe_new_guess(name, size);
-    for (size_t i = 0; i < moe__safetensors_count(f); i++) {
-        moe_slice other = moe__safetensors_get(f, i)->name;
+    for (size_t i = 0; i < moe__checkpoint_count(f); i++) {
+        moe_slice other = moe__checkpoint_get(f, i)->name;
         lmoe_consider(&guess, other.data, other.size);
     }
     lua_pushnil(L);
@@ -67,28 +72,27 @@ static const moe_stored_tensor *find(lua_State *L, const char *function) {
 }
 
 static int names(lua_State *L) {
-    moe_safetensors *f = check_file(L, "names");
-    size_t n = moe__safetensors_count(f);
+    moe_checkpoint *f = check_file(L, "names");
+    size_t n = moe__checkpoint_count(f);
     lua_createtable(L, (int)n, 0);
     for (size_t i = 0; i < n; i++) {
-        push_slice(L, moe__safetensors_get(f, i)->name);
+        push_slice(L, moe__checkpoint_get(f, i)->name);
         lua_rawseti(L, -2, (lua_Integer)i + 1);
     }
     return 1;
 }
 
 static int info(lua_State *L) {
-    const moe_stored_tensor *t = find(L, "info");
-    if (!t) return 3;
-    const uint64_t *shape = moe__safetensors_shape(check_file(L, "info"), t);
+    const moe_entry *e = find(L, "info");
+    if (!e) return 3;
     lua_createtable(L, 0, 3);
-    lua_pushstring(L, moe__stored_name(t->type));
+    lua_pushstring(L, moe__stored_name(e->type));
     lua_setfield(L, -2, "dtype");
-    lua_pushinteger(L, (lua_Integer)(t->end - t->begin));
+    lua_pushinteger(L, (lua_Integer)e->bytes);
     lua_setfield(L, -2, "bytes");
-    lua_createtable(L, (int)t->rank, 0);
-    for (uint32_t i = 0; i < t->rank; i++) {
-        lua_pushinteger(L, (lua_Integer)shape[i]);
+    lua_createtable(L, (int)e->rank, 0);
+    for (uint32_t i = 0; i < e->rank; i++) {
+        lua_pushinteger(L, (lua_Integer)e->shape[i]);
         lua_rawseti(L, -2, (lua_Integer)i + 1);
     }
     lua_setfield(L, -2, "shape");
@@ -96,15 +100,28 @@ static int info(lua_State *L) {
 }
 
 static int raw(lua_State *L) {
-    const moe_stored_tensor *t = find(L, "raw");
-    if (!t) return 3;
-    lua_pushlstring(L, moe__safetensors_data(check_file(L, "raw"), t), (size_t)(t->end - t->begin));
+    const moe_entry *e = find(L, "raw");
+    if (!e) return 3;
+    lua_pushlstring(L, e->data, (size_t)e->bytes);
+    return 1;
+}
+
+/* file:source(name): where the numbers lie, { file, name }: a sharded checkpoint or a view under
+ * other names answers with one of the file that has them. */
+static int source(lua_State *L) {
+    if (!find(L, "source")) return 3;
+    lua_createtable(L, 0, 2);
+    lua_pushvalue(L, 1);
+    lua_setfield(L, -2, "file");
+    lua_pushvalue(L, 2);
+    lua_setfield(L, -2, "name");
     return 1;
 }
 
 static int metadata(lua_State *L) {
     const moe_stored_pair *pair;
-    size_t n = moe__safetensors_pairs(check_file(L, "metadata"), &pair);
+    const moe_safetensors *f = moe__checkpoint_safetensors(check_file(L, "metadata"));
+    size_t n = moe__safetensors_pairs(f, &pair);
     lua_createtable(L, 0, (int)n);
     for (size_t i = 0; i < n; i++) {
         push_slice(L, pair[i].key);
@@ -114,8 +131,8 @@ static int metadata(lua_State *L) {
     return 1;
 }
 
-static moe_dtype wanted_type(lua_State *L, const moe_stored_tensor *t) {
-    moe_dtype dtype = moe__stored_compute(t->type);
+static moe_dtype wanted_type(lua_State *L, const moe_entry *e) {
+    moe_dtype dtype = moe__stored_compute(e->type);
     if (lua_isnoneornil(L, 3)) return dtype == MOE_DTYPE_COUNT ? MOE_F32 : dtype;
     const char *name = lmoe_check_text(L, 3, "tensor", "dtype", NULL);
     for (int d = 0; d < MOE_DTYPE_COUNT; d++)
@@ -127,9 +144,9 @@ static moe_dtype wanted_type(lua_State *L, const moe_stored_tensor *t) {
 /* The collector may run before the first attempt and does before the second: what it finalizes
  * could close this very file, so each looks it up anew. */
 static moe_status load(lua_State *L, lmoe_box *box) {
-    const moe_stored_tensor *t = find(L, "tensor");
-    moe_dtype dtype = wanted_type(L, t);
-    return moe__safetensors_tensor(check_file(L, "tensor"), t, dtype, &box->tensor);
+    const moe_entry *e = find(L, "tensor");
+    moe_dtype dtype = wanted_type(L, e);
+    return moe__checkpoint_tensor(check_file(L, "tensor"), e, dtype, &box->tensor);
 }
 
 /* file:tensor(name, dtype): f32 and i32 unless told otherwise. */
@@ -153,7 +170,8 @@ static int tensor(lua_State *L) {
 static int verify(lua_State *L) {
     bool tried = false;
     moe_status status;
-    do status = moe__safetensors_verify(check_file(L, "verify"));
+    do
+        status = moe__safetensors_verify(moe__checkpoint_safetensors(check_file(L, "verify")));
     while (lmoe_again(L, status, &tried));
     return status == MOE_OK ? lmoe_succeed(L) : lmoe_checkpoint_fail(L, status);
 }
@@ -161,9 +179,9 @@ static int verify(lua_State *L) {
 static int close_file(lua_State *L) {
     checkpoint *c = luaL_testudata(L, 1, CHECKPOINT_TYPE);
     if (!c) return lmoe_raise(L, "close: a Checkpoint is expected\nhint: call it as file:close()");
-    moe_safetensors *file = c->file;
+    moe_checkpoint *file = c->file;
     c->file = NULL;
-    moe__safetensors_close(file);
+    moe__checkpoint_close(file);
     return 0;
 }
 
@@ -174,7 +192,7 @@ static int to_string(lua_State *L) {
         lua_pushfstring(L, "Checkpoint %s (closed)", path);
         return 1;
     }
-    size_t n = moe__safetensors_count(c->file);
+    size_t n = moe__checkpoint_count(c->file);
     lua_pushfstring(L, "Checkpoint %s (%I tensor%s)", path, (lua_Integer)n, n == 1 ? "" : "s");
     return 1;
 }
@@ -189,14 +207,14 @@ static int open_checkpoint(lua_State *L) {
     lua_setiuservalue(L, -2, 1);
     bool tried = false;
     moe_status status;
-    do status = moe__safetensors_open(lmoe_ctx(L), path, &c->file);
+    do status = moe__checkpoint_open(lmoe_ctx(L), path, &c->file);
     while (lmoe_again(L, status, &tried));
     return status == MOE_OK ? 1 : lmoe_checkpoint_fail(L, status);
 }
 
 void lmoe_open_checkpoint(lua_State *L) {
     static const luaL_Reg methods[] = {
-        {"names", names}, {"info", info}, {"tensor", tensor}, {"raw", raw},
+        {"names", names}, {"info", info}, {"tensor", tensor}, {"raw", raw}, {"source", source},
         {"metadata", metadata}, {"verify", verify}, {"close", close_file}, {NULL, NULL},
     };
     static const luaL_Reg functions[] = {

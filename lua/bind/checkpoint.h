@@ -3,7 +3,11 @@
 #define LMOE_CHECKPOINT_H
 
 #include "bind.h"
-#include "checkpoint/safetensors.h"
+#include "checkpoint/checkpoint.h"
+
+/* The open checkpoint of the userdata at `arg`; NULL when it is none, or was closed. It lives as
+ * long as the userdata is not closed, which a finalizer may do. */
+moe_checkpoint *lmoe_tocheckpoint(lua_State *L, int arg);
 
 /* The results of a function that failed: nil, message, code. Ctrl-C and misuse raise instead. */
 int lmoe_checkpoint_fail(lua_State *L, moe_status status);

@@ -146,7 +146,7 @@ local function shard_of(self, where, name)
   return nil, message, "missing"
 end
 
-for _, method in ipairs { "info", "tensor", "raw" } do
+for _, method in ipairs { "info", "tensor", "raw", "source" } do
   Shards[method] = function(self, name, ...)
     local shard, message, code = shard_of(self, method, name)
     if not shard then return nil, message, code end
