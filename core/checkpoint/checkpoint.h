@@ -10,7 +10,7 @@
 #ifndef MOE_CHECKPOINT_CHECKPOINT_H
 #define MOE_CHECKPOINT_CHECKPOINT_H
 
-#include "checkpoint/entry.h"
+#include "checkpoint/gguf.h"
 #include "checkpoint/safetensors.h"
 
 typedef struct moe_checkpoint moe_checkpoint;
@@ -34,7 +34,11 @@ const moe_entry *moe__checkpoint_find(const moe_checkpoint *c, moe_slice name);
 moe_status moe__checkpoint_tensor(moe_checkpoint *c, const moe_entry *e, moe_dtype as,
                                   moe_tensor **out);
 
+/* Compares the file with the checksum that it carries; MOE_EUNSUPPORTED for GGUF, which has none. */
+moe_status moe__checkpoint_verify(moe_checkpoint *c);
+
 /* What the formats do not share: the file itself, NULL when it is of another format. */
 moe_safetensors *moe__checkpoint_safetensors(const moe_checkpoint *c);
+moe_gguf *moe__checkpoint_gguf(const moe_checkpoint *c);
 
 #endif

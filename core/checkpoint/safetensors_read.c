@@ -5,17 +5,12 @@
 #include <string.h>
 
 #include "checkpoint/checksum.h"
+#include "checkpoint/list.h"
 #include "checkpoint/safetensors.h"
 
 #define MAX_TENSORS ((size_t)1 << 20)
 #define MAX_PAIRS ((size_t)1 << 16)
 #define PIECE ((size_t)16 << 20)        /* bytes verified between two looks at the interrupt flag */
-
-/* An array that doubles. */
-typedef struct list {
-    void *items;
-    size_t count, capacity, size;       /* size: bytes of one item */
-} list;
 
 struct moe_safetensors {
     moe_ctx *ctx;
@@ -25,25 +20,11 @@ struct moe_safetensors {
     uint64_t data_size;
     char *header;               /* private copy: a file that changes cannot fool us */
     size_t header_size;
-    list tensors, pairs, sizes;
+    moe_list tensors, pairs, sizes;
 };
 
-static bool grow(moe_ctx *ctx, list *l) {
-    size_t capacity = l->capacity ? 2 * l->capacity : 16;
-    void *items = moe__alloc(ctx, capacity * l->size);
-    if (!items) return false;
-    if (l->count) memcpy(items, l->items, l->count * l->size);
-    moe__free(ctx, l->items, l->capacity * l->size);
-    l->items = items;
-    l->capacity = capacity;
-    return true;
-}
-
-static moe_status append(moe_safetensors *f, list *l, const void *item) {
-    if (l->count == l->capacity && !grow(f->ctx, l))
-        return moe__no_memory(f->ctx, 2 * l->capacity * l->size, f->what);
-    memcpy((char *)l->items + l->count++ * l->size, item, l->size);
-    return MOE_OK;
+static moe_status append(moe_safetensors *f, moe_list *l, const void *item) {
+    return moe__list_append(f->ctx, l, item, f->what);
 }
 
 /* --- messages -------------------------------------------------------------------------------- */
@@ -181,18 +162,14 @@ static int by_offset(const void *a, const void *b) {
     return by_name(a, b);
 }
 
-static void sort(list *l, int (*order)(const void *, const void *)) {
-    if (l->count > 1) qsort(l->items, l->count, l->size, order);
-}
-
 static moe_status twice(moe_safetensors *f, const char *what, moe_slice name) {
     return invalid(f, "InvalidHeaderDeserialization",
                    "invalid JSON in header: %s `%s` occurs twice", what, MOE_SHOWN_NAME(name));
 }
 
 static moe_status check_names(moe_safetensors *f) {
-    sort(&f->tensors, by_name);
-    sort(&f->pairs, by_key);
+    moe__list_sort(&f->tensors, by_name);
+    moe__list_sort(&f->pairs, by_key);
     for (size_t i = 1; i < f->tensors.count; i++)
         if (by_name(tensors(f) + i - 1, tensors(f) + i) == 0)
             return twice(f, "tensor", tensors(f)[i].name);
@@ -225,7 +202,7 @@ static moe_status check_tensor(moe_safetensors *f, const moe_stored_tensor *t, u
 /* In order of their offsets the tensors have to cover the data without a hole or an overlap. */
 static moe_status check_layout(moe_safetensors *f) {
     uint64_t end = 0;
-    sort(&f->tensors, by_offset);
+    moe__list_sort(&f->tensors, by_offset);
     for (size_t i = 0; i < f->tensors.count; i++) {
         moe_status s = check_tensor(f, tensors(f) + i, end);
         if (s) return s;
@@ -236,7 +213,7 @@ static moe_status check_layout(moe_safetensors *f) {
                        "incomplete metadata, file not fully covered: %llu bytes of data, "
                        "%llu described", (unsigned long long)f->data_size,
                        (unsigned long long)end);
-    sort(&f->tensors, by_name);
+    moe__list_sort(&f->tensors, by_name);
     return MOE_OK;
 }
 
@@ -322,14 +299,12 @@ moe_status moe__safetensors_open(moe_ctx *ctx, const char *path, moe_safetensors
     return s;
 }
 
-static void free_list(moe_ctx *ctx, list *l) { moe__free(ctx, l->items, l->capacity * l->size); }
-
 void moe__safetensors_close(moe_safetensors *f) {
     if (!f) return;
     moe_ctx *ctx = f->ctx;
-    free_list(ctx, &f->tensors);
-    free_list(ctx, &f->pairs);
-    free_list(ctx, &f->sizes);
+    moe__list_free(ctx, &f->tensors);
+    moe__list_free(ctx, &f->pairs);
+    moe__list_free(ctx, &f->sizes);
     moe__free(ctx, f->header, f->header_size);
     moe__mapping_release(f->map);
     moe__free(ctx, (void *)(uintptr_t)f->what, strlen(f->what) + 1);

@@ -1,6 +1,7 @@
 /* checkpoint.c -- core.checkpoint: files of named tensors as seen from Lua.
  *
  *   open(path) -> Checkpoint        names info tensor raw source metadata verify close
+ *                                   (metadata: checkpoint_metadata.c)
  *   save(path, tensors, metadata, options), describe(...)         (checkpoint_save.c)
  *   create(path, plan, metadata) -> Writer: names put close          (checkpoint_writer.c)
  */
@@ -118,16 +119,13 @@ static int source(lua_State *L) {
     return 1;
 }
 
+/* file:metadata(): a table of all of it; file:metadata(key): that value, or nil. */
 static int metadata(lua_State *L) {
-    const moe_stored_pair *pair;
-    const moe_safetensors *f = moe__checkpoint_safetensors(check_file(L, "metadata"));
-    size_t n = moe__safetensors_pairs(f, &pair);
-    lua_createtable(L, 0, (int)n);
-    for (size_t i = 0; i < n; i++) {
-        push_slice(L, pair[i].key);
-        push_slice(L, pair[i].value);
-        lua_rawset(L, -3);
-    }
+    const moe_checkpoint *f = check_file(L, "metadata");
+    moe_slice key;
+    bool all = lua_isnoneornil(L, 2);
+    if (!all) key.data = lmoe_check_text(L, 2, "metadata", "key", &key.size);
+    lmoe_checkpoint_metadata(L, f, all ? NULL : &key);
     return 1;
 }
 
@@ -170,8 +168,7 @@ static int tensor(lua_State *L) {
 static int verify(lua_State *L) {
     bool tried = false;
     moe_status status;
-    do
-        status = moe__safetensors_verify(moe__checkpoint_safetensors(check_file(L, "verify")));
+    do status = moe__checkpoint_verify(check_file(L, "verify"));
     while (lmoe_again(L, status, &tried));
     return status == MOE_OK ? lmoe_succeed(L) : lmoe_checkpoint_fail(L, status);
 }

@@ -12,6 +12,10 @@ moe_checkpoint *lmoe_tocheckpoint(lua_State *L, int arg);
 /* The results of a function that failed: nil, message, code. Ctrl-C and misuse raise instead. */
 int lmoe_checkpoint_fail(lua_State *L, moe_status status);
 
+/* Pushes the metadata of the file: the value of one key or nil when `key` is not NULL, else a table
+ * of all of it. */
+void lmoe_checkpoint_metadata(lua_State *L, const moe_checkpoint *c, const moe_slice *key);
+
 /* Functions of the table `checkpoint`. */
 int lmoe_checkpoint_save(lua_State *L);
 int lmoe_checkpoint_describe(lua_State *L);

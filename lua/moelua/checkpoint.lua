@@ -1,6 +1,6 @@
 -- checkpoint.lua: tensors by name, without a model.
 --
---   local file = assert(moe.checkpoint.open("model.safetensors"))     -- or a folder
+--   local file = assert(moe.checkpoint.open("model.safetensors"))     -- or a folder, or a .gguf
 --   file:names()  file:info("lm_head.weight")  file:tensor("lm_head.weight")  file:metadata()
 --   assert(moe.checkpoint.save("out.safetensors", { ["a.weight"] = w }, { format = "pt" }))
 --
@@ -41,11 +41,14 @@ end
 ---   names() -> sorted list           info(name) -> { dtype = "BF16", shape = {2, 3}, bytes = 12 }
 ---   tensor(name, dtype?) -> Tensor   f32 for floats, i32 for integers and booleans; dtype may ask
 ---                                    for "bf16" or "f16"
----   raw(name) -> string              metadata() -> table of strings         close()
+---   raw(name) -> string              metadata(key?) -> table, or the value of a key: strings, and
+---                                    in GGUF numbers, booleans and lists too
+---   source(name) -> { file, name }   where its numbers lie       close()
 ---   verify() -> true                 when every byte is the one that was written, as the checksum
 ---                                    in the metadata says; else nil, message, "format"
 --- of which those that take a name return nil, message, "missing" when there is no such tensor.
----@param path string a .safetensors file, or a folder that holds one or an index of shards
+--- Quantised tensors (of GGUF) are floats: they are dequantised when they are asked for.
+---@param path string a .safetensors or .gguf file, or a folder that holds one or an index of shards
 ---@return table? checkpoint
 ---@return string? message
 ---@return string? code

@@ -154,9 +154,16 @@ for _, method in ipairs { "info", "tensor", "raw", "source" } do
   end
 end
 
---- The metadata of all shards; the first that has a key decides.
-function Shards:metadata()
+--- The metadata of all shards, or of one key; the first that has a key decides.
+function Shards:metadata(key)
   check_open(self, "metadata")
+  if key ~= nil then
+    for _, file in ipairs(self.list) do
+      local value = self.opened[file]:metadata(key)
+      if value ~= nil then return value end
+    end
+    return nil
+  end
   local all = {}
   for i = #self.list, 1, -1 do
     for key, value in pairs(self.opened[self.list[i]]:metadata()) do all[key] = value end

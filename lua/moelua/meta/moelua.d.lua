@@ -807,11 +807,14 @@ function checkpoint.create(path, plan, metadata, given) end
 ---   names() -> sorted list           info(name) -> { dtype = "BF16", shape = {2, 3}, bytes = 12 }
 ---   tensor(name, dtype?) -> Tensor   f32 for floats, i32 for integers and booleans; dtype may ask
 ---                                    for "bf16" or "f16"
----   raw(name) -> string              metadata() -> table of strings         close()
+---   raw(name) -> string              metadata(key?) -> table, or the value of a key: strings, and
+---                                    in GGUF numbers, booleans and lists too
+---   source(name) -> { file, name }   where its numbers lie       close()
 ---   verify() -> true                 when every byte is the one that was written, as the checksum
 ---                                    in the metadata says; else nil, message, "format"
 --- of which those that take a name return nil, message, "missing" when there is no such tensor.
----@param path string a .safetensors file, or a folder that holds one or an index of shards
+--- Quantised tensors (of GGUF) are floats: they are dequantised when they are asked for.
+---@param path string a .safetensors or .gguf file, or a folder that holds one or an index of shards
 ---@return table? checkpoint
 ---@return string? message
 ---@return string? code
