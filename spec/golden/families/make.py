@@ -199,6 +199,7 @@ def make(name, seed):
     print(f"{name}: |logits| <= {logits.abs().max():.2f}")
 
 
-for number, name in enumerate([*MODELS, "deepseek"]):
-    if len(sys.argv) == 1 or name in sys.argv[1:]:
-        make(name, number + 1)
+if __name__ == "__main__":
+    for number, name in enumerate([*MODELS, "deepseek"]):
+        if len(sys.argv) == 1 or name in sys.argv[1:]:
+            make(name, number + 1)
