@@ -9,7 +9,7 @@ local moe = require("moelua")
 local json = core.json
 
 local output = io.stdout
-print = function(...) io.stderr:write(table.concat({ ... }, "\t"), "\n") end
+_G.print = function(...) io.stderr:write(table.concat({ ... }, "\t"), "\n") end
 
 local answers = {}
 
@@ -77,7 +77,8 @@ end
 function answers.decode(request)
   local tokenizer, all = tokenizer_of(request), {}
   for i, ids in ipairs(request.lists) do
-    all[i] = to_hex(tokenizer:decode(ids, { skip_special = request.skip_special }))
+    all[i] = to_hex(tokenizer:decode(ids,
+      { skip_special = request.skip_special, raw = request.raw }))
   end
   return all
 end
@@ -92,6 +93,12 @@ end
 function answers.train_tokenizer(request)
   local tokenizer = assert(moe.tokenizer.train({ path = request.text, vocab = request.vocab }))
   assert(tokenizer:save(request.out))
+  return {}
+end
+
+--- A merge as a YAML file of mergekit describes it.
+function answers.merge(request)
+  assert(moe.merge(request.config, { out = request.out }))
   return {}
 end
 

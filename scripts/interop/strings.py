@@ -8,16 +8,20 @@ BLOCKS = ((0x20, 0x7E), (0xA0, 0x17F), (0x1E00, 0x1EFF), (0x300, 0x36F), (0x370,
           (0x1100, 0x11FF), (0x2000, 0x206F), (0x2150, 0x218F), (0x2460, 0x24FF),
           (0x3040, 0x30FF), (0x4E00, 0x9FFF), (0xAC00, 0xD7A3), (0xF900, 0xFAFF),
           (0xFF00, 0xFFEF), (0x1D400, 0x1D7FF), (0x1F300, 0x1F64F), (0x20000, 0x2A6D6))
-SPACES = [" ", "  ", "\t", "\n", "\r\n", "\r", "\n\n", "\u00a0", "\u2003", "\u3000", "\u200b",
-          "\u0085", "\u2028", "\x0b", "\x0c", "\x1c", "\x1f", "\u180e", "\u1680", "\ufeff", "\u202f", "\x00"]
-WORDS = """the of experts router Mixture gradient tokens I'm DON'T we'LL they've it's 's 'S 'tis O'Neil
-    l'été Straße naïve ﬁnal ångström İstanbul ǅ Привет мир мы γειά σου שלום عليكم नमस्ते สวัสดี 你好 世界 日本語
-    テスト 안녕하세요 e\u0301 n\u0303o \u1100\u1161\u11a8 ½ ² Ⅷ ① ٣٤ १२ 𝟘𝟙 ％ … — “quoted” «guillemets»
-    camelCase snake_case SCREAMING_CASE kebab-case x86_64 http://example.org/a?b=c&d=%20 me@example.org
-    1,234.56e-7 3.14159 2026-01-31 0xFF 1000000 12345678901234567890 007 1st 2nd Ġ ▁ ▁▁word Ċ <0x41> ##ing
+SPACES = [" ", "  ", "\t", "\n", "\r\n", "\r", "\n\n", "\u00a0", "\u2003", "\u3000",
+          "\u200b", "\u0085", "\u2028", "\x0b", "\x0c", "\x1c", "\x1f", "\u180e", "\u1680",
+          "\ufeff", "\u202f", "\x00"]
+WORDS = """
+    the of experts router Mixture gradient tokens I'm DON'T we'LL they've it's 's 'S 'tis O'Neil
+    l'été Straße naïve ﬁnal ångström İstanbul ǅ Привет мир мы γειά σου שלום عليكم नमस्ते สวัสดี 你好
+    世界 日本語 テスト 안녕하세요 e\u0301 n\u0303o \u1100\u1161\u11a8 ½ ² Ⅷ ① ٣٤ १२ 𝟘𝟙 ％ … — “quoted”
+    «guillemets» camelCase snake_case SCREAMING_CASE kebab-case x86_64
+    http://example.org/a?b=c&d=%20 me@example.org 1,234.56e-7 3.14159 2026-01-31 0xFF 1000000
+    12345678901234567890 007 1st 2nd Ġ ▁ ▁▁word Ċ <0x41> ##ing
     """.split()
 EMOJI = ["😀", "👍🏽", "👨‍👩‍👧‍👦", "🏳️‍🌈", "🇫🇷", "❤️", "1️⃣", "🤷🏾‍♀️", "☕", "©", "™"]
-CODE = ["def f(x):\n    return x ** 2  # square\n", "for (int i = 0; i < n; i++) {\n\tsum += a;\n}\n",
+CODE = ["def f(x):\n    return x ** 2  # square\n", "while (i--) {\n    x;\n}\n",
+        "for (int i = 0; i < n; i++) {\n\tsum += a;\n}\n",
         "local t <const> = { a = 1, [\"b\"] = 2 }\n  print(#t, t.a ~= nil)\n", "SELECT * FROM t;",
         "{\"key\": [1, 2.5e10, null],\n  \"nested\": {\"a\": \"\\u00e9\\n\"}}", "a->b && !c || d",
         "\\frac{\\partial L}{\\partial w_{ij}} = \\sum_k x_k", "<div class=\"a\">&nbsp;</div>\r\n",
