@@ -102,6 +102,25 @@ function answers.merge(request)
   return {}
 end
 
+--- The tensors of a file as we read them, written by us.
+function answers.convert(request)
+  local file, tensors = assert(moe.checkpoint.open(request.file)), {}
+  for _, name in ipairs(file:names()) do tensors[name] = assert(file:tensor(name)) end
+  assert(moe.checkpoint.save(request.out, tensors, nil, { dtype = request.dtype }))
+  return {}
+end
+
+function answers.metadata(request)
+  return assert(moe.checkpoint.open(request.file)):metadata()
+end
+
+--- A model for another program.
+function answers.export(request)
+  assert(moe.export(model_of(request), request.out,
+    { format = request.format, dtype = request.kind }))
+  return {}
+end
+
 while true do
   local line = io.read("l")
   if not line then break end
