@@ -300,6 +300,7 @@ typedef struct part {
 /* What require("moelua.core") returns: everything in C, for our own Lua modules. */
 static void push_core(lua_State *L) {
     static const part parts[] = {{"json", lmoe_open_json},
+                                 {"yaml", lmoe_open_yaml},
                                  {"system", lmoe_open_system},
                                  {"checkpoint", lmoe_open_checkpoint},
                                  {"text", lmoe_open_text},

@@ -174,6 +174,7 @@ void lmoe_add_recompute(lua_State *L);
 void lmoe_add_sample(lua_State *L);
 void lmoe_add_nearest(lua_State *L);
 void lmoe_open_json(lua_State *L);
+void lmoe_open_yaml(lua_State *L);
 void lmoe_open_system(lua_State *L);
 void lmoe_open_checkpoint(lua_State *L);
 void lmoe_open_text(lua_State *L);

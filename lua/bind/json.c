@@ -21,8 +21,12 @@
 
 /* ---- marks ---------------------------------------------------------------------------------- */
 
-static void push_null(lua_State *L) {
+void lmoe_json_push_null(lua_State *L) {
     lua_getfield(L, LUA_REGISTRYINDEX, NULL_KEY);
+}
+
+void lmoe_json_mark_array(lua_State *L) {
+    luaL_setmetatable(L, ARRAY_TYPE);
 }
 
 bool lmoe_json_is_null(lua_State *L, int index) {
@@ -48,7 +52,7 @@ static int json_mark_array(lua_State *L) {
             return lmoe_raise(L, "array: the table already has a metatable");
     }
     lua_settop(L, 1);
-    luaL_setmetatable(L, ARRAY_TYPE);
+    lmoe_json_mark_array(L);
     return 1;
 }
 
@@ -110,7 +114,7 @@ static int size_hint(size_t size) { return size > 1u << 24 ? 1 << 24 : (int)size
 static void push_array(lua_State *L, json_t *array) {
     size_t size = json_array_size(array);
     lua_createtable(L, size_hint(size), 0);
-    luaL_setmetatable(L, ARRAY_TYPE);
+    lmoe_json_mark_array(L);
     for (size_t i = 0; i < size; i++) {
         push_value(L, json_array_get(array, i));
         lua_rawseti(L, -2, (lua_Integer)i + 1);
@@ -138,7 +142,7 @@ static void push_value(lua_State *L, json_t *value) {
         case JSON_REAL: lua_pushnumber(L, json_real_value(value)); break;
         case JSON_TRUE: lua_pushboolean(L, 1); break;
         case JSON_FALSE: lua_pushboolean(L, 0); break;
-        case JSON_NULL: push_null(L); break;
+        case JSON_NULL: lmoe_json_push_null(L); break;
     }
 }
 
@@ -241,7 +245,7 @@ static void make_mark(lua_State *L) {
 
 /* One null for a state, however often the library is opened in it. */
 static void make_null(lua_State *L) {
-    push_null(L);
+    lmoe_json_push_null(L);
     bool made = !lua_isnil(L, -1);
     lua_pop(L, 1);
     if (made) return;
@@ -264,6 +268,6 @@ void lmoe_open_json(lua_State *L) {
     make_null(L);
     luaL_newlib(L, functions);
     lmoe_json_add_encode(L);
-    push_null(L);
+    lmoe_json_push_null(L);
     lua_setfield(L, -2, "null");
 }
