@@ -1,32 +1,51 @@
 /* rope.c -- rotary position embedding (Su et al. 2021): the pair (i, i + D/2) of every head is
- * turned by the angle position * theta^(-2i / D). */
+ * turned by the angle position * theta^(-2i / D), or position * frequencies[i] where a longer
+ * context is reached by other frequencies, and made `factor` times as long (YaRN). */
 #include <math.h>
 
 #include "kernels/kernels.h"
 #include "ops/axis.h"
 
+enum { X, STARTS, FREQUENCIES };
+enum { THETA, OFFSET, FACTOR };
+
 /* Rows of the table of angles: one per position, of each batch element if these begin apart. */
 static int64_t positions(const moe_call *c) {
-    const int64_t *shape = c->in[0]->shape;
-    return c->in[1] ? shape[0] * shape[1] : shape[1];
+    const int64_t *shape = c->in[X]->shape;
+    return c->in[STARTS] ? shape[0] * shape[1] : shape[1];
+}
+
+static moe_status check_frequencies(moe_call *c) {
+    const moe_tensor *f = c->in[FREQUENCIES];
+    if (f && (f->ndim != 1 || f->shape[0] != c->in[X]->shape[3] / 2))
+        return MOE_REJECT(c, MOE_ESHAPE, "one frequency per pair is needed: frequencies %s and x "
+                          "%s", MOE_SHAPE(f), MOE_SHAPE(c->in[X]));
+    if (f && (f->requires_grad || f->node))
+        return MOE_REJECT(c, MOE_EARG, "frequencies have no gradients\n"
+                          "hint: frequencies:detach()");
+    if (!(c->arg[FACTOR].f > 0 && c->arg[FACTOR].f < INFINITY))
+        return MOE_REJECT(c, MOE_EARG, "factor must be positive and finite: %g",
+                          c->arg[FACTOR].f);
+    return MOE_OK;
 }
 
 static moe_status infer(moe_call *c) {
-    const moe_tensor *x = c->in[0];
+    const moe_tensor *x = c->in[X];
     moe_status s = moe__rank(c, x, "x", 4);
     if (s) return s;
     if (x->shape[3] % 2)
         return MOE_REJECT(c, MOE_ESHAPE, "the size of a head must be even: %s", MOE_SHAPE(x));
-    if (!(c->arg[0].f > 0))
-        return MOE_REJECT(c, MOE_EARG, "theta must be positive: %g", c->arg[0].f);
-    if (c->arg[1].i < 0)
+    if (!(c->arg[THETA].f > 0))
+        return MOE_REJECT(c, MOE_EARG, "theta must be positive: %g", c->arg[THETA].f);
+    if (c->arg[OFFSET].i < 0)
         return MOE_REJECT(c, MOE_EARG, "offset must not be negative: %lld",
-                          (long long)c->arg[1].i);
-    const moe_tensor *starts = c->in[1];
+                          (long long)c->arg[OFFSET].i);
+    const moe_tensor *starts = c->in[STARTS];
     if (starts && (starts->ndim != 1 || starts->shape[0] != x->shape[0]))
         return MOE_REJECT(c, MOE_ESHAPE, "one start per batch element is needed: starts %s and x "
                           "%s", MOE_SHAPE(starts), MOE_SHAPE(x));
     if (starts && moe__ids_below(c, starts, INT32_MAX, INT64_MIN, "starts")) return MOE_EARG;
+    if ((s = check_frequencies(c)) != MOE_OK) return s;
     int64_t table = positions(c) * x->shape[3];
     moe__out_like(c, 0, x);
     moe__keep(c, 0, MOE_F32, 1, &table);
@@ -51,19 +70,26 @@ static rotation rotation_of(const moe_call *c) {
 }
 
 static int64_t position(const rotation *r, int64_t row) {
-    const moe_tensor *starts = r->c->in[1];
-    return row % r->t + r->c->arg[1].i + (starts ? moe__int(starts)[row / r->t] : 0);
+    const moe_tensor *starts = r->c->in[STARTS];
+    return row % r->t + r->c->arg[OFFSET].i + (starts ? moe__int(starts)[row / r->t] : 0);
+}
+
+static double frequency_of(const rotation *r, int64_t i) {
+    const moe_tensor *given = r->c->in[FREQUENCIES];
+    if (given) return (double)moe__real(given)[i];
+    return pow(r->c->arg[THETA].f, -(double)i / (double)r->half);
 }
 
 /* In double: a float loses the angle of a distant position. */
 static void fill_table(void *arg, int64_t begin, int64_t end) {
     const rotation *r = arg;
+    double factor = r->c->arg[FACTOR].f;
     for (int64_t i = begin; i < end; i++) {
-        double frequency = pow(r->c->arg[0].f, -(double)i / (double)r->half);
+        double frequency = frequency_of(r, i);
         for (int64_t row = 0; row < r->rows; row++) {
             double angle = (double)position(r, row) * frequency;
-            r->table[row * 2 * r->half + i] = (moe_real)cos(angle);
-            r->table[row * 2 * r->half + r->half + i] = (moe_real)sin(angle);
+            r->table[row * 2 * r->half + i] = (moe_real)(factor * cos(angle));
+            r->table[row * 2 * r->half + r->half + i] = (moe_real)(factor * sin(angle));
         }
     }
 }
@@ -99,7 +125,7 @@ static moe_status forward(moe_call *c) {
     return MOE_OK;
 }
 
-/* dx is dy turned back */
+/* dx is dy turned back, and as much longer */
 static moe_status backward(moe_call *c) {
     rotation r = rotation_of(c);
     moe_real beta;
@@ -114,9 +140,12 @@ static moe_status backward(moe_call *c) {
 }
 
 MOE_OP(rope,
-    .sig = "x:tensor, theta:num=10000, offset:int=0, starts:itensor? -> tensor",
+    .sig = "x:tensor, theta:num=10000, offset:int=0, starts:itensor?, "
+           "frequencies:tensor?, factor:num=1 -> tensor",
     .doc = "Rotary position embedding: x [B x T x H x D]; position t counts from `offset`, or from "
-           "there plus the batch element's number in `starts` [B].",
+           "there plus the batch element's number in `starts` [B]. Pair i turns by theta^(-2i / D) "
+           "per position, or by frequencies[i] [D/2]; the result is `factor` times as long.",
     .sample = "randn(2, 3, 2, 4) | randn(1, 2, 1, 6), 100, 5"
-              " | randn(2, 3, 1, 4), 100, 2, ids({ 5, 0 })",
+              " | randn(2, 3, 1, 4), 100, 2, ids({ 5, 0 })"
+              " | randn(2, 3, 1, 4), 1, 2, nil, tensor({ 1, 0.25 }), 1.5",
     .infer = infer, .forward = forward, .backward = backward);

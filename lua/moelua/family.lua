@@ -1,7 +1,5 @@
--- family.lua: models as Hugging Face directories: config.json (hf_config.lua), the weights under
--- the names that others know, the tokenizer. A dense SwiGLU model is written as Llama, a top-k
--- mixture of such experts in every layer as Mixtral, all else in the same layout with "model_type":
--- "moelua" and the list `ffn` of our configuration.
+-- family.lua: models in files: saved as Hugging Face directories, in the family (hf_config.lua) that
+-- says exactly what they are, with the tokenizer; loaded from what pretrained.lua opens.
 
 local core = require("moelua.core")
 local checkpoint = require("moelua.checkpoint")
@@ -11,61 +9,24 @@ local hf_config = require("moelua.hf_config")
 local model = require("moelua.model")
 local nn = require("moelua.nn")
 local options = require("moelua.options")
-local tokenizer = require("moelua.tokenizer")
+local pretrained = require("moelua.pretrained")
 local writer = require("moelua.checkpoint_writer")
 local json, system = core.json, core.system
 
 local family = {}
 
--- ---- names ------------------------------------------------------------------------------------
-
-local top_names = {
-  embedding = "model.embed_tokens.weight", norm = "model.norm.weight", head = "lm_head.weight",
-}
-local layer_names = {
-  ["attention_norm"] = "input_layernorm", ["ffn_norm"] = "post_attention_layernorm",
-  ["attention.q"] = "self_attn.q_proj", ["attention.k"] = "self_attn.k_proj",
-  ["attention.v"] = "self_attn.v_proj", ["attention.o"] = "self_attn.o_proj",
-  ["ffn.w1"] = "mlp.gate_proj", ["ffn.w3"] = "mlp.up_proj", ["ffn.w2"] = "mlp.down_proj",
-  ["ffn.router"] = "block_sparse_moe.gate", ["ffn.router.noise"] = "block_sparse_moe.gate_noise",
-  ["ffn.shared.w1"] = "mlp.shared_experts.gate_proj",           -- as DeepSeek-V2 has it
-  ["ffn.shared.w3"] = "mlp.shared_experts.up_proj",
-  ["ffn.shared.w2"] = "mlp.shared_experts.down_proj",
-  ["ffn.shared_gate"] = "mlp.shared_expert_gate",               -- Qwen2-MoE
-  ["ffn.controller"] = "mlp.controller",
-}
--- Those that are no weights of matrices.
-local bare_names = {
-  ["ffn.router.bias"] = "block_sparse_moe.gate.e_score_correction_bias",        -- DeepSeek-V3
-  ["ffn.router.table"] = "block_sparse_moe.gate.table",
-  ["ffn.temperature"] = "mlp.temperature",
-}
-
---- The name in a checkpoint of one of our parameters or buffers. For a stack of experts, the name
---- of expert `e` (from 0).
-function family.file_name(name, e)
-  if top_names[name] then return top_names[name] end
-  local layer, rest = name:match("^layers%.(%d+)%.(.*)$")
-  local matrix = rest:match("^ffn%.experts%.(w%d)$")
-  if matrix then
-    return ("model.layers.%s.block_sparse_moe.experts.%d.%s.weight"):format(layer, e, matrix)
-  end
-  if bare_names[rest] then return ("model.layers.%s.%s"):format(layer, bare_names[rest]) end
-  return ("model.layers.%s.%s.weight"):format(layer, layer_names[rest])
-end
-
 local function is_stack(name) return name:match("%.ffn%.experts%.w%d$") ~= nil end
 
 -- Calls visit(file name, tensor) for every tensor of the checkpoint; stacks are taken apart.
-local function each_tensor(m, visit)
+local function each_tensor(m, names, visit)
   for _, entry in ipairs(nn.saved(m)) do
     local name, tensor = entry[1], entry[2]
     if is_stack(name) then
       for e = 1, tensor:size(1) do
-        visit(family.file_name(name, e - 1), tensor:detach():select(1, e))
+        visit(pretrained.file_name(names, name, e - 1), tensor:detach():select(1, e))
       end
     else
-      visit(family.file_name(name), tensor:detach())
+      visit(pretrained.file_name(names, name), tensor:detach())
     end
   end
 end
@@ -75,16 +36,21 @@ end
 -- Where a model is written before it replaces what is in its folder.
 local STAGING = "/.moelua-model"
 
+-- What others generate with; carried along as it is.
+local GENERATION = "/generation_config.json"
+
 local torch_types = { bf16 = "bfloat16", f16 = "float16" }
 
 -- Writes all files of a model; the folder is made.
 local function write_files(m, folder, opts)
-  local tensors = {}
-  each_tensor(m, function(name, tensor) tensors[name] = tensor end)
+  local tensors, out, kind = {}, hf_config.to_json(m.config)
+  each_tensor(m, kind, function(name, tensor) tensors[name] = tensor end)
   local ok, message, code = checkpoint.save(folder, tensors, { format = "pt" }, opts)
   if ok and m.tokenizer then ok, message, code = m.tokenizer:save(folder) end
+  if ok and m.generation_config then
+    ok, message, code = system.write(folder .. GENERATION, m.generation_config)
+  end
   if not ok then return nil, message, code end
-  local out = hf_config.to_json(m.config)
   out.torch_dtype = torch_types[opts.dtype or m.embedding:dtype()] or "float32"
   return system.write(folder .. "/config.json", json.encode(out, { indent = 2 }) .. "\n")
 end
@@ -157,9 +123,9 @@ local floats = { F64 = true, F32 = true, F16 = true, BF16 = true }
 local stored_as = { f32 = floats, bf16 = floats, f16 = floats, i32 = { I32 = true } }
 
 -- The complaint about the first tensor that is missing, misshapen or not ours; nil when all fit.
-local function complain(m, file)
-  local wanted, message = {}, nil
-  each_tensor(m, function(name, tensor)
+local function complain(m, P)
+  local wanted, message, file = {}, nil, P.file
+  each_tensor(m, P.family, function(name, tensor)
     wanted[name] = true
     local info = file:info(name)
     if message then return end
@@ -184,6 +150,7 @@ end
 
 local in_16_bits = { bf16 = true, f16 = true }
 
+-- One stored tensor is in memory at a time, and not even that where it lies as it is wanted.
 local function copy_stored(file, name, tensor)
   local _ <close> = core.scope()
   local stored, message, code = file:tensor(name, tensor:dtype())
@@ -191,48 +158,33 @@ local function copy_stored(file, name, tensor)
   return message, code
 end
 
-local function copy_stack(file, name, stack)
+local function copy_stack(P, name, stack)
   for e = 1, stack:size(1) do
-    local message, code = copy_stored(file, family.file_name(name, e - 1), stack:select(1, e))
+    local message, code = copy_stored(P.file, P:name(name, e - 1), stack:select(1, e))
     if message then return message, code end
   end
 end
 
 -- Nothing, or a message and its code. A matrix in 16 bits is the file's own, where it is mapped and
 -- of that type: nothing is read before it is needed. The experts of a stack lie apart in a file.
-local function fill(m, file)
+local function fill(m, P)
   for _, entry in ipairs(nn.saved(m)) do
     local name, tensor, layer, field = table.unpack(entry)
     local message, code
     if is_stack(name) then
-      message, code = copy_stack(file, name, tensor:detach())
+      message, code = copy_stack(P, name, tensor:detach())
     elseif in_16_bits[tensor:dtype()] then
-      layer[field], message, code = file:tensor(family.file_name(name), tensor:dtype())
+      layer[field], message, code = P.file:tensor(P:name(name), tensor:dtype())
     else
-      message, code = copy_stored(file, family.file_name(name), tensor:detach())
+      message, code = copy_stored(P.file, P:name(name), tensor:detach())
     end
     if message then return message, code end
   end
 end
 
-local function read_config(folder)
-  local text, message, code = system.read(folder .. "/config.json")
-  if code == "missing" then
-    return nil, ("load: %s is no model folder: it has no config.json\n" ..
-      "hint: the path of a Hugging Face directory on this machine is expected"):format(folder), code
-  end
-  if not text then return nil, message, code end
-  local hf
-  hf, message, code = json.decode(text)
-  if hf == nil then return nil, ("%s/config.json: %s"):format(folder, message), code end
-  local config
-  config, message, code = hf_config.from_json(hf)
-  if not config then return nil, ("%s: %s"):format(folder, message), code end
-  return config
-end
-
 -- A configuration that asks for more than its files can hold is refused before anything is made of
--- it; a weight has at least two bytes. The table of a hash is the only large buffer.
+-- it; a weight in a block of a quantised file has at least a quarter of a byte. The table of a hash
+-- is the only large buffer.
 local function too_large(config, file)
   local bytes = 0
   for _, name in ipairs(file:names()) do bytes = bytes + file:info(name).bytes end
@@ -241,42 +193,43 @@ local function too_large(config, file)
     local routing = layer.router or {}
     if routing.by == "balanced" then numbers = numbers + routing.vocab * 1.0 * routing.k end
   end
-  if numbers > bytes then
+  if numbers > 4 * bytes then
     return ("config.json describes %.3g parameters, the tensors have %d bytes")
       :format(numbers, bytes)
   end
 end
 
---- A model from a Hugging Face directory; nil, message, code when there is none or it does not fit.
---- Weights become f32, or opts.dtype: "bf16" or "f16" give a model for inference, see Model:to.
---- model.tokenizer is set when the directory has one that we read.
----@param folder string
+-- The model of what was opened, or nil, message, code.
+local function build(P, dtype)
+  local message = too_large(P.config, P.file)
+  if message then return nil, message, "format" end
+  local ok, m, code = core.attempt(model.Model, P.config, dtype)
+  if not ok then return nil, m, code end
+  message, code = complain(m, P), "format"
+  if not message then message, code = fill(m, P) end
+  if message then return nil, message, code end
+  return m
+end
+
+--- A model from a Hugging Face directory or a .gguf file; nil, message, code when there is none or
+--- it does not fit. Weights become f32, or opts.dtype: "bf16" or "f16" give a model for inference,
+--- see Model:to. model.tokenizer is set when there is one that we read.
+---@param path string
 ---@param opts table?
 ---@return moelua.Model? model
 ---@return string? message
 ---@return string? code
-function family.load(folder, opts)
-  expect(type(folder) == "string", "load", "folder", "the path of a model", folder)
+function family.load(path, opts)
+  expect(type(path) == "string", "load", "folder", "the path of a model", path)
   opts = options.check("load", opts, { dtype = { { "f32", "bf16", "f16" }, "f32" } })
-  local config, message, code = read_config(folder)
-  if not config then return nil, message, code end
-  local file
-  file, message, code = checkpoint.open(folder)
-  if not file then return nil, message, code end
-  local ok, m
-  message = too_large(config, file)
-  if not message then ok, m, code = core.attempt(model.Model, config, opts.dtype) end
-  if not ok then file:close() end
-  if message then return nil, ("%s: %s"):format(folder, message), "format" end
-  if not ok then return nil, ("%s: %s"):format(folder, m), code end
-  message, code = complain(m, file), "format"
-  if not message then message, code = fill(m, file) end
-  file:close()
-  if message then return nil, ("%s: %s"):format(folder, message), code end
-  m.path = folder
-  if system.exists(folder .. "/tokenizer.json") then
-    m.tokenizer = tokenizer.open(folder .. "/tokenizer.json")
-  end
+  local P, message, code = pretrained.open(path)
+  if not P then return nil, message, code end
+  local m
+  m, message, code = build(P, opts.dtype)
+  P:close()
+  if not m then return nil, ("%s: %s"):format(path, message), code end
+  m.path, m.tokenizer = path, (P:tokenizer())
+  m.generation_config = system.read(path .. GENERATION)
   return m
 end
 

@@ -53,21 +53,25 @@ end
 
 --- Dense feed-forward: W2 (silu(W1 x) * W3 x) with activation "swiglu", the default, and W2 a(W1 x)
 --- with "relu", "gelu" or "silu"; w1, w3 [hidden x dim], w2 [dim x hidden]. Options: dim, hidden,
---- activation; seed, std.
+--- activation, bias (of each matrix); seed, std.
 local FeedForward = layer_class("FeedForward")
 feed_forward.FeedForward, feed_forward.layer = FeedForward, FeedForward
-FeedForward.own = { "w1", "w3", "w2" }
+FeedForward.own = { "w1", "w3", "w2", "w1_bias", "w3_bias", "w2_bias" }
 
 function FeedForward:init(opts)
   opts = layer_options.check("nn.FeedForward", opts, { dim = need, hidden = need,
-    activation = activation })
+    activation = activation, bias = { "boolean", false } })
   make_matrices(self, opts)
+  for _, name in ipairs(opts.bias and { "w1", "w3", "w2" } or {}) do
+    local matrix = self[name]
+    self[name .. "_bias"] = matrix and core.zeros(matrix:size(1)):requires_grad()
+  end
 end
 
 function FeedForward:forward(x)
-  local up = x:linear(self.w1)
-  up = self.w3 and up:swiglu(x:linear(self.w3)) or core[self.activation](up)
-  return up:linear(self.w2)
+  local up = x:linear(self.w1, self.w1_bias)
+  up = self.w3 and up:swiglu(x:linear(self.w3, self.w3_bias)) or core[self.activation](up)
+  return up:linear(self.w2, self.w2_bias)
 end
 
 --- A bank of experts, each a feed-forward layer: w1, w3 [E x hidden x dim], w2 [E x dim x hidden].

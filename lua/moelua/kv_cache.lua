@@ -79,13 +79,14 @@ local function numbers(list) return core.tensor(list, "i32") end
 
 function Step:init(cache, first, count, T)
   local starts, lengths, rows, before = {}, {}, {}, {}
-  self.fresh = true
+  self.fresh, self.longest = true, 0
   for b = 1, count do
     local used = cache.lengths[first + b - 1]
     if used + T > cache.room then
       core.raise("the cache has room for %d tokens, not for %d", cache.room, used + T)
     end
     self.fresh = self.fresh and used == 0
+    self.longest = math.max(self.longest, used + T)
     starts[b], lengths[b], before[b] = used, used + T, { cache.last[first + b - 1] }
     for t = 0, T - 1 do rows[#rows + 1] = (b - 1) * cache.room + used + t end
   end

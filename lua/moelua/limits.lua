@@ -22,4 +22,18 @@ function limits.check(where, given, names)
   end
 end
 
+--- The number in a field of config.json, which a loop will run to: refused unless it is one that
+--- `kind`, a name above, can have.
+---@param field string
+---@param value any
+---@param kind string
+---@return integer
+function limits.count(field, value, kind)
+  if math.type(value) ~= "integer" then
+    raise("option '%s' is missing: integer expected", field)
+  end
+  limits.check(field, { [kind] = value }, { kind })
+  return value
+end
+
 return limits

@@ -13,6 +13,7 @@ local check_how = require("moelua.how").check
 local limits = require("moelua.limits")
 local nn = require("moelua.nn")
 local options = require("moelua.options")
+local rope_scaling = require("moelua.rope_scaling")
 local stepwise = require("moelua.stepwise")
 local weight = require("moelua.parameter")
 
@@ -26,9 +27,15 @@ local declared = {
   ffn = "table",                        -- one table for all layers, or a list of one per layer
   kv_heads = "integer", head_dim = "integer",
   rope_theta = { "number", 10000 }, norm_eps = { "number", 1e-5 },
+  rope_scaling = "table",               -- see rope_scaling.lua
+  attention_bias = { { "none", "qkv", "all" }, "none" },
+  mlp_bias = { "boolean", false },      -- of dense layers
+  qk_norm = { { "none", "head", "whole" }, "none" },
+  clip_qkv = "number",
   tied = { "boolean", true },           -- the head is the embedding
   std = { "number", 0.02 }, seed = { "integer", 1 },
   recompute = "boolean",                -- of each block only its input is kept for backward
+  hf = "table",                         -- what config.json says beyond all that, see hf_config.lua
 }
 
 -- A model of more parameters than this is none. See limits.lua.
@@ -66,6 +73,23 @@ function model.parameters(config)
   return total, active
 end
 
+local function check_attention(config)
+  local clip = config.clip_qkv
+  if clip and not (clip > 0 and clip < math.huge) then
+    raise("moe.model.new: clip_qkv must be positive and finite, not %s", clip)
+  end
+  config.rope_scaling = rope_scaling.check("moe.model.new", config.rope_scaling, config.context)
+end
+
+local function check_bias(config)
+  for i, layer in ipairs(config.mlp_bias and config.ffn or {}) do
+    if layer.kind ~= "dense" then
+      raise("moe.model.new: mlp_bias is for dense layers, but layer %d is of kind \"%s\"", i,
+        layer.kind)
+    end
+  end
+end
+
 --- The options of a model, checked and with everything filled in: plain data, which a model keeps
 --- as its config.
 ---@param given table see model.new
@@ -88,8 +112,10 @@ local function check_config(given)
   end
   not_negative(config, { "norm_eps", "rope_theta", "std" })
   if config.rope_theta == 0 then raise("moe.model.new: rope_theta must not be 0") end
+  check_attention(config)
   config.ffn = ffn.per_layer("moe.model.new", config)
   config.hidden = nil
+  check_bias(config)
   local parameters = model.parameters(config)
   if parameters > MOST_PARAMETERS then
     raise("moe.model.new: a model of %.1e parameters: the most are %.1e", parameters,
@@ -111,9 +137,11 @@ function Block:init(config, number)
   self.attention_norm = nn.RmsNorm(config.dim, config.norm_eps)
   self.attention = nn.Attention(options.merge(init, { heads = config.heads,
     kv_heads = config.kv_heads, head_dim = config.head_dim, rope_theta = config.rope_theta,
-    name = name .. "attention." }))
+    rope_scaling = config.rope_scaling, bias = config.attention_bias, qk_norm = config.qk_norm,
+    clip_qkv = config.clip_qkv, norm_eps = config.norm_eps, name = name .. "attention." }))
   self.ffn_norm = nn.RmsNorm(config.dim, config.norm_eps)
-  self.ffn = ffn.layer(config.ffn[number + 1], options.merge(init, { name = name .. "ffn." }))
+  self.ffn = ffn.layer(config.ffn[number + 1], options.merge(init, { name = name .. "ffn.",
+    bias = config.mlp_bias or nil }))
 end
 
 function Block:forward(x, how, step, layer)
@@ -359,7 +387,8 @@ end
 --- dense layers) or ffn, one table or a list of one per layer: { kind = "dense", hidden,
 --- activation }, { kind = "moe", hidden, experts, shared, segments, activation, router }, see
 --- nn.MoE, or { kind = "mot", hidden, experts, group, ... }, see nn.MoT; kv_heads, head_dim,
---- rope_theta, norm_eps, tied (is the head the embedding?), std (of the weights), seed; recompute
+--- attention_bias ("none", "qkv", "all"), qk_norm ("none", "head", "whole"), clip_qkv, rope_theta,
+--- rope_scaling, see nn.Attention; mlp_bias (of dense layers); norm_eps, tied (is the head the embedding?), std (of the weights), seed; recompute
 --- (keep only the input of each block for backward and compute the rest again: a third more work,
 --- much less memory, the same bits).
 ---@param given table

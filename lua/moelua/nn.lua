@@ -11,6 +11,8 @@ local layer_class = require("moelua.layer_class")
 local layer_options = require("moelua.layer_options")
 local mixture = require("moelua.mixture")
 local mixture_of_tokens = require("moelua.mixture_of_tokens")
+local options = require("moelua.options")
+local rope_scaling = require("moelua.rope_scaling")
 local weight = require("moelua.parameter")
 
 local nn = { layer_class = layer_class, MoE = mixture.MoE, MoT = mixture_of_tokens.MoT,
@@ -63,33 +65,90 @@ end
 
 function RmsNorm:forward(x) return core.rms_norm(x, self.weight, self.eps) end
 
+-- Which projections have a bias.
+local biased = { none = {}, qkv = { "q", "k", "v" }, all = { "q", "k", "v", "o" } }
+
 --- Causal grouped-query attention with rotary positions: x [B x T x dim] -> [B x T x dim].
+--- Options: dim, heads, kv_heads, head_dim; rope_theta, rope_scaling (see rope_scaling.lua); bias:
+--- of "none", "qkv" or "all" projections; qk_norm: queries and keys are normed before they turn,
+--- each "head" (Qwen3) or the "whole" vector (OLMoE), with norm_eps; clip_qkv: then no element of
+--- q, k and v is further from 0; seed, std.
 --- `step` (see kv_cache.lua) and the number of the layer in there make T the newest positions.
 local Attention = layer_class("Attention")
 nn.Attention = Attention
-Attention.own = { "q", "k", "v", "o" }
+Attention.own = { "q", "k", "v", "o", "q_bias", "k_bias", "v_bias", "o_bias" }
+Attention.parts = { "q_norm", "k_norm" }
+
+local declared_attention = { dim = need, heads = need, kv_heads = "integer", head_dim = "integer",
+  rope_theta = { "number", 10000 }, rope_scaling = "table",
+  bias = { { "none", "qkv", "all" }, "none" }, qk_norm = { { "none", "head", "whole" }, "none" },
+  clip_qkv = "number", norm_eps = { "number", 1e-5 } }
+
+local function make_norms(self, opts, wide, narrow)
+  if opts.qk_norm == "none" then return end
+  local by_head = opts.qk_norm == "head"
+  self.q_norm = RmsNorm(by_head and self.head_dim or wide, opts.norm_eps)
+  self.k_norm = RmsNorm(by_head and self.head_dim or narrow, opts.norm_eps)
+end
+
+-- The frequencies as a tensor, for sequences of so many tokens; nil for those of theta.
+local function frequencies_of(self, length)
+  local list, factor = rope_scaling.frequencies(self.rope_scaling, self.rope_theta, self.head_dim,
+    length)
+  return list and core.tensor(list), factor
+end
 
 function Attention:init(opts)
-  opts = layer_options.check("nn.Attention", opts, { dim = need, heads = need, kv_heads = "integer",
-    head_dim = "integer", rope_theta = { "number", 10000 } })
+  opts = layer_options.check("nn.Attention", opts, options.merge(declared_attention, {}))
   self.heads, self.kv_heads = opts.heads, opts.kv_heads or opts.heads
   self.head_dim = opts.head_dim or opts.dim // opts.heads
-  self.rope_theta = opts.rope_theta
+  self.rope_theta, self.clip_qkv, self.qk_norm = opts.rope_theta, opts.clip_qkv, opts.qk_norm
+  self.rope_scaling = rope_scaling.check("nn.Attention", opts.rope_scaling)
+  self.frequencies, self.rope_factor = frequencies_of(self)
   local wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
   self.q = weight(opts, "q", wide, opts.dim)
   self.k = weight(opts, "k", narrow, opts.dim)
   self.v = weight(opts, "v", narrow, opts.dim)
   self.o = weight(opts.residual, "o", opts.dim, wide)
+  for _, name in ipairs(biased[opts.bias]) do
+    self[name .. "_bias"] = core.zeros(self[name]:size(1)):requires_grad()
+  end
+  make_norms(self, opts, wide, narrow)
+end
+
+-- Scaling that depends on the length has no place in a cache, where keys are turned already.
+local function rotation(self, T, step)
+  local scaling = self.rope_scaling
+  if not (scaling and scaling.rope_type == "dynamic") then
+    return self.frequencies, self.rope_factor
+  end
+  local most, length = scaling.original_max_position_embeddings, step and step.longest or T
+  if step and length > most then
+    core.raise("rope_scaling: a cache holds no more than %d tokens with dynamic scaling, not %d\n" ..
+      "hint: without a cache, model:logits(ids)", most, length)
+  end
+  return frequencies_of(self, length)
+end
+
+-- One of q, k, v: [B x T x heads x head_dim].
+local function project(self, x, name, heads)
+  local y, norm = x:linear(self[name], self[name .. "_bias"]), self[name .. "_norm"]
+  if norm and self.qk_norm == "whole" then y = norm(y) end
+  y = y:reshape(core.size(x, 1), core.size(x, 2), heads, self.head_dim)
+  if norm and self.qk_norm == "head" then y = norm(y) end
+  return self.clip_qkv and y:clamp(-self.clip_qkv, self.clip_qkv) or y
 end
 
 function Attention:forward(x, step, layer)
   local B, T = core.size(x, 1), core.size(x, 2)
   local theta, starts, lengths = self.rope_theta, step and step.starts, nil
-  local q = x:linear(self.q):reshape(B, T, self.heads, self.head_dim):rope(theta, 0, starts)
-  local k = x:linear(self.k):reshape(B, T, self.kv_heads, self.head_dim):rope(theta, 0, starts)
-  local v = x:linear(self.v):reshape(B, T, self.kv_heads, self.head_dim)
+  local frequencies, factor = rotation(self, T, step)
+  local q = project(self, x, "q", self.heads):rope(theta, 0, starts, frequencies, factor)
+  local k = project(self, x, "k", self.kv_heads):rope(theta, 0, starts, frequencies, factor)
+  local v = project(self, x, "v", self.kv_heads)
   if step then k, v, lengths = step:remember(layer, k, v) end
-  return q:attention(k, v, lengths):reshape(B, T, self.heads * self.head_dim):linear(self.o)
+  return q:attention(k, v, lengths):reshape(B, T, self.heads * self.head_dim)
+    :linear(self.o, self.o_bias)
 end
 
 --- Whether this is a layer or model: it has parameters.
