@@ -171,22 +171,52 @@ describe("other mixtures", function()
 
   it("have the model type moelua, and come back", function()
     for _, ffn in ipairs({
-      { {}, models.mixture() },                                           -- a dense layer
+      { models.mixture(), {} },                                           -- a dense layer
       { models.mixture(), models.mixture({ experts = 3 }) },              -- counts differ
       { models.mixture(), models.mixture({ router = { k = 1, balance = { coef = 0.01 } } }) },
       { models.mixture(), models.mixture({ hidden = 8 }) },
       { models.mixture(), models.mixture({ router = { z_loss = 0.5 } }) },
-      models.mixture({ router = { gate = "all" } }),
       { { hidden = 8 }, { hidden = 12 } },                                -- dense widths differ
       { activation = "gelu" },
-      models.mixture({ shared = 1 }),
+      models.mixture({ shared = { experts = 2, hidden = 6 } }),
       models.mixture({ shared = { experts = 2, hidden = 6, gate = true } }),
-      models.mixture({ segments = 2, shared = 1, router = { gate = "all" } }),
     }) do
       local kind, architecture = type_of(ffn)
       assert.equal("moelua", kind)
       assert.equal("MoeluaForCausalLM", architecture)
     end
+  end)
+
+  it("are DeepSeek with shared experts, other gates, or dense layers first", function()
+    for _, ffn in ipairs({
+      { {}, models.mixture() }, models.mixture({ router = { gate = "all" } }),
+      models.mixture({ shared = 1 }),
+      models.mixture({ segments = 2, shared = 1, router = { gate = "all" } }),
+    }) do
+      local kind, architecture = type_of(ffn)
+      assert.equal("deepseek", kind)
+      assert.equal("DeepseekForCausalLM", architecture)
+    end
+    assert.equal("deepseek", (type_of({ {}, {}, models.mixture(), {}, models.mixture() },
+      { layers = 5 })))
+    assert.equal("moelua", (type_of({ {}, models.mixture(), {}, models.mixture() },
+      { layers = 4 })))
+  end)
+
+  it("are Qwen or OLMoE when attention is theirs", function()
+    local gated = models.mixture({ shared = { experts = 1, hidden = 6, gate = true } })
+    assert.equal("qwen2_moe", (type_of(gated, { attention_bias = "qkv" })))
+    assert.equal("qwen2_moe", (type_of({ gated, {} }, { attention_bias = "qkv" })))
+    assert.equal("moelua", (type_of(gated)))
+    assert.equal("qwen3_moe", (type_of(models.mixture(), { qk_norm = "head" })))
+    assert.equal("qwen3_moe", (type_of({ {}, models.mixture(), {} },
+      { qk_norm = "head", head_dim = 6, layers = 3 })))
+    assert.equal("olmoe", (type_of(models.mixture(), { qk_norm = "whole" })))
+    assert.equal("olmoe", (type_of(models.mixture(), { qk_norm = "whole", clip_qkv = 3 })))
+    assert.equal("moelua", (type_of(models.mixture(), { clip_qkv = 3 })))
+    assert.equal("moelua", (type_of({}, { qk_norm = "head" })))
+    assert.equal("llama", (type_of({}, { attention_bias = "all", mlp_bias = true })))
+    assert.equal("moelua", (type_of({}, { attention_bias = "qkv" })))
   end)
 
   -- Every kind of router, and what changes what a model computes.
@@ -257,8 +287,8 @@ describe("other mixtures", function()
   end)
 
   it("are no Mixtral for what only looks like one", function()
-    for _, router in ipairs({ { k = 2, scale = 1 }, { k = 2, gate = "all" },
-      { k = 2, capacity = { evaluation = 2 } }, { k = 2, bias = { rate = 0.1 } } }) do
+    for _, router in ipairs({ { k = 2, scale = 1 }, { k = 2, capacity = { evaluation = 2 } },
+      { k = 2, bias = { rate = 0.1 } } }) do
       assert.equal("moelua", (type_of(models.mixture({ router = router }))))
     end
     assert.equal("mixtral", (type_of(models.mixture({ router = { k = 2, jitter = 0.1,

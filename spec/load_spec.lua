@@ -77,19 +77,21 @@ describe("loading", function()
 
   it("refuses what it would compute differently", function()
     local function unsupported(changes, message)
-      refused(edited(dense, changes), message, "unsupported")
+      refused(edited(dense, changes), "config.json: " .. message, "unsupported")
     end
-    unsupported({ model_type = "gpt2" }, "model_type 'gpt2' is not supported\n" ..
-      "hint: llama, mistral, mixtral and moelua are")
-    unsupported({ hidden_act = "gelu" }, "hidden_act 'gelu' is not supported")
-    unsupported({ attention_bias = true }, "attention_bias is not supported")
-    unsupported({ mlp_bias = true }, "mlp_bias is not supported")
-    unsupported({ rope_scaling = { rope_type = "llama3", factor = 8 } },
-      "rope_scaling of type 'llama3' is not supported")
-    unsupported({ rope_scaling = { type = "linear", factor = 2 } },
-      "rope_scaling of type 'linear' is not supported")
-    unsupported({ model_type = "mistral", sliding_window = 8 },
-      "sliding_window 8 is not supported")
+    unsupported({ model_type = "gpt2" }, "model_type 'gpt2' is not supported\nhint: deepseek, " ..
+      "llama, mistral, mixtral, moelua, olmoe, qwen2_moe and qwen3_moe are")
+    unsupported({ hidden_act = "gelu" }, "hidden_act is 'gelu', which is not supported\n" ..
+      "hint: 'silu' is")
+    unsupported({ rope_scaling = { rope_type = "longrope", factor = 8 } },
+      "rope_scaling of type 'longrope' is not supported\n" ..
+      "hint: linear, dynamic, llama3 and yarn are")
+    unsupported({ partial_rotary_factor = 0.5 },
+      "partial_rotary_factor is 0.5, which is not supported\nhint: 1 is")
+    unsupported({ quantization_config = { bits = 4 } },
+      "quantization_config is not supported\nhint: load the checkpoint that was quantised")
+    unsupported({ model_type = "deepseek", scoring_func = "sigmoid" },
+      "scoring_func is 'sigmoid', which is not supported\nhint: 'softmax' is")
   end)
 
   it("says which field of config.json is wrong", function()
@@ -138,7 +140,7 @@ describe("loading", function()
       assert.equal(folder, message:sub(1, #folder))
       assert.equal("format", code, text)
     end
-    system.write(folder .. "/config.json", json.encode(hf_config.to_json(dense.config)))
+    system.write(folder .. "/config.json", json.encode((hf_config.to_json(dense.config))))
     m, _, code = moe.load(folder)
     assert.is_nil(m)
     assert.equal("missing", code)

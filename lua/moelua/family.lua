@@ -1,5 +1,5 @@
--- family.lua: models in files: saved as Hugging Face directories, in the family (hf_config.lua) that
--- says exactly what they are, with the tokenizer; loaded from what pretrained.lua opens.
+-- family.lua: models in files: saved as Hugging Face directories, in the family (hf_config.lua)
+-- that says exactly what they are, with the tokenizer; loaded from what pretrained.lua opens.
 
 local core = require("moelua.core")
 local checkpoint = require("moelua.checkpoint")

@@ -62,8 +62,8 @@ function parts.read(hf)
     dim = hf.hidden_size, layers = hf.num_hidden_layers, heads = hf.num_attention_heads,
     kv_heads = hf.num_key_value_heads, head_dim = hf.head_dim, vocab = hf.vocab_size,
     context = hf.max_position_embeddings, rope_theta = hf.rope_theta,
-    rope_scaling = hf.rope_scaling, norm_eps = hf.rms_norm_eps, tied = hf.tie_word_embeddings == true,
-    std = hf.initializer_range,
+    rope_scaling = hf.rope_scaling, norm_eps = hf.rms_norm_eps, std = hf.initializer_range,
+    tied = hf.tie_word_embeddings == true,
   }
 end
 

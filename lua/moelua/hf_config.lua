@@ -1,6 +1,6 @@
--- hf_config.lua: config.json of a Hugging Face directory, read and written. What it describes is our
--- configuration of a model, see model.check_config. Each family of models has its own fields and
--- names, which one table in families/NAME.lua tells:
+-- hf_config.lua: config.json of a Hugging Face directory, read and written. What it describes is
+-- our configuration of a model, see model.check_config. Each family of models has its own fields
+-- and names, which one table in families/NAME.lua tells:
 --
 --   model_type, architecture    as in config.json
 --   order       a model that we made is written as the first family, by this number, that says
@@ -93,12 +93,13 @@ local function type_of_default(value)
   return math.type(value) == "integer" and "integer" or type(value)
 end
 
--- Fills in what is absent and refuses what has the wrong type, in order of names, so that of several
--- mistakes the same one is told every time.
+-- Fills in what is absent and refuses what has the wrong type.
 local function complete(hf, family)
   local declared = {}
   for name, kind in pairs(field_types) do declared[name] = kind end
-  for name, value in pairs(family.defaults) do declared[name] = { type_of_default(value), value } end
+  for name, value in pairs(family.defaults) do
+    declared[name] = { type_of_default(value), value }
+  end
   local given = {}
   for name in pairs(declared) do given[name] = hf[name] end
   local out = options.merge(hf, options.check("config.json", given, declared))
@@ -112,8 +113,8 @@ local function complete(hf, family)
 end
 
 -- Rotary positions in both spellings: rope_theta and rope_scaling { type or rope_type, ... }, or
--- one table rope_parameters; where both are, the older one counts. Options that are not those of the
--- type mean nothing.
+-- one table rope_parameters; where both are, the older one counts. Options that are not those of
+-- the type mean nothing.
 local function rope_of(hf)
   local given = hf.rope_scaling or hf.rope_parameters or {}
   local kind = given.rope_type or given.type or "default"
@@ -270,7 +271,8 @@ end
 function hf_config.express(config, model_type)
   local family = hf_config.family(model_type)
   if not family then
-    core.raise("the model_type '%s' is not known\nhint: %s are", tostring(model_type), known_types())
+    core.raise("the model_type '%s' is not known\nhint: %s are", tostring(model_type),
+      known_types())
   end
   local out, reason = express(config, family)
   return out and with_carried(out, config, family), reason
@@ -278,8 +280,10 @@ end
 
 -- The first family that fits, and its fields.
 local function choose(config, preferred)
-  for _, family in ipairs({ preferred, table.unpack(hf_config.families) }) do
-    local out = (family.order or family == preferred) and express(config, family)
+  local out = preferred and express(config, preferred)
+  if out then return out, preferred end
+  for _, family in ipairs(hf_config.families) do
+    out = family.order and express(config, family)
     if out then return out, family end
   end
 end

@@ -124,8 +124,8 @@ local function rotation(self, T, step)
   end
   local most, length = scaling.original_max_position_embeddings, step and step.longest or T
   if step and length > most then
-    core.raise("rope_scaling: a cache holds no more than %d tokens with dynamic scaling, not %d\n" ..
-      "hint: without a cache, model:logits(ids)", most, length)
+    core.raise("rope_scaling: a cache holds no more than %d tokens with dynamic scaling, not " ..
+      "%d\nhint: without a cache, model:logits(ids)", most, length)
   end
   return frequencies_of(self, length)
 end

@@ -1,6 +1,7 @@
--- rope_scaling.lua: other frequencies of rotary positions, for a context that is longer than the one
--- a model was first trained on. Pair i of a head of D numbers turns by f_i = theta^(-2i / D) per
--- position (core/ops/rope.c); with a factor s and the first context L it becomes, by `rope_type`,
+-- rope_scaling.lua: other frequencies of rotary positions, for a context that is longer than the
+-- one a model was first trained on. Pair i of a head of D numbers turns by f_i = theta^(-2i / D)
+-- per position (core/ops/rope.c); with a factor s and the first context L it becomes, by
+-- `rope_type`,
 --
 --   linear    f_i / s                                                       Chen et al. 2023
 --   dynamic   that of theta (s n / L - (s - 1))^(D / (D - 2)), for sequences of n > L tokens
@@ -53,7 +54,7 @@ local function check_values(where, opts)
       raise("%s: rope_scaling: %s must be from 0 to 2^31, not %s", where, name, value)
     end
   end
-  if opts.low_freq_factor and not (opts.low_freq_factor < opts.high_freq_factor) then
+  if opts.low_freq_factor and opts.low_freq_factor >= opts.high_freq_factor then
     raise("%s: rope_scaling: low_freq_factor must be below high_freq_factor: %s and %s", where,
       opts.low_freq_factor, opts.high_freq_factor)
   end

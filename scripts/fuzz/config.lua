@@ -66,7 +66,7 @@ local texts = {}  -- name -> JSON value of a file that is right
 assert(core.system.make_folder(folder))
 for name, m in pairs(made) do
   assert(m:save(folder .. "/" .. name))
-  texts[name] = hf_config.to_json(m.config)
+  texts[name] = (hf_config.to_json(m.config))
 end
 assert(made.llama:save(folder .. "/shards", { max_shard_size = 1000 }))
 assert(tokenizer.bytes():save(folder))
@@ -221,7 +221,8 @@ local function try_config(text)
   if not config then return check_failure(text, message, code) end
   check_config(config)
   if config.layers > 100 then return end      -- the rest would be slow
-  local again = assert(hf_config.from_json(json.decode(json.encode(hf_config.to_json(config)))))
+  local written = json.encode((hf_config.to_json(config)))
+  local again = assert(hf_config.from_json(json.decode(written)))
   check_config(again)
 end
 

@@ -1,5 +1,5 @@
--- qwen3_moe.lua: Qwen3-MoE (Yang et al. 2025; Qwen3MoeForCausalLM): mixtures without shared experts,
--- dense layers anywhere between them, queries and keys normed head by head.
+-- qwen3_moe.lua: Qwen3-MoE (Yang et al. 2025; Qwen3MoeForCausalLM): mixtures without shared
+-- experts, dense layers anywhere between them, queries and keys normed head by head.
 
 local options = require("moelua.options")
 local parts = require("moelua.family_parts")

@@ -153,6 +153,14 @@ moe.bytes = Tensor.bytes
 function Tensor.capacity_route(gates, experts, capacity, policy, segments) end
 moe.capacity_route = Tensor.capacity_route
 
+--- Each element, but `low` where it is below that and `high` where it is above.
+---@param x moelua.Tensor
+---@param low number
+---@param high number
+---@return moelua.Tensor
+function Tensor.clamp(x, low, high) end
+moe.clamp = Tensor.clamp
+
 --- Scales all gradients in place so that their joint 2-norm is at most max; returns the norm
 --- before.
 ---@param list moelua.Tensor[]
@@ -564,13 +572,16 @@ function Tensor.rms_norm(x, weight, eps) end
 moe.rms_norm = Tensor.rms_norm
 
 --- Rotary position embedding: x [B x T x H x D]; position t counts from `offset`, or from there
---- plus the batch element's number in `starts` [B].
+--- plus the batch element's number in `starts` [B]. Pair i turns by theta^(-2i / D) per position,
+--- or by frequencies[i] [D/2]; the result is `factor` times as long.
 ---@param x moelua.Tensor
 ---@param theta? number default 10000
 ---@param offset? integer default 0
 ---@param starts? moelua.Tensor
+---@param frequencies? moelua.Tensor
+---@param factor? number default 1
 ---@return moelua.Tensor
-function Tensor.rope(x, theta, offset, starts) end
+function Tensor.rope(x, theta, offset, starts, frequencies, factor) end
 moe.rope = Tensor.rope
 
 --- The factors u and p [segments x N] of a balance loss N sum(u p): scores [T x N], gates and
@@ -976,15 +987,15 @@ function moe.help(topic) end
 ---@type string
 moe.kernels = nil
 
---- A model from a Hugging Face directory; nil, message, code when there is none or it does not fit.
---- Weights become f32, or opts.dtype: "bf16" or "f16" give a model for inference, see Model:to.
---- model.tokenizer is set when the directory has one that we read.
----@param folder string
+--- A model from a Hugging Face directory or a .gguf file; nil, message, code when there is none or
+--- it does not fit. Weights become f32, or opts.dtype: "bf16" or "f16" give a model for inference,
+--- see Model:to. model.tokenizer is set when there is one that we read.
+---@param path string
 ---@param opts table?
 ---@return moelua.Model? model
 ---@return string? message
 ---@return string? code
-function moe.load(folder, opts) end
+function moe.load(path, opts) end
 
 --- Branch-Train-MiX (Sukhbaatar et al. 2024): every feed-forward layer of every model
 --- becomes an expert, everything else is the plain mean over all models, in f32. Routers are the
@@ -1104,7 +1115,9 @@ function model.check_config(given) end
 --- dense layers) or ffn, one table or a list of one per layer: { kind = "dense", hidden,
 --- activation }, { kind = "moe", hidden, experts, shared, segments, activation, router }, see
 --- nn.MoE, or { kind = "mot", hidden, experts, group, ... }, see nn.MoT; kv_heads, head_dim,
---- rope_theta, norm_eps, tied (is the head the embedding?), std (of the weights), seed; recompute
+--- attention_bias ("none", "qkv", "all"), qk_norm ("none", "head", "whole"), clip_qkv, rope_theta,
+--- rope_scaling, see nn.Attention; mlp_bias (of dense layers); norm_eps, tied (is the head the
+--- embedding?), std (of the weights), seed; recompute
 --- (keep only the input of each block for backward and compute the rest again: a third more work,
 --- much less memory, the same bits).
 ---@param given table
@@ -1125,6 +1138,10 @@ moe.nn = nn
 do
 
 --- Causal grouped-query attention with rotary positions: x [B x T x dim] -> [B x T x dim].
+--- Options: dim, heads, kv_heads, head_dim; rope_theta, rope_scaling (see rope_scaling.lua); bias:
+--- of "none", "qkv" or "all" projections; qk_norm: queries and keys are normed before they turn,
+--- each "head" (Qwen3) or the "whole" vector (OLMoE), with norm_eps; clip_qkv: then no element of
+--- q, k and v is further from 0; seed, std.
 --- `step` (see kv_cache.lua) and the number of the layer in there make T the newest positions.
 ---@class moelua.Attention
 ---@overload fun(opts?: any): moelua.Attention
@@ -1219,7 +1236,7 @@ do
 
 --- Dense feed-forward: W2 (silu(W1 x) * W3 x) with activation "swiglu", the default, and W2 a(W1 x)
 --- with "relu", "gelu" or "silu"; w1, w3 [hidden x dim], w2 [dim x hidden]. Options: dim, hidden,
---- activation; seed, std.
+--- activation, bias (of each matrix); seed, std.
 ---@class moelua.FeedForward
 ---@overload fun(opts?: any): moelua.FeedForward
 local FeedForward = {}
