@@ -15,7 +15,8 @@ local golden = { llama = "llama", ["llama-llama3"] = "llama", ["llama-yarn"] = "
   ["llama-linear"] = "llama", ["llama-dynamic"] = "llama", ["llama-bias"] = "llama",
   ["llama-head_dim"] = "llama", ["llama-tied"] = "llama", mistral = "mistral",
   mixtral = "mixtral", ["mixtral-fused"] = "mixtral", olmoe = "olmoe", ["olmoe-clip"] = "olmoe",
-  qwen2_moe = "qwen2_moe", ["qwen2_moe-sparse"] = "qwen2_moe", qwen3_moe = "qwen3_moe",
+  qwen2 = "qwen2", qwen3 = "qwen3", qwen2_moe = "qwen2_moe",
+  ["qwen2_moe-sparse"] = "qwen2_moe", qwen3_moe = "qwen3_moe",
   ["qwen3_moe-raw"] = "qwen3_moe", ["qwen3_moe-fused"] = "qwen3_moe", deepseek = "deepseek" }
 local names = {}
 for name in pairs(golden) do names[#names + 1] = name end

@@ -80,7 +80,7 @@ describe("loading", function()
       refused(edited(dense, changes), "config.json: " .. message, "unsupported")
     end
     unsupported({ model_type = "gpt2" }, "model_type 'gpt2' is not supported\nhint: deepseek, " ..
-      "llama, mistral, mixtral, moelua, olmoe, qwen2_moe and qwen3_moe are")
+      "llama, mistral, mixtral, moelua, olmoe, qwen2, qwen2_moe, qwen3 and qwen3_moe are")
     unsupported({ hidden_act = "gelu" }, "hidden_act is 'gelu', which is not supported\n" ..
       "hint: 'silu' is")
     unsupported({ rope_scaling = { rope_type = "longrope", factor = 8 } },

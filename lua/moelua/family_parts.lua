@@ -165,6 +165,22 @@ function parts.first(config, kind)
   end
 end
 
+-- Stands for the mixture of a model that has none.
+local function no_mixture(dense)
+  return { hidden = dense.hidden, experts = 1, router = { k = 1 } }
+end
+
+--- The first mixture and the first dense layer of a model that may have both, and how many layers
+--- come before the first mixture; fields that describe what is not there get numbers of the other.
+---@return table mixture
+---@return table dense
+---@return integer before
+function parts.both(config)
+  local mixture, number = parts.first(config, "moe")
+  local dense = parts.first(config, "dense") or mixture or config.ffn[1]
+  return mixture or no_mixture(dense), dense, number and number - 1 or config.layers
+end
+
 --- The numbers, from 0, of all layers of this kind.
 ---@return integer[]
 function parts.numbers(config, kind)

@@ -316,39 +316,7 @@ end
 
 --- A model with the same weights and buffers, in memory of its own.
 ---@return moelua.Model
-function Model:copy()
-  local twin = Model(self.config, self.embedding:dtype())
-  local list = nn.saved(twin)
-  core.no_grad(function()
-    for i, entry in ipairs(nn.saved(self)) do list[i][2]:copy_(entry[2]) end
-  end)
-  twin.tokenizer = self.tokenizer
-  return twin
-end
-
--- Plain data, in tables of its own.
-local function deep_copy(value)
-  if type(value) ~= "table" then return value end
-  local out = {}
-  for k, v in pairs(value) do out[k] = deep_copy(v) end
-  return out
-end
-
-local function shape_text(tensor) return "[" .. table.concat(tensor:shape(), " x ") .. "]" end
-
--- Every tensor of `twin` becomes that of the same name; they keep their shapes.
-local function share(twin, tensors)
-  for _, entry in ipairs(nn.saved(twin)) do
-    local name, blank, layer, field = table.unpack(entry)
-    local tensor = tensors[name]
-    local shape, wanted = tensor and shape_text(tensor) or "not there", shape_text(blank)
-    if shape ~= wanted then
-      raise("with_ffn: %s would be %s, but is %s\nhint: only options that leave the weights as " ..
-        "they are can be changed", name, wanted, shape)
-    end
-    layer[field] = tensor
-  end
-end
+function Model:copy() return require("moelua.twin").copy(self) end
 
 --- A model of the same tensors, not copies of them, whose feed-forward layers have other options:
 --- what does it lose without a part, or gain with another k? change(options, number) is called for
@@ -356,20 +324,7 @@ end
 ---   model:with_ffn(function(ffn) ffn.shared, ffn.router.k = nil, ffn.router.k + 1 end)
 ---@param change fun(options: table, layer: integer): table?
 ---@return moelua.Model
-function Model:with_ffn(change)
-  expect(type(change) == "function", "with_ffn", "change", "a function", change)
-  local list, tensors = {}, {}
-  for i, layer in ipairs(self.config.ffn) do
-    local opts = deep_copy(layer)
-    list[i] = change(opts, i) or opts
-  end
-  for _, entry in ipairs(nn.saved(self)) do tensors[entry[1]] = entry[2] end
-  local twin = Model(check_config(options.merge(self.config, { ffn = list })),
-    self.embedding:dtype())
-  share(twin, tensors)
-  twin.tokenizer = self.tokenizer
-  return twin
-end
+function Model:with_ffn(change) return require("moelua.twin").with_ffn(self, change) end
 
 --- Number of parameters, and of those that one token uses: the mean where that differs from token
 --- to token.

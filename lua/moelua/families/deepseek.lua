@@ -9,7 +9,7 @@ local parts = require("moelua.family_parts")
 local null = core.json.null
 
 local deepseek = {
-  model_type = "deepseek", architecture = "DeepseekForCausalLM", order = 6,
+  model_type = "deepseek", architecture = "DeepseekForCausalLM", order = 8,
   defaults = { vocab_size = 102400, max_position_embeddings = 2048, rms_norm_eps = 1e-6,
     rope_theta = 10000.0, attention_bias = false, moe_intermediate_size = 1407,
     moe_layer_freq = 1, first_k_dense_replace = 0, norm_topk_prob = false,
@@ -74,16 +74,15 @@ local auto_map = { AutoConfig = code .. "configuration_deepseek.DeepseekConfig",
   AutoModelForCausalLM = code .. "modeling_deepseek.DeepseekForCausalLM" }
 
 function deepseek.write(config)
-  local layer, number = parts.first(config, "moe")
   local obstacle = parts.odd_heads(config)
   if obstacle then return nil, obstacle end
-  if not layer then return nil, parts.no_mixture end
-  local dense, balance = parts.first(config, "dense") or layer, layer.router.balance
+  local layer, dense, number = parts.both(config)
+  local balance = layer.router.balance
   return { attention_bias = config.attention_bias == "all", auto_map = auto_map,
     intermediate_size = dense.hidden, moe_intermediate_size = layer.hidden,
     n_routed_experts = layer.experts, num_experts_per_tok = layer.router.k,
     n_shared_experts = layer.shared and layer.shared.experts or null,
-    first_k_dense_replace = number - 1, moe_layer_freq = frequency(config),
+    first_k_dense_replace = number, moe_layer_freq = frequency(config),
     norm_topk_prob = layer.router.gate == "selected", scoring_func = "softmax",
     aux_loss_alpha = parts.balance_coef(layer),
     seq_aux = balance ~= nil and balance.scope == "sequence" }

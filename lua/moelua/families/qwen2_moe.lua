@@ -6,7 +6,7 @@ local parts = require("moelua.family_parts")
 local json = require("moelua.core").json
 
 local qwen2_moe = {
-  model_type = "qwen2_moe", architecture = "Qwen2MoeForCausalLM", order = 5, windowed = true,
+  model_type = "qwen2_moe", architecture = "Qwen2MoeForCausalLM", order = 7, windowed = true,
   defaults = { vocab_size = 151936, num_key_value_heads = 16, max_position_embeddings = 32768,
     rms_norm_eps = 1e-6, rope_theta = 10000.0, qkv_bias = true, decoder_sparse_step = 1,
     mlp_only_layers = {}, num_experts = 60, num_experts_per_tok = 4, moe_intermediate_size = 1408,
@@ -35,15 +35,14 @@ function qwen2_moe.read(hf)
 end
 
 function qwen2_moe.write(config)
-  local layer, obstacle = parts.first(config, "moe"), parts.odd_heads(config)
+  local obstacle = parts.odd_heads(config)
   if obstacle then return nil, obstacle end
-  if not layer then return nil, parts.no_mixture end
-  if config.attention_bias ~= "qkv" then return nil, "q, k and v have no biases" end
-  local dense = parts.first(config, "dense") or layer
-  return { qkv_bias = true, intermediate_size = dense.hidden, decoder_sparse_step = 1,
-    mlp_only_layers = json.array(parts.numbers(config, "dense")), num_experts = layer.experts,
-    num_experts_per_tok = layer.router.k, moe_intermediate_size = layer.hidden,
-    shared_expert_intermediate_size = layer.shared and layer.shared.hidden or 0,
+  local layer, dense = parts.both(config)
+  return { qkv_bias = config.attention_bias == "qkv", intermediate_size = dense.hidden,
+    decoder_sparse_step = 1, mlp_only_layers = json.array(parts.numbers(config, "dense")),
+    num_experts = layer.experts, num_experts_per_tok = layer.router.k,
+    moe_intermediate_size = layer.hidden,
+    shared_expert_intermediate_size = layer.shared and layer.shared.hidden or 1,
     norm_topk_prob = layer.router.gate == "selected", output_router_logits = false,
     router_aux_loss_coef = parts.balance_coef(layer), use_sliding_window = false,
     sliding_window = json.null }

@@ -6,7 +6,7 @@ local parts = require("moelua.family_parts")
 local json = require("moelua.core").json
 
 local qwen3_moe = {
-  model_type = "qwen3_moe", architecture = "Qwen3MoeForCausalLM", order = 4, windowed = true,
+  model_type = "qwen3_moe", architecture = "Qwen3MoeForCausalLM", order = 5, windowed = true,
   defaults = { vocab_size = 151936, num_key_value_heads = 4, max_position_embeddings = 32768,
     rms_norm_eps = 1e-6, rope_theta = 10000.0, attention_bias = false, decoder_sparse_step = 1,
     mlp_only_layers = {}, num_experts = 128, num_experts_per_tok = 8, moe_intermediate_size = 768,
@@ -29,9 +29,7 @@ function qwen3_moe.read(hf)
 end
 
 function qwen3_moe.write(config)
-  local layer = parts.first(config, "moe")
-  if not layer then return nil, parts.no_mixture end
-  local dense = parts.first(config, "dense") or layer
+  local layer, dense = parts.both(config)
   return { attention_bias = config.attention_bias == "all", intermediate_size = dense.hidden,
     mlp_only_layers = json.array(parts.numbers(config, "dense")), decoder_sparse_step = 1,
     num_experts = layer.experts, num_experts_per_tok = layer.router.k,

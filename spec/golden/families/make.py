@@ -70,6 +70,8 @@ MODELS = {
     "qwen3_moe-raw": ("Qwen3Moe", dict(narrow, head_dim=12, norm_topk_prob=False,
                                        num_hidden_layers=3, mlp_only_layers=[1])),
     "qwen3_moe-fused": ("Qwen3Moe", dict(narrow, head_dim=8, norm_topk_prob=True)),
+    "qwen2": ("Qwen2", dict(common)),
+    "qwen3": ("Qwen3", dict(common, head_dim=12)),
 }
 
 # DeepSeek-MoE-16B's own code is on no registry: transformers' Llama with its feed-forward layers.
