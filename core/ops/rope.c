@@ -147,5 +147,5 @@ MOE_OP(rope,
            "per position, or by frequencies[i] [D/2]; the result is `factor` times as long.",
     .sample = "randn(2, 3, 2, 4) | randn(1, 2, 1, 6), 100, 5"
               " | randn(2, 3, 1, 4), 100, 2, ids({ 5, 0 })"
-              " | randn(2, 3, 1, 4), 1, 2, nil, tensor({ 1, 0.25 }), 1.5",
+              " | randn(2, 3, 1, 4), 1, 2, nil, mask({ 1, 0.25 }), 1.5",
     .infer = infer, .forward = forward, .backward = backward);

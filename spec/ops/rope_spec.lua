@@ -4,7 +4,7 @@ local support = require("spec.ops.support")
 
 describe("rope", function()
   --- The definition, element by element.
-  local function expected(x, theta, offset)
+  local function expected(x, theta, offset, frequencies, factor)
     local out = {}
     for b, batch in ipairs(x:totable()) do
       out[b] = {}
@@ -13,8 +13,9 @@ describe("rope", function()
         for h, head in ipairs(position) do
           local half, y = #head // 2, {}
           for i = 1, half do
-            local angle = (t - 1 + offset) * theta ^ (-(i - 1) / half)
-            local c, s = math.cos(angle), math.sin(angle)
+            local frequency = frequencies and frequencies[i] or theta ^ (-(i - 1) / half)
+            local angle, long = (t - 1 + offset) * frequency, factor or 1
+            local c, s = long * math.cos(angle), long * math.sin(angle)
             y[i] = head[i] * c - head[i + half] * s
             y[i + half] = head[i + half] * c + head[i] * s
           end
@@ -31,6 +32,19 @@ describe("rope", function()
       close(moe.rope(x), expected(x, 10000, 0), 2e-6)
       close(moe.rope(x, 500, 11), expected(x, 500, 11), 2e-6)
     end
+  end)
+
+  it("turns by given frequencies, and makes longer", function()
+    local list = { 1, 0.3125, 0, 0.125 }
+    local x, frequencies = moe.randn(2, 7, 3, 8), moe.tensor(list)
+    close(moe.rope(x, 10000, 3, nil, frequencies), expected(x, 1, 3, list), 2e-6)
+    close(moe.rope(x, 10000, 3, nil, frequencies, 1.5), expected(x, 1, 3, list, 1.5), 3e-6)
+    close(moe.rope(x, 10000, 3, nil, nil, 0.5), expected(x, 10000, 3, nil, 0.5), 2e-6)
+    local weight = moe.randn(1, 5, 2, 8)
+    local dx = support.grads(weight:totable(), function(y)
+      return moe.rope(y, 1, 0, nil, frequencies, 1.5)
+    end, moe.zeros(1, 5, 2, 8):totable())
+    close(moe.rope(dx, 1, 0, nil, frequencies, 1 / 1.5), weight, 1e-6)
   end)
 
   it("keeps its digits far away from the start", function()
@@ -66,5 +80,12 @@ describe("rope", function()
     says("the size of a head must be even: [1 x 2 x 3 x 5]", moe.ones(1, 2, 3, 5))
     says("theta must be positive: 0", moe.ones(1, 1, 1, 2), 0)
     says("offset must not be negative: -1", moe.ones(1, 1, 1, 2), 10000, -1)
+    local x = moe.ones(1, 1, 1, 4)
+    says("one frequency per pair is needed: frequencies [3] and x [1 x 1 x 1 x 4]", x, 1, 0, nil,
+      moe.ones(3))
+    says("frequencies have no gradients\nhint: frequencies:detach()", x, 1, 0, nil,
+      moe.ones(2):requires_grad())
+    says("factor must be positive and finite: 0", x, 1, 0, nil, nil, 0)
+    says("factor must be positive and finite: inf", x, 1, 0, nil, nil, math.huge)
   end)
 end)
