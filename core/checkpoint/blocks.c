@@ -6,6 +6,7 @@
  */
 #include "checkpoint/blocks.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -184,17 +185,27 @@ void moe__blocks_read(moe_stored type, const void *data, uint64_t n, float *out)
     }
 }
 
-static void write_q8_0(const float *x, unsigned char *out) {
-    float most = 0;
-    for (int j = 0; j < 32; j++) most = fmaxf(most, fabsf(x[j]));
-    float d = most / 127, inverse = d != 0 ? 1 / d : 0;
+/* The scale is exact when the integers are chosen, and rounded when it is stored. One so small that
+ * it has no inverse is stored as 0. */
+static bool write_q8_0(const float *restrict x, unsigned char *restrict out) {
+    float most = 0, sum = 0;
+    for (int j = 0; j < 32; j++) {
+        float size = fabsf(x[j]);
+        most = size > most ? size : most;
+        sum += size * 0;                /* NaN when one of them is not finite */
+    }
+    float d = most / 127, inverse = d > 1 / FLT_MAX ? 1 / d : 0;
+    if (sum != 0 || d > 65504) return false;
     uint16_t half = moe__to_half(d);
     out[0] = (unsigned char)half;
     out[1] = (unsigned char)(half >> 8);
     for (int j = 0; j < 32; j++) out[2 + j] = (unsigned char)(signed char)roundf(x[j] * inverse);
+    return true;
 }
 
-void moe__blocks_write_q8_0(const float *x, uint64_t n, void *out) {
+bool moe__blocks_write_q8_0(const float *x, uint64_t n, void *out) {
+    bool fits = true;
     for (uint64_t i = 0; i < n; i++)
-        write_q8_0(x + i * 32, (unsigned char *)out + i * 34);
+        fits &= write_q8_0(x + i * 32, (unsigned char *)out + i * 34);
+    return fits;
 }

@@ -11,7 +11,8 @@
 /* Converts `n` blocks of a quantised type into floats. */
 void moe__blocks_read(moe_stored type, const void *data, uint64_t n, float *out);
 
-/* Quantises `n` blocks of 32 floats to Q8_0, 34 bytes each. */
-void moe__blocks_write_q8_0(const float *x, uint64_t n, void *out);
+/* Quantises `n` blocks of 32 floats to Q8_0, 34 bytes each. False when one of them holds a value
+ * that is not finite, or needs a scale beyond f16. */
+bool moe__blocks_write_q8_0(const float *x, uint64_t n, void *out);
 
 #endif

@@ -18,12 +18,15 @@
 #ifndef MOE_CHECKPOINT_GGUF_H
 #define MOE_CHECKPOINT_GGUF_H
 
+#include "checkpoint/body.h"
 #include "checkpoint/entry.h"
 
 #define MOE_GGUF_MAGIC "GGUF"
 #define MOE_GGUF_ALIGNMENT 32       /* unless general.alignment says otherwise */
 #define MOE_GGUF_MAX_DIMS 4
 #define MOE_GGUF_MAX_NAME 63        /* bytes */
+#define MOE_GGUF_MAX_KEY 65535
+#define MOE_GGUF_MAX_HEADER ((size_t)100000000)
 
 typedef struct moe_gguf moe_gguf;
 
@@ -52,6 +55,7 @@ typedef struct moe_gguf_pair {
     moe_gguf_type type;         /* of the value or of each element; never ARRAY */
     uint64_t count;             /* 1 unless it is an array */
     const char *data;
+    size_t bytes;
 } moe_gguf_pair;
 
 /* "u32". */
@@ -72,6 +76,27 @@ size_t moe__gguf_pairs(const moe_gguf *f, const moe_gguf_pair **pairs);
 
 /* The string at *at, which moves behind it: for each of a pair's values in turn. */
 moe_slice moe__gguf_string(const char **at);
+
+/* --- writing --------------------------------------------------------------------------------- */
+
+typedef struct moe_gguf_writer moe_gguf_writer;
+
+/* Plans a file of version 3: sorts `items` by their names, the order in which they have to be put,
+ * and `pairs` by their keys, and writes the header to a temporary file beside `path`. Both are looked
+ * at no longer than this call takes, and of the items only name, type, rank and shape. MOE_EARG for
+ * what the reader would refuse; MOE_EFULL, MOE_EIO, MOE_EMISSING. */
+moe_status moe__gguf_begin(moe_ctx *ctx, const char *path, moe_stored_item *items, size_t count,
+                           moe_gguf_pair *pairs, size_t npairs, moe_gguf_writer **out);
+/* As for safetensors.h: the data of the next item; then all of it appears, or is forgotten. */
+moe_status moe__gguf_put(moe_gguf_writer *w, const moe_stored_item *item);
+moe_status moe__gguf_commit(moe_gguf_writer *w);
+void moe__gguf_abandon(moe_gguf_writer *w);
+
+/* --- types ----------------------------------------------------------------------------------- */
+
+/* Why these bytes can be no key (of at most MOE_GGUF_MAX_KEY bytes) or name of a tensor: "is empty";
+ * NULL when they can. */
+const char *moe__gguf_name_fault(moe_slice name, size_t most);
 
 /* The type by its number in a GGUF file; MOE_STORED_COUNT, with the name of the type if it has one
  * (else NULL), when moelua does not know it. */

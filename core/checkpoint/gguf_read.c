@@ -14,8 +14,6 @@
 #define MAX_TENSORS ((uint64_t)1 << 20)
 #define MAX_PAIRS ((uint64_t)1 << 16)
 #define MAX_VALUES ((uint64_t)1 << 24)      /* of an array */
-#define MAX_KEY 65535
-#define MAX_HEADER ((size_t)100000000)
 #define ALIGNMENT_KEY "general.alignment"
 
 typedef struct sizes { uint64_t of[MOE_GGUF_MAX_DIMS]; } sizes;
@@ -66,13 +64,6 @@ static bool take_string(moe_gguf *f, moe_slice *out) {
     *out = (moe_slice){f->at, (size_t)size};
     f->at += size;
     return true;
-}
-
-/* Why a key or the name of a tensor cannot be one; NULL when it can. */
-static const char *name_fault(moe_slice name) {
-    if (name.size == 0) return "is empty";
-    if (memchr(name.data, 0, name.size)) return "holds a NUL";
-    return moe__utf8_valid(name.data, name.size) == name.size ? NULL : "is no UTF-8";
 }
 
 moe_slice moe__gguf_string(const char **at) {
@@ -154,12 +145,13 @@ static moe_status read_pair(moe_gguf *f, uint64_t number) {
     moe_gguf_pair p;
     if (!take_string(f, &p.key))
         return invalid(f, "key %llu runs past the end of the file", (unsigned long long)number);
-    const char *fault = p.key.size > MAX_KEY ? "is longer than 65535 bytes" : name_fault(p.key);
+    const char *fault = moe__gguf_name_fault(p.key, MOE_GGUF_MAX_KEY);
     if (fault) return invalid(f, "key %llu %s", (unsigned long long)number, fault);
     moe_status s = read_type(f, &p);
     if (s) return s;
     p.data = f->at;
     if (!skip_values(f, &p)) return cut_off(f, "the value of key", p.key);
+    p.bytes = (size_t)(f->at - p.data);
     if (p.type == MOE_GGUF_BOOL) s = check_bools(f, &p);
     if (!s && is_alignment(p.key)) s = read_alignment(f, &p);
     return s ? s : moe__list_append(f->ctx, &f->pairs, &p, f->what);
@@ -170,8 +162,7 @@ static moe_status read_pair(moe_gguf *f, uint64_t number) {
 static moe_status read_name(moe_gguf *f, uint64_t number, moe_slice *name) {
     if (!take_string(f, name))
         return invalid(f, "tensor %llu runs past the end of the file", (unsigned long long)number);
-    const char *fault = name->size > MOE_GGUF_MAX_NAME ? "is longer than 63 bytes"
-                                                       : name_fault(*name);
+    const char *fault = moe__gguf_name_fault(*name, MOE_GGUF_MAX_NAME);
     if (!fault) return MOE_OK;
     return invalid(f, "the name of tensor %llu %s", (unsigned long long)number, fault);
 }
@@ -265,7 +256,7 @@ static moe_status read_header(moe_gguf *f, const char *bytes, size_t size) {
 }
 
 static moe_status copy_header(moe_gguf *f) {
-    size_t size = f->file_size < MAX_HEADER ? f->file_size : MAX_HEADER;
+    size_t size = f->file_size < MOE_GGUF_MAX_HEADER ? f->file_size : MOE_GGUF_MAX_HEADER;
     moe_status s = read_header(f, f->file, size);
     if (s) return s;
     f->header_size = (size_t)(f->at - f->file);

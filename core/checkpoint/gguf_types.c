@@ -1,5 +1,17 @@
-/* gguf_types.c -- the numbers by which GGUF files name the types of metadata and of elements. */
+/* gguf_types.c -- what reading and writing of GGUF share: the numbers of types, the rules of names.
+ */
+#include <string.h>
+
 #include "checkpoint/gguf.h"
+
+const char *moe__gguf_name_fault(moe_slice name, size_t most) {
+    if (name.size == 0) return "is empty";
+    if (name.size > most)
+        return most == MOE_GGUF_MAX_NAME ? "is longer than 63 bytes"
+                                         : "is longer than 65535 bytes";
+    if (memchr(name.data, 0, name.size)) return "holds a NUL";
+    return moe__utf8_valid(name.data, name.size) == name.size ? NULL : "is no UTF-8";
+}
 
 static const struct {
     const char *name;

@@ -24,6 +24,7 @@
 #ifndef MOE_CHECKPOINT_SAFETENSORS_H
 #define MOE_CHECKPOINT_SAFETENSORS_H
 
+#include "checkpoint/body.h"
 #include "checkpoint/entry.h"
 
 #define MOE_HEADER_MAX ((uint64_t)100000000)    /* bytes of JSON */
@@ -75,16 +76,6 @@ moe_status moe__safetensors_tensor(moe_safetensors *f, const moe_stored_tensor *
                                    moe_tensor **out);
 
 /* --- writing --------------------------------------------------------------------------------- */
-
-/* A tensor that will be written. */
-typedef struct moe_stored_item {
-    moe_slice name;
-    moe_stored type;
-    size_t rank;
-    const uint64_t *shape;
-    moe_tensor *tensor;         /* converted to `type`; NULL when `data` holds the bytes */
-    moe_slice data;
-} moe_stored_item;
 
 typedef struct moe_safetensors_writer moe_safetensors_writer;
 

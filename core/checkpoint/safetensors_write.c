@@ -2,24 +2,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "checkpoint/checksum.h"
-#include "checkpoint/output.h"
 #include "checkpoint/safetensors.h"
 
-#define CHUNK ((size_t)8 << 20)         /* bytes converted at a time */
-
 struct moe_safetensors_writer {
-    moe_ctx *ctx;
-    moe_output *output;
-    char *chunk;                /* made when the first tensor needs to be converted */
-    moe_checksum *checksum;     /* of what was written; NULL when the metadata has no such entry */
-    uint64_t checksum_at;       /* where in the file its digits belong */
+    moe_body body;
+    uint64_t checksum_at;       /* where in the file the digits of the checksum belong */
 };
-
-static moe_status emit(moe_safetensors_writer *w, const void *data, size_t size) {
-    if (w->checksum) moe__checksum_add(w->checksum, data, size);
-    return moe__output_write(w->output, data, size);
-}
 
 /* --- the header ------------------------------------------------------------------------------ */
 
@@ -149,13 +137,11 @@ static int by_key(const void *a, const void *b) {
     return moe__slice_compare(((const moe_stored_pair *)a)->key, ((const moe_stored_pair *)b)->key);
 }
 
-#define PART(text) (int)((text).size < 120 ? (text).size : 120), (text).data
-
 static moe_status check_text(moe_ctx *ctx, const char *path, moe_slice text) {
     size_t valid = moe__utf8_valid(text.data, text.size);
     if (valid == text.size) return MOE_OK;
     return moe__fail(ctx, MOE_EARG, "%s: a name or metadata is no UTF-8: byte %zu of `%.*s`", path,
-                     valid + 1, PART(text));
+                     valid + 1, MOE_PART(text));
 }
 
 static moe_status check_item(moe_ctx *ctx, const char *path, const moe_stored_item *item,
@@ -163,18 +149,21 @@ static moe_status check_item(moe_ctx *ctx, const char *path, const moe_stored_it
     uint64_t bytes;
     if (item->rank > MOE_STORED_MAX_DIMS)
         return moe__fail(ctx, MOE_EARG, "%s: tensor `%.*s` has %zu dimensions, more than %d", path,
-                         PART(item->name), item->rank, MOE_STORED_MAX_DIMS);
+                         MOE_PART(item->name), item->rank, MOE_STORED_MAX_DIMS);
+    if (item->type > MOE_STORED_U64)
+        return moe__fail(ctx, MOE_EARG, "%s: tensor `%.*s` is %s, which safetensors do not have",
+                         path, MOE_PART(item->name), moe__stored_name(item->type));
     switch (moe__stored_bytes(item->type, item->rank, item->shape, &bytes)) {
         case MOE_SIZE_MISALIGNED:
             return moe__fail(ctx, MOE_EARG, "%s: tensor `%.*s` of %s does not fill whole bytes "
-                             "(MisalignedSlice)", path, PART(item->name),
+                             "(MisalignedSlice)", path, MOE_PART(item->name),
                              moe__stored_name(item->type));
         case MOE_SIZE_OK:
             if (!__builtin_add_overflow(*total, bytes, total)) break;
             /* fall through */
         default:
             return moe__fail(ctx, MOE_EARG, "%s: tensor `%.*s` is too large (ValidationOverflow)",
-                             path, PART(item->name));
+                             path, MOE_PART(item->name));
     }
     if (item->name.size == 12 && memcmp(item->name.data, "__metadata__", 12) == 0)
         return moe__fail(ctx, MOE_EARG, "%s: a tensor cannot be named `__metadata__`", path);
@@ -182,7 +171,7 @@ static moe_status check_item(moe_ctx *ctx, const char *path, const moe_stored_it
 }
 
 static moe_status twice(moe_ctx *ctx, const char *path, moe_slice name) {
-    return moe__fail(ctx, MOE_EARG, "%s: `%.*s` occurs twice", path, PART(name));
+    return moe__fail(ctx, MOE_EARG, "%s: `%.*s` occurs twice", path, MOE_PART(name));
 }
 
 static moe_status check_plan(moe_ctx *ctx, const char *path, plan *p) {
@@ -210,12 +199,12 @@ static moe_status check_plan(moe_ctx *ctx, const char *path, plan *p) {
 
 /* `at`: where in the header the digits of the checksum belong. */
 static moe_status begin_checksum(moe_safetensors_writer *w, const char *path, size_t at) {
-    if (!moe__output_can_patch(w->output))
-        return moe__fail(w->ctx, MOE_EARG, "%s: a pipe cannot carry a checksum, which is known at "
+    if (!moe__output_can_patch(w->body.output))
+        return moe__fail(w->body.ctx, MOE_EARG, "%s: a pipe cannot carry a checksum, which is known at "
                          "the end\nhint: leave `" MOE_CHECKSUM_KEY "` out of the metadata", path);
     w->checksum_at = 8 + at;
-    w->checksum = moe__checksum_new(w->ctx);
-    return w->checksum ? MOE_OK : moe__no_memory(w->ctx, 1024, path);
+    w->body.checksum = moe__checksum_new(w->body.ctx);
+    return w->body.checksum ? MOE_OK : moe__no_memory(w->body.ctx, 1024, path);
 }
 
 static moe_status write_header(moe_safetensors_writer *w, const char *path, const plan *p) {
@@ -223,17 +212,17 @@ static moe_status write_header(moe_safetensors_writer *w, const char *path, cons
     compose(&c, p);
     size_t size = c.size;
     if (size > MOE_HEADER_MAX)
-        return moe__fail(w->ctx, MOE_EARG, "%s: header too large: %zu bytes (HeaderTooLarge)", path,
+        return moe__fail(w->body.ctx, MOE_EARG, "%s: header too large: %zu bytes (HeaderTooLarge)", path,
                          size);
-    char *header = moe__alloc(w->ctx, size + 8);
-    if (!header) return moe__no_memory(w->ctx, size + 8, path);
+    char *header = moe__alloc(w->body.ctx, size + 8);
+    if (!header) return moe__no_memory(w->body.ctx, size + 8, path);
     for (int i = 0; i < 8; i++) header[i] = (char)(size >> (8 * i) & 255);
     c = (composer){.to = header + 8};
     compose(&c, p);
-    moe__output_expect(w->output, size + 8 + p->bytes);
+    moe__output_expect(w->body.output, size + 8 + p->bytes);
     moe_status s = c.checksum_at ? begin_checksum(w, path, c.checksum_at) : MOE_OK;
-    if (!s) s = emit(w, header, size + 8);
-    moe__free(w->ctx, header, size + 8);
+    if (!s) s = moe__body_write(&w->body, header, size + 8);
+    moe__free(w->body.ctx, header, size + 8);
     return s;
 }
 
@@ -246,9 +235,8 @@ moe_status moe__safetensors_begin(moe_ctx *ctx, const char *path, moe_stored_ite
     if (s) return s;
     moe_safetensors_writer *w = moe__alloc(ctx, sizeof *w);
     if (!w) return moe__no_memory(ctx, sizeof *w, path);
-    *w = (moe_safetensors_writer){.ctx = ctx};
-    moe__ctx_retain(ctx);
-    s = moe__output_open(ctx, path, &w->output);
+    *w = (moe_safetensors_writer){0};
+    s = moe__body_open(ctx, path, &w->body);
     if (!s) s = write_header(w, path, &p);
     if (s)
         moe__safetensors_abandon(w);
@@ -257,89 +245,29 @@ moe_status moe__safetensors_begin(moe_ctx *ctx, const char *path, moe_stored_ite
     return s;
 }
 
-static moe_status put_converted(moe_safetensors_writer *w, moe_tensor *t, moe_stored type) {
-    int64_t step = (int64_t)(CHUNK / ((size_t)moe__stored_bits(type) / 8));
-    if (!w->chunk && !(w->chunk = moe__alloc(w->ctx, CHUNK)))
-        return moe__no_memory(w->ctx, CHUNK, "writing a checkpoint");
-    for (int64_t i = 0; i < t->count; i += step) {
-        int64_t n = t->count - i < step ? t->count - i : step;
-        moe__stored_save(t, i, n, type, w->chunk);
-        moe_status s = emit(w, w->chunk, (size_t)n * ((size_t)moe__stored_bits(type) / 8));
-        if (s) return s;
-    }
-    return MOE_OK;
-}
-
-/* A contiguous tensor; its bytes go out as they are when they are what the file wants. */
-static moe_status put_tensor(moe_safetensors_writer *w, moe_tensor *t, moe_stored type) {
-    size_t size = moe__dtype_size(t->dtype);
-    if (moe__stored_of(t->dtype) == type && (size_t)moe__stored_bits(type) == 8 * size)
-        return emit(w, moe_tensor_data(t), (size_t)t->count * size);
-    return put_converted(w, t, type);
-}
-
-static moe_status put_strided(moe_safetensors_writer *w, moe_tensor *t, moe_stored type) {
-    moe_tensor *copy;
-    moe_status s = moe__tensor_like(t, &copy);
-    if (s) return s;
-    moe__copy_strided(t, copy);
-    s = put_tensor(w, copy, type);
-    moe_tensor_release(copy);
-    return s;
-}
-
-static bool same_shape(const moe_tensor *t, const moe_stored_item *item) {
-    if ((size_t)t->ndim != item->rank) return false;
-    for (int i = 0; i < t->ndim; i++)
-        if ((uint64_t)t->shape[i] != item->shape[i]) return false;
-    return true;
-}
-
-static moe_status put_data(moe_safetensors_writer *w, const moe_stored_item *item) {
-    uint64_t bytes = bytes_of(item);
-    if (item->data.size == bytes) return emit(w, item->data.data, bytes);
-    return moe__fail(w->ctx, MOE_EARG, "tensor `%.*s` has %zu bytes of data, not the %llu of its "
-                     "shape and dtype (InvalidTensorView)", PART(item->name), item->data.size,
-                     (unsigned long long)bytes);
-}
-
 moe_status moe__safetensors_put(moe_safetensors_writer *w, const moe_stored_item *item) {
-    moe_tensor *t = item->tensor;
-    if (!t) return put_data(w, item);
-    if (!same_shape(t, item))
-        return moe__fail(w->ctx, MOE_EARG, "tensor `%.*s` is %s, not of the shape that was planned",
-                         PART(item->name), MOE_SHAPE(t));
-    if (!moe__stored_can_save(t->dtype, item->type))
-        return moe__fail(w->ctx, MOE_EARG, "tensor `%.*s` is %s, which cannot be written as %s",
-                         PART(item->name), moe__dtype_name(t->dtype),
-                         moe__stored_name(item->type));
-    return (moe_tensor_contiguous(t) ? put_tensor : put_strided)(w, t, item->type);
+    return moe__body_put(&w->body, item);
 }
 
 void moe__safetensors_abandon(moe_safetensors_writer *w) {
     if (!w) return;
-    moe_ctx *ctx = w->ctx;
-    moe__output_abandon(w->output);
-    moe__free(ctx, w->chunk, CHUNK);
-    moe__checksum_free(ctx, w->checksum);
+    moe_ctx *ctx = w->body.ctx;
+    moe__ctx_retain(ctx);
+    moe__body_close(&w->body);
     moe__free(ctx, w, sizeof *w);
     moe__ctx_release(ctx);
 }
 
 static moe_status fill_in_checksum(moe_safetensors_writer *w) {
     char digits[MOE_CHECKSUM_DIGITS + 1];
-    if (!w->checksum) return MOE_OK;
-    moe__checksum_digits(w->checksum, digits);
-    return moe__output_patch(w->output, w->checksum_at, digits, MOE_CHECKSUM_DIGITS);
+    if (!w->body.checksum) return MOE_OK;
+    moe__checksum_digits(w->body.checksum, digits);
+    return moe__output_patch(w->body.output, w->checksum_at, digits, MOE_CHECKSUM_DIGITS);
 }
 
 moe_status moe__safetensors_commit(moe_safetensors_writer *w) {
     moe_status s = fill_in_checksum(w);
-    if (!s) {
-        moe_output *output = w->output;
-        w->output = NULL;
-        s = moe__output_commit(output);
-    }
+    if (!s) s = moe__body_commit(&w->body);
     moe__safetensors_abandon(w);
     return s;
 }

@@ -1,5 +1,6 @@
 #include "checkpoint/stored.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #include "base/pool.h"
@@ -59,14 +60,18 @@ void moe__stored_block(moe_stored type, uint64_t *elements, uint64_t *bytes) {
     for (*elements = 8; *elements > 1 && *bytes % 2 == 0; *elements /= 2) *bytes /= 2;
 }
 
-bool moe__stored_parse(moe_slice name, moe_stored *out) {
-    for (int type = 0; type <= MOE_STORED_U64; type++)
+bool moe__stored_find(moe_slice name, moe_stored *out) {
+    for (int type = 0; type < MOE_STORED_COUNT; type++)
         if (strlen(types[type].name) == name.size &&
             memcmp(types[type].name, name.data, name.size) == 0) {
             *out = (moe_stored)type;
             return true;
         }
     return false;
+}
+
+bool moe__stored_parse(moe_slice name, moe_stored *out) {
+    return moe__stored_find(name, out) && *out <= MOE_STORED_U64;
 }
 
 static moe_size_error bytes_in_blocks(moe_stored type, uint64_t count, uint64_t row,
@@ -269,7 +274,8 @@ moe_status moe__stored_load(moe_stored type, const void *data, moe_tensor *out, 
 
 bool moe__stored_can_save(moe_dtype from, moe_stored to) {
     if (from == MOE_I32) return to == MOE_STORED_I32;
-    return to == MOE_STORED_F32 || to == MOE_STORED_BF16 || to == MOE_STORED_F16;
+    return to == MOE_STORED_F32 || to == MOE_STORED_BF16 || to == MOE_STORED_F16 ||
+           to == MOE_STORED_Q8_0;
 }
 
 typedef struct saving {
@@ -277,6 +283,7 @@ typedef struct saving {
     const char *from;
     moe_stored to;
     char *out;
+    atomic_bool failed;
 } saving;
 
 /* The compute type, which is a double in one of the builds, as floats. */
@@ -293,8 +300,25 @@ static void save_floats(const saving *s, int64_t begin, int64_t end) {
     }
 }
 
+static void save_q8_0(saving *s, const char *from, char *out, int64_t n) {
+    float block[BLOCK];
+    size_t size = moe__dtype_size(s->dtype);
+    for (int64_t i = 0; i < n; i += BLOCK) {
+        int64_t part = n - i < BLOCK ? n - i : BLOCK;
+        saving floats = {.dtype = s->dtype, .from = from + (size_t)i * size, .out = (char *)block};
+        save_floats(&floats, 0, part);
+        if (!moe__blocks_write_q8_0(block, (uint64_t)part / 32, out + i / 32 * 34))
+            atomic_store(&s->failed, true);
+    }
+}
+
 static void save_range(void *arg, int64_t begin, int64_t end) {
-    const saving *s = arg;
+    saving *s = arg;
+    if (s->to == MOE_STORED_Q8_0) {
+        save_q8_0(s, s->from + (size_t)begin * moe__dtype_size(s->dtype),
+                  s->out + begin / 32 * 34, end - begin);
+        return;
+    }
     size_t from = moe__dtype_size(s->dtype), to = (size_t)types[s->to].bits / 8;
     const char *source = s->from + (size_t)begin * from;
     char *target = s->out + (size_t)begin * to;
@@ -308,8 +332,9 @@ static void save_range(void *arg, int64_t begin, int64_t end) {
         memcpy(target, source, (size_t)(end - begin) * to);
 }
 
-void moe__stored_save(moe_tensor *t, int64_t first, int64_t n, moe_stored to, void *out) {
+bool moe__stored_save(moe_tensor *t, int64_t first, int64_t n, moe_stored to, void *out) {
     size_t at = (size_t)(t->offset + first) * moe__dtype_size(t->dtype);
     saving s = {.dtype = t->dtype, .from = t->storage->data + at, .to = to, .out = out};
     moe__parallel_range(t->ctx, n, GRAIN, save_range, &s);
+    return !atomic_load(&s.failed);
 }

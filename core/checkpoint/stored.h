@@ -57,7 +57,9 @@ int moe__stored_bits(moe_stored type);
 /* The fewest elements that fill whole bytes, and how many bytes these are: 1 and 2 for BF16, 32 and
  * 18 for Q4_0. */
 void moe__stored_block(moe_stored type, uint64_t *elements, uint64_t *bytes);
-/* A type of safetensors by its name, in which case matters; false when there is no such type. */
+/* A type by its name, in which case matters; false when there is no such type. The second knows
+ * those of safetensors alone. */
+bool moe__stored_find(moe_slice name, moe_stored *out);
 bool moe__stored_parse(moe_slice name, moe_stored *out);
 
 typedef enum moe_size_error { MOE_SIZE_OK, MOE_SIZE_OVERFLOW, MOE_SIZE_MISALIGNED } moe_size_error;
@@ -84,9 +86,10 @@ void moe__stored_read(moe_stored type, const void *data, uint64_t first, uint64_
 moe_status moe__stored_load(moe_stored type, const void *data, moe_tensor *out, const char *what);
 
 /* Whether elements of `from` can be written as `to`: any float as F32, BF16 or F16, rounded to the
- * nearest (even when tied); i32 as I32. */
+ * nearest (even when tied), or as Q8_0; i32 as I32. */
 bool moe__stored_can_save(moe_dtype from, moe_stored to);
-/* Converts `n` elements from `first` on of a contiguous tensor into `out`. */
-void moe__stored_save(moe_tensor *t, int64_t first, int64_t n, moe_stored to, void *out);
+/* Converts `n` elements from `first` on (a multiple of the block) of a contiguous tensor into `out`.
+ * False when Q8_0 cannot hold one: it is not finite, or its scale beyond f16. */
+bool moe__stored_save(moe_tensor *t, int64_t first, int64_t n, moe_stored to, void *out);
 
 #endif

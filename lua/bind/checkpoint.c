@@ -3,7 +3,8 @@
  *   open(path) -> Checkpoint        names info tensor raw source metadata verify close
  *                                   (metadata: checkpoint_metadata.c)
  *   save(path, tensors, metadata, options), describe(...)         (checkpoint_save.c)
- *   create(path, plan, metadata) -> Writer: names put close          (checkpoint_writer.c)
+ *   create(path, plan, metadata), create_gguf(...) -> Writer: names put close
+ *                                                      (checkpoint_writer.c, checkpoint_pairs.c)
  */
 #include "checkpoint.h"
 
@@ -216,7 +217,8 @@ void lmoe_open_checkpoint(lua_State *L) {
     };
     static const luaL_Reg functions[] = {
         {"open", open_checkpoint}, {"save", lmoe_checkpoint_save},
-        {"create", lmoe_checkpoint_create}, {"describe", lmoe_checkpoint_describe},
+        {"create", lmoe_checkpoint_create}, {"create_gguf", lmoe_checkpoint_create_gguf},
+        {"describe", lmoe_checkpoint_describe},
         {NULL, NULL},
     };
     lmoe_newtype(L, CHECKPOINT_TYPE, close_file, methods);

@@ -20,6 +20,7 @@ void lmoe_checkpoint_metadata(lua_State *L, const moe_checkpoint *c, const moe_s
 int lmoe_checkpoint_save(lua_State *L);
 int lmoe_checkpoint_describe(lua_State *L);
 int lmoe_checkpoint_create(lua_State *L);
+int lmoe_checkpoint_create_gguf(lua_State *L);
 
 /* Makes the metatable of what create returns. */
 void lmoe_checkpoint_writer_type(lua_State *L);
@@ -31,5 +32,8 @@ void lmoe_checkpoint_shape(lua_State *L, int table, const char *where, moe_store
 size_t lmoe_checkpoint_entries(lua_State *L, int table);
 /* The list of pairs in the table at `table`, or NULL for nil; leaves its memory on the stack. */
 moe_stored_pair *lmoe_checkpoint_pairs(lua_State *L, int table, const char *where, size_t *n);
+/* The metadata of a GGUF file from the table at `table`; leaves its memory on the stack, as two
+ * values. */
+moe_gguf_pair *lmoe_checkpoint_gguf_pairs(lua_State *L, int table, size_t *n);
 
 #endif

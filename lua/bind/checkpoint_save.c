@@ -54,7 +54,7 @@ static int push_field(lua_State *L, int table, const char *field) {
 
 void lmoe_checkpoint_type(lua_State *L, int table, const char *name, moe_stored_item *item) {
     bool text = push_field(L, table, "dtype") == LUA_TSTRING;
-    if (!text || !moe__stored_parse(slice_at(L, -1), &item->type))
+    if (!text || !moe__stored_find(slice_at(L, -1), &item->type))
         lmoe_raise(L, "%s: dtype must be one like \"U8\", \"I64\" or \"BF16\", not %s", name,
                    luaL_tolstring(L, -1, NULL));
     lua_pop(L, 1);

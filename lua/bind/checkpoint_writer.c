@@ -1,4 +1,4 @@
-/* checkpoint_writer.c -- core.checkpoint.create: a file that is written tensor by tensor.
+/* checkpoint_writer.c -- core.checkpoint.create and create_gguf: files written tensor by tensor.
  *
  *   local writer = assert(create(path, { a = { dtype = "BF16", shape = {2, 3} }, ... }, metadata))
  *   for _, name in ipairs(writer:names()) do assert(writer:put(name, make(name))) end
@@ -14,9 +14,17 @@
 
 #define WRITER_TYPE "moelua.CheckpointWriter"
 
+/* What the two formats do with a file; the pointer is their own. */
+typedef struct format {
+    moe_status (*put)(void *file, const moe_stored_item *item);
+    moe_status (*commit)(void *file);
+    void (*abandon)(void *file);
+} format;
+
 /* User value 1 is the list of names in file order; 2 and 3 keep what the items point at. */
 typedef struct writer {
-    moe_safetensors_writer *file;       /* NULL when closed or failed */
+    const format *format;
+    void *file;                 /* NULL when closed or failed */
     moe_stored_item *items;
     size_t count, next;
 } writer;
@@ -24,15 +32,15 @@ typedef struct writer {
 /* Arguments of create, and what it puts above them. */
 enum { PATH = 1, PLAN, METADATA, WRITER, ITEMS, ANCHORS };
 
-static void plan_items(lua_State *L, writer *w) {
+static void plan_items(lua_State *L, writer *w, const char *function) {
     for (lua_pushnil(L); w->next < w->count && lua_next(L, PLAN); w->next++) {
         moe_stored_item *item = &w->items[w->next];
         *item = (moe_stored_item){0};
         if (lua_type(L, -2) != LUA_TSTRING)
-            lmoe_raise(L, "create: the name of a tensor must be a string, not %s",
+            lmoe_raise(L, "%s: the name of a tensor must be a string, not %s", function,
                        luaL_tolstring(L, -2, NULL));
         item->name.data = lua_tolstring(L, -2, &item->name.size);
-        const char *where = lua_pushfstring(L, "create: tensor `%s`", item->name.data);
+        const char *where = lua_pushfstring(L, "%s: tensor `%s`", function, item->name.data);
         int table = lua_gettop(L) - 1;
         if (!lua_istable(L, table))
             lmoe_raise(L, "%s: a table expected, got %s", where, luaL_typename(L, table));
@@ -57,13 +65,13 @@ static void keep_names(lua_State *L, const writer *w) {
     lua_setiuservalue(L, WRITER, 1);
 }
 
-int lmoe_checkpoint_create(lua_State *L) {
-    const char *path = lmoe_check_path(L, PATH, "create");
+/* Leaves the writer, its items and their anchors above the arguments. */
+static writer *new_writer(lua_State *L, const format *f, const char *function) {
     lua_settop(L, METADATA);
     if (!lua_istable(L, PLAN))
-        lmoe_raise(L, "create: the plan must be a table, not %s", luaL_typename(L, PLAN));
+        lmoe_raise(L, "%s: the plan must be a table, not %s", function, luaL_typename(L, PLAN));
     writer *w = lua_newuserdatauv(L, sizeof *w, 3);
-    *w = (writer){.count = lmoe_checkpoint_entries(L, PLAN)};
+    *w = (writer){.format = f, .count = lmoe_checkpoint_entries(L, PLAN)};
     luaL_setmetatable(L, WRITER_TYPE);
     w->items = lua_newuserdatauv(L, (w->count + 1) * sizeof *w->items, 0);
     lua_createtable(L, 2 * (int)w->count, 0);
@@ -71,24 +79,66 @@ int lmoe_checkpoint_create(lua_State *L) {
     lua_setiuservalue(L, WRITER, 2);
     lua_pushvalue(L, ANCHORS);
     lua_setiuservalue(L, WRITER, 3);
-    plan_items(L, w);
-    bool tried = false;
-    moe_status status;
-    do {
-        size_t n;
-        moe_stored_pair *pairs = lmoe_checkpoint_pairs(L, METADATA, "create", &n);
-        status = moe__safetensors_begin(lmoe_ctx(L), path, w->items, w->count, pairs, n, &w->file);
-    } while (lmoe_again(L, status, &tried));
+    plan_items(L, w, function);
+    return w;
+}
+
+/* The results of creating: the writer, or why there is none. */
+static int created(lua_State *L, const writer *w, moe_status status) {
     if (status != MOE_OK) return lmoe_checkpoint_fail(L, status);
     keep_names(L, w);
     lua_settop(L, WRITER);
     return 1;
 }
 
+static moe_status put_safetensors(void *file, const moe_stored_item *item) {
+    return moe__safetensors_put(file, item);
+}
+static moe_status commit_safetensors(void *file) { return moe__safetensors_commit(file); }
+static void abandon_safetensors(void *file) { moe__safetensors_abandon(file); }
+
+int lmoe_checkpoint_create(lua_State *L) {
+    static const format f = {put_safetensors, commit_safetensors, abandon_safetensors};
+    const char *path = lmoe_check_path(L, PATH, "create");
+    writer *w = new_writer(L, &f, "create");
+    bool tried = false;
+    moe_status status;
+    do {
+        size_t n;
+        moe_safetensors_writer *file = NULL;
+        moe_stored_pair *pairs = lmoe_checkpoint_pairs(L, METADATA, "create", &n);
+        status = moe__safetensors_begin(lmoe_ctx(L), path, w->items, w->count, pairs, n, &file);
+        w->file = file;
+    } while (lmoe_again(L, status, &tried));
+    return created(L, w, status);
+}
+
+static moe_status put_gguf(void *file, const moe_stored_item *item) {
+    return moe__gguf_put(file, item);
+}
+static moe_status commit_gguf(void *file) { return moe__gguf_commit(file); }
+static void abandon_gguf(void *file) { moe__gguf_abandon(file); }
+
+int lmoe_checkpoint_create_gguf(lua_State *L) {
+    static const format f = {put_gguf, commit_gguf, abandon_gguf};
+    const char *path = lmoe_check_path(L, PATH, "create_gguf");
+    writer *w = new_writer(L, &f, "create_gguf");
+    bool tried = false;
+    moe_status status;
+    do {
+        size_t n;
+        moe_gguf_writer *file = NULL;
+        moe_gguf_pair *pairs = lmoe_checkpoint_gguf_pairs(L, METADATA, &n);
+        status = moe__gguf_begin(lmoe_ctx(L), path, w->items, w->count, pairs, n, &file);
+        w->file = file;
+    } while (lmoe_again(L, status, &tried));
+    return created(L, w, status);
+}
+
 static void abandon(writer *w) {
-    moe_safetensors_writer *file = w->file;
+    void *file = w->file;
     w->file = NULL;
-    moe__safetensors_abandon(file);
+    if (file) w->format->abandon(file);
 }
 
 static writer *check_writer(lua_State *L, const char *function) {
@@ -120,7 +170,7 @@ static moe_status put_next(lua_State *L) {
         item.data.data = lua_tolstring(L, 3, &item.data.size);
     else
         item.tensor = lmoe_checktensor(L, 3);
-    moe_status status = moe__safetensors_put(w->file, &item);
+    moe_status status = w->format->put(w->file, &item);
     if (status == MOE_OK) w->next++;
     return status;
 }
@@ -140,9 +190,9 @@ static int close_writer(lua_State *L) {
     writer *w = check_writer(L, "close");
     if (w->next < w->count)
         return lmoe_raise(L, "close: tensor `%s` was not written", w->items[w->next].name.data);
-    moe_safetensors_writer *file = w->file;
+    void *file = w->file;
     w->file = NULL;
-    moe_status status = moe__safetensors_commit(file);
+    moe_status status = w->format->commit(file);
     return status == MOE_OK ? lmoe_succeed(L) : lmoe_checkpoint_fail(L, status);
 }
 

@@ -166,7 +166,7 @@ function Shards:metadata(key)
   end
   local all = {}
   for i = #self.list, 1, -1 do
-    for key, value in pairs(self.opened[self.list[i]]:metadata()) do all[key] = value end
+    for name, value in pairs(self.opened[self.list[i]]:metadata()) do all[name] = value end
   end
   return all
 end
