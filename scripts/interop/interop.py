@@ -22,7 +22,7 @@ import transformers  # noqa: E402
 
 from beside import Failure, Moelua  # noqa: E402
 
-MODULES = ("families", "files", "texts", "merges")
+MODULES = ("families", "files", "texts", "merges", "smollm2")
 
 logging.disable(logging.ERROR)
 transformers.logging.set_verbosity_error()

@@ -21,8 +21,10 @@ make = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(make)
 
 CLASSES = {"llama": "Llama", "mistral": "Mistral", "mixtral": "Mixtral", "olmoe": "Olmoe",
-           "qwen2_moe": "Qwen2Moe", "qwen3_moe": "Qwen3Moe", "deepseek": None}
-KEEPS_HEAD_DIM = {"llama", "mistral", "mixtral", "qwen3_moe"}
+           "qwen2": "Qwen2", "qwen3": "Qwen3", "qwen2_moe": "Qwen2Moe", "qwen3_moe": "Qwen3Moe",
+           "deepseek": None}
+KEEPS_HEAD_DIM = {"llama", "mistral", "mixtral", "qwen3", "qwen3_moe"}
+DENSE = {"llama", "mistral", "qwen2", "qwen3"}
 
 
 ROPES = ("default", "linear", "llama3", "yarn", "default", "yarn")
@@ -72,7 +74,7 @@ def shape(family, draw, seed):
             n_shared_experts=draw.choice([None, 1, 2]), moe_layer_freq=draw.choice([1, 1, 2]),
             moe_intermediate_size=draw.randint(9, 30), scoring_func="softmax",
             first_k_dense_replace=draw.choice([0, 1]), attention_bias=draw.random() < 0.3)
-    elif family != "mistral":
+    elif family not in DENSE:
         options.update(num_experts=experts, num_experts_per_tok=k,
                        norm_topk_prob=draw.random() < 0.5)
     if family == "olmoe":

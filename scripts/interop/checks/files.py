@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from beside import Failure, all_equal, farthest, theirs, within
-from checks.families import make, plain
+from checks.families import CLASSES, make, plain, write_deepseek
 
 LIMIT = 2e-4                # of logits
 IDS = [5, 1, 44, 17, 3, 29, 8, 60, 31, 2, 12, 9]
@@ -160,6 +160,8 @@ MODELS = {
     "mistral": ("mistral", small, "llama"),
     "mixtral": ("mixtral", dict(small, num_local_experts=4, num_experts_per_tok=2), "llama"),
     "olmoe": ("olmoe", dict(small, num_experts=4, num_experts_per_tok=2), "olmoe"),
+    "qwen2": ("qwen2", small, "qwen2"),
+    "qwen3": ("qwen3", dict(small, head_dim=24), "qwen3"),
     "qwen2_moe": ("qwen2_moe", dict(sparse, shared_expert_intermediate_size=64), "qwen2moe"),
     "qwen3_moe": ("qwen3_moe", dict(sparse, head_dim=24, norm_topk_prob=True), "qwen3moe"),
     "deepseek": ("deepseek", dict(
@@ -168,10 +170,6 @@ MODELS = {
         scoring_func="softmax", tie_word_embeddings=False,
         rope_parameters={"rope_type": "default", "rope_theta": 1e4}), "deepseek"),
 }
-CLASSES = {"llama": "Llama", "mistral": "Mistral", "mixtral": "Mixtral", "olmoe": "Olmoe",
-           "qwen2_moe": "Qwen2Moe", "qwen3_moe": "Qwen3Moe"}
-
-
 def model_of(name):
     family, options, _ = MODELS[name]
     if family == "deepseek":
@@ -306,14 +304,14 @@ def reading_model(name):
 def saved_model(name, moelua):
     model, folder = model_of(name), moelua.path()
     if name == "deepseek":
-        from checks.families import write_deepseek
         write_deepseek(model, MODELS[name][1], folder)
     else:
         model.save_pretrained(folder)
     return model, folder
 
 
-READ_BY_TRANSFORMERS = ("llama", "llama-tied", "mistral", "qwen2_moe", "qwen3_moe")
+READ_BY_TRANSFORMERS = ("llama", "llama-tied", "mistral", "qwen2", "qwen3", "qwen2_moe",
+                        "qwen3_moe")
 
 
 def exporting(name):

@@ -127,7 +127,7 @@ def llama2(style):
 
 def corpus():
     draw = random.Random(7)
-    lines = strings(3000, ["<|x|>"], seed=7)
+    lines = [line.replace("\0", "") for line in strings(3000, ["<|x|>"], seed=7)]
     lines += [" ".join(draw.choice(WORDS) for _ in range(12)) for _ in range(2000)]
     return lines + CODE * 20
 

