@@ -21,12 +21,14 @@
 #include <zlib.h>
 
 #include "base/disk.h"
+#include "checkpoint/checksum.h"
 #include "checkpoint/output.h"
 
 #define GZIP_TYPE "moelua.gzip"
 #define LOCK_TYPE "moelua.lock"
 
 #define CHUNK (64u * 1024u)
+#define HASHED_AT_ONCE ((size_t)1 << 20)
 
 /* ---- reading -------------------------------------------------------------------------------- */
 
@@ -62,6 +64,34 @@ static int system_read(lua_State *L) {
         request = CHUNK;
     }
     luaL_pushresult(&content);
+    return 1;
+}
+
+/* Adds the rest of the file to the checksum; returns 0 or a system error number. */
+static int checksum_rest(int fd, char *piece, moe_checksum *sum) {
+    for (;;) {
+        ssize_t got = read_some(fd, piece, HASHED_AT_ONCE);
+        if (got < 0) return errno;
+        if (got == 0) return 0;
+        moe__checksum_add(sum, piece, (size_t)got);
+    }
+}
+
+/* system.hash_file(path): XXH3-128 of the content as 32 hexadecimal digits, read piece by piece. */
+static int system_hash_file(lua_State *L) {
+    const char *path = lmoe_check_path(L, 1, "hash_file");
+    int *fd = lmoe_push_descriptor(L);
+    *fd = lmoe_open_file(path, O_RDONLY);
+    if (*fd < 0) return lmoe_fail_system(L, "hash_file", path, errno);
+    char *piece = lua_newuserdatauv(L, HASHED_AT_ONCE, 0);
+    moe_ctx *ctx = lmoe_ctx(L);
+    moe_checksum *sum = moe__checksum_new(ctx);     /* nothing below raises before it is freed */
+    char digits[MOE_CHECKSUM_DIGITS + 1];
+    int error = sum ? checksum_rest(*fd, piece, sum) : ENOMEM;
+    if (sum) moe__checksum_digits(sum, digits);
+    moe__checksum_free(ctx, sum);
+    if (error) return lmoe_fail_system(L, "hash_file", path, error);
+    lua_pushlstring(L, digits, MOE_CHECKSUM_DIGITS);
     return 1;
 }
 
@@ -301,6 +331,7 @@ void lmoe_add_files(lua_State *L) {
     static const luaL_Reg functions[] = {
         {"read", system_read},
         {"read_gzip", system_read_gzip},
+        {"hash_file", system_hash_file},
         {"write", system_write},
         {"append", system_append},
         {"make_folder", system_make_folder},

@@ -6,8 +6,8 @@ local require = require         -- what is loaded later does not depend on what 
 local moe = {}
 -- Tensor functions, ops and constants; the C parts behind modules of ours stay inside.
 local inner = { json = true, yaml = true, system = true, checkpoint = true, text = true,
-  slots = true, raise = true, sample = true, uniform = true, adamw_step = true, source = true, nearest = true,
-  describe = true, attempt = true, uninterrupted = true }
+  slots = true, raise = true, sample = true, uniform = true, adamw_step = true, source = true,
+  nearest = true, describe = true, attempt = true, uninterrupted = true }
 for name, value in pairs(core) do
   if not inner[name] then moe[name] = value end
 end
