@@ -119,24 +119,34 @@ describe("tokenizer.json", function()
     end
   end)
 
-  it("of another kind is unsupported", function()
-    local function refused(reason, change)
-      local path = write(change)
-      local tok, message, code = tokenizer.open(path)
-      assert.is_nil(tok)
-      assert.equal("tokenizer.open: " .. path .. ": only the byte tokenizer is supported: " ..
-        reason, message)
-      assert.equal("unsupported", code)
+  it("of another kind is another tokenizer", function()
+    local function is_bpe(vocab, change)
+      local tok = assert(tokenizer.open(write(change)))
+      assert.equal("bpe", tok.name)
+      assert.equal(vocab, tok.vocab)
+      return tok
     end
-    refused("model type is Unigram", function(t) t.model.type = "Unigram" end)
-    refused("it has 1 merges", function(t) t.model.merges = { "a b" } end)
-    refused("its vocabulary is not the 256 bytes", function(t) t.model.vocab.A = nil end)
-    refused("its vocabulary is not the 256 bytes", function(t) t.model.vocab.A = 66 end)
-    refused("its vocabulary is not the 256 bytes", function(t) t.model.vocab.AB = 256 end)
-    refused("it has added tokens", function(t) t.added_tokens = { { id = 256 } } end)
-    refused("it has a normalizer", function(t) t.normalizer = { type = "NFC" } end)
-    refused("it is not byte-level", function(t) t.pre_tokenizer.add_prefix_space = true end)
-    refused("it is not byte-level", function(t) t.decoder = core.json.null end)
+    assert.same({ 66, 256 }, is_bpe(257, function(t)
+      t.model.vocab.AB, t.model.merges = 256, { "A B" }
+    end):encode("BAB"))
+    assert.same({ 97, 256, 98 }, is_bpe(257, function(t)
+      t.added_tokens = { { id = 256, content = "<x>", special = true } }
+    end):encode("a<x>b"))
+  end)
+
+  it("that nobody can read here is unsupported", function()
+    local function refused(reason, change, code)
+      local path = write(change)
+      local tok, message, got = tokenizer.open(path)
+      assert.is_nil(tok)
+      assert.equal("tokenizer.open: " .. path .. ": " .. reason, message)
+      assert.equal(code or "unsupported", got)
+    end
+    refused('model "Unigram" is not supported: it is BPE that is',
+      function(t) t.model.type = "Unigram" end)
+    refused("model: dropout is for training alone", function(t) t.model.dropout = 0.1 end)
+    refused("merge 1: \"ab\" is not in the vocabulary",
+      function(t) t.model.merges = { "a b" } end, "format")
   end)
 
   it("that is missing or broken gives nil, message, code", function()

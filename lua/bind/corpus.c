@@ -327,4 +327,5 @@ void lmoe_open_text(lua_State *L) {
                                          {NULL, NULL}};
     lmoe_newtype(L, CORPUS_TYPE, corpus_release, methods);
     luaL_newlib(L, functions);
+    lmoe_add_tokenizer(L);
 }

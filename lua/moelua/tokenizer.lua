@@ -1,145 +1,23 @@
--- tokenizer.lua: text to token ids and back. The byte tokenizer has one id per byte, 0 to 255.
+-- tokenizer.lua: text to token ids and back.
 --
---   local tok = moe.tokenizer.bytes()
---   tok:encode("ab")            -- { 97, 98 }
---   tok:decode({ 97, 98 })      -- "ab"
+--   local tok = moe.tokenizer.bytes()               -- one id per byte
+--   local tok = assert(moe.tokenizer.open("model")) -- a model directory, or a tokenizer.json
+--   tok:encode("ab")            -- a list of ids
+--   tok:decode({ 97, 98 })      -- a text
 --   tok:save("model")           -- tokenizer.json and tokenizer_config.json
---
--- On disk it is a Hugging Face tokenizer: byte-level BPE with the 256 symbols of GPT-2's alphabet
--- as vocabulary, without merges, each byte's symbol with the byte as id.
 
+local Bytes = require("moelua.byte_tokenizer")
+local class = require("moelua.tokenizer_class")
 local core = require("moelua.core")
 local expect = require("moelua.expect")
 local json, raise, system = core.json, core.raise, core.system
 
 local tokenizer = {}
 
----@class moelua.Tokenizer
----@field name string
----@field vocab integer how many ids there are
-local Bytes = { name = "bytes", vocab = 256 }
-Bytes.__index = Bytes
-Bytes.__name = "moelua.Tokenizer"
-
--- ---- bytes ------------------------------------------------------------------------------------
-
--- string.byte and string.char put everything on the stack at once, so texts go through in parts.
-local PART = 4096
-
---- The ids of a text.
----@param text string any bytes, NUL included
----@return integer[]
-function Bytes.encode(_, text)
-  expect(type(text) == "string", "encode", "text", "a string", text)
-  local ids = {}
-  for first = 1, #text, PART do
-    local part = { text:byte(first, first + PART - 1) }
-    table.move(part, 1, #part, first, ids)
-  end
-  return ids
-end
-
-local function check_ids(ids)
-  for i, id in ipairs(ids) do
-    if math.type(id) ~= "integer" or id < 0 or id > 255 then
-      raise("decode: id %d is no byte: %s is not in 0 to 255", i, tostring(id))
-    end
-  end
-end
-
---- The text of ids.
----@param ids integer[]|moelua.Tensor a list, or an i32 tensor of one dimension
----@return string
-function Bytes.decode(_, ids)
-  if getmetatable(ids) == "moelua.Tensor" then ids = core.totable(ids) end
-  expect(type(ids) == "table", "decode", "ids", "a list or a tensor", ids)
-  check_ids(ids)
-  local parts = {}
-  for first = 1, #ids, PART do
-    parts[#parts + 1] = string.char(table.unpack(ids, first, math.min(first + PART - 1, #ids)))
-  end
-  return table.concat(parts)
-end
-
---- The ids of bytes `first` to `last` as 16-bit little-endian numbers, and how many they are:
---- what a token file holds.
----@return string packed
----@return integer count
-function Bytes.pack(_, text, first, last)
-  local packed = core.text.pack_bytes(text, first, last)
-  return packed, #packed // 2
-end
-
--- ---- files ------------------------------------------------------------------------------------
-
--- GPT-2's alphabet: printable Latin-1 stands for itself, the other 68 bytes for U+0100 onwards.
-local function is_printable(byte)
-  return byte >= 0x21 and byte <= 0x7E or byte >= 0xA1 and byte ~= 0xAD
-end
-
-local function alphabet()
-  local vocab, others = {}, 0
-  for byte = 0, 255 do
-    local code = byte
-    if not is_printable(byte) then
-      code = 0x100 + others
-      others = others + 1
-    end
-    vocab[utf8.char(code)] = byte
-  end
-  return vocab
-end
-
-local function byte_level(add_prefix_space, use_regex)
-  return { type = "ByteLevel", add_prefix_space = add_prefix_space, trim_offsets = true,
-    use_regex = use_regex }
-end
-
-local function tokenizer_table()
-  return {
-    version = "1.0", truncation = json.null, padding = json.null, added_tokens = json.array({}),
-    normalizer = json.null, post_processor = json.null,
-    pre_tokenizer = byte_level(false, false),
-    decoder = byte_level(false, false),
-    model = {
-      type = "BPE", dropout = json.null, unk_token = json.null,
-      continuing_subword_prefix = json.null, end_of_word_suffix = json.null,
-      fuse_unk = false, byte_fallback = false, ignore_merges = false,
-      vocab = alphabet(), merges = json.array({}),
-    },
-  }
-end
-
---- The files of the tokenizer in a model directory: name -> content.
----@return table<string, string>
-function Bytes.files(_)
-  return {
-    ["tokenizer.json"] = json.encode(tokenizer_table(), { indent = 2 }) .. "\n",
-    ["tokenizer_config.json"] = json.encode({
-      tokenizer_class = "PreTrainedTokenizerFast",
-      add_bos_token = false, add_eos_token = false, clean_up_tokenization_spaces = false,
-    }, { indent = 2 }) .. "\n",
-  }
-end
-
---- Writes the tokenizer into a model directory that exists.
----@param folder string
----@return true? ok
----@return string? message
----@return string? code
-function Bytes:save(folder)
-  expect(type(folder) == "string", "save", "folder", "a string", folder)
-  for name, content in pairs(self:files()) do
-    local ok, message, code = system.write(folder .. "/" .. name, content)
-    if not ok then return nil, message, code end
-  end
-  return true
-end
-
 --- The byte tokenizer.
----@return moelua.Tokenizer
+---@return moelua.ByteTokenizer
 function tokenizer.bytes()
-  return setmetatable({}, Bytes)
+  return Bytes.new()
 end
 
 local function is_tokenizer(value)
@@ -157,67 +35,104 @@ function tokenizer.resolve(where, value)
     where, core.describe(value))
 end
 
--- ---- reading ----------------------------------------------------------------------------------
+-- ---- tables -----------------------------------------------------------------------------------
 
-local function is_empty(value)
-  return value == nil or value == json.null or type(value) == "table" and next(value) == nil
+-- Files of a tokenizer that was made here. Everything in tables is written as it was given.
+local function written(file, config)
+  local base = { tokenizer_class = "PreTrainedTokenizerFast", clean_up_tokenization_spaces = false }
+  for key, value in pairs(config) do base[key] = value end
+  return {
+    ["tokenizer.json"] = json.encode(file, { indent = 2 }) .. "\n",
+    ["tokenizer_config.json"] = json.encode(base, { indent = 2 }) .. "\n",
+  }
 end
 
-local function is_byte_level(value, prefix_matters)
-  return type(value) == "table" and value.type == "ByteLevel"
-    and not (prefix_matters and value.add_prefix_space)
+--- A tokenizer of the table that a tokenizer.json holds. `config` is the table of a
+--- tokenizer_config.json: bos_token, eos_token, unk_token, pad_token, chat_template.
+---@param file table
+---@param config table?
+---@return moelua.Tokenizer? tokenizer
+---@return string? message
+---@return string? code
+function tokenizer.from_table(file, config)
+  expect(type(file) == "table", "tokenizer.from_table", "file", "a table", file)
+  expect(config == nil or type(config) == "table", "tokenizer.from_table", "config", "a table",
+    config)
+  config = config or {}
+  local made
+  local function files()
+    made = made or written(file, config)
+    return made
+  end
+  local tok, message, code = class.new(file, config, files)
+  if not tok then return nil, "tokenizer.from_table: " .. message, code end
+  return tok
 end
 
-local function same_vocabulary(vocab)
-  if type(vocab) ~= "table" then return false end
-  local bytes, count = alphabet(), 0
-  for symbol, id in pairs(vocab) do
-    if bytes[symbol] ~= id then return false end
-    count = count + 1
-  end
-  return count == 256
+-- ---- files ------------------------------------------------------------------------------------
+
+-- What lies beside a tokenizer.json and belongs to it.
+local SIBLINGS = { "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+  "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json" }
+
+-- The object in a text of JSON, or nil, message, code.
+local function object(path, text)
+  local value, reason = json.decode(text)
+  if type(value) == "table" then return value end
+  return nil, ("%s: %s"):format(path, reason or "no JSON object"), "format"
 end
 
--- Why a tokenizer.json is not the byte tokenizer; nil when it is.
-local function difference(file)
-  local model = file.model
-  local kind = type(model) == "table" and model.type or model
-  if kind ~= "BPE" or kind == model then
-    return "model type is " .. (type(kind) == "table" and "a table" or tostring(kind))
+local function read_siblings(folder, files)
+  for _, name in ipairs(SIBLINGS) do
+    local path = folder .. name
+    if system.exists(path) then
+      local content, message, code = system.read(path)
+      if not content then return nil, message, code end
+      files[name] = content
+    end
   end
-  if not is_empty(model.merges) then
-    return type(model.merges) == "table" and ("it has %d merges"):format(#model.merges)
-      or "its merges are no list"
-  end
-  if not same_vocabulary(model.vocab) then return "its vocabulary is not the 256 bytes" end
-  if not is_empty(file.added_tokens) then return "it has added tokens" end
-  if not is_empty(file.normalizer) then return "it has a normalizer" end
-  if not is_byte_level(file.pre_tokenizer, true) or not is_byte_level(file.decoder) then
-    return "it is not byte-level"
-  end
-  return nil
+  return files
 end
 
---- Opens a tokenizer.json, or that of a model directory. Only the byte tokenizer is supported;
---- another kind gives nil, message, "unsupported".
+-- The files of the tokenizer at a path, and the path of its tokenizer.json.
+local function read_files(path)
+  if system.exists(path .. "/tokenizer.json") then path = path .. "/tokenizer.json" end
+  local text, message, code = system.read(path)
+  if not text then return nil, message, code end
+  local files = { ["tokenizer.json"] = text }
+  local ok
+  ok, message, code = read_siblings(path:match("^(.*/)[^/]*$") or "", files)
+  if not ok then return nil, message, code end
+  return files, path
+end
+
+local function open(path)
+  local files, where, code = read_files(path)
+  if not files then return nil, where, code, true end
+  local file, message
+  file, message, code = object(where, files["tokenizer.json"])
+  if not file then return nil, message, code end
+  if Bytes.is(file) then return Bytes.new() end
+  local config = {}
+  if files["tokenizer_config.json"] then
+    config, message, code = object("tokenizer_config.json", files["tokenizer_config.json"])
+    if not config then return nil, message, code end
+  end
+  local tok
+  tok, message, code = class.new(file, config, function() return files end)
+  return tok, message and ("%s: %s"):format(where, message), code
+end
+
+--- Opens a tokenizer.json, or that of a model directory.
 ---@param path string
 ---@return moelua.Tokenizer? tokenizer
 ---@return string? message
 ---@return string? code
 function tokenizer.open(path)
   expect(type(path) == "string", "tokenizer.open", "path", "a string", path)
-  local inside = path .. "/tokenizer.json"
-  if system.exists(inside) then path = inside end
-  local text, message, code = system.read(path)
-  if not text then return nil, message, code end
-  local file, reason = json.decode(text)
-  if type(file) ~= "table" then
-    return nil, ("tokenizer.open: %s: %s"):format(path, reason or "no JSON object"), "format"
-  end
-  local other = difference(file)
-  if not other then return tokenizer.bytes() end
-  return nil, ("tokenizer.open: %s: only the byte tokenizer is supported: %s"):format(path, other),
-    "unsupported"
+  local tok, message, code, whole = open(path)
+  if tok then return tok end
+  return nil, whole and message or "tokenizer.open: " .. message, code
 end
 
 return tokenizer

@@ -1,0 +1,327 @@
+/* tokenizer.c -- core.text.tokenizer: the Tokenizer userdata.
+ *
+ * tokenizer.lua has read and checked what a tokenizer.json says; here its parts reach the core. The
+ * userdata is one pointer, NULL once released.
+ */
+#include "system.h"
+
+#include <string.h>
+
+#include "tensor/tensor.h"
+#include "text/tokenizer.h"
+
+#define TOKENIZER_TYPE "moelua.Tokenizer.handle"
+#define MOST_GAPS 65536         /* ids without a token, beside as many as there are tokens */
+
+static moe_tokenizer *check_tokenizer(lua_State *L, const char *what) {
+    moe_tokenizer **box = luaL_testudata(L, 1, TOKENIZER_TYPE);
+    if (!box) lmoe_raise(L, "%s: a tokenizer expected, got %s", what, luaL_typename(L, 1));
+    if (!*box) lmoe_raise(L, "%s: the tokenizer was released", what);
+    return *box;
+}
+
+/* ---- making: vocabulary ---------------------------------------------------------------------- */
+
+/* What a table of tokens holds: { token = id }. */
+typedef struct extent {
+    size_t entries, bytes;
+    uint32_t ids;
+} extent;
+
+/* Pushes nil, message, "format" about the pair of token and value on top of the stack. */
+static int wrong_entry(lua_State *L, const char *why) {
+    const char *token = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "?";
+    lua_pushfstring(L, "token \"%s\": %s", token, why);
+    return lmoe_fail(L, "format");
+}
+
+/* Measures the table at `index`; false leaves nil, message, code. */
+static bool measure(lua_State *L, int index, extent *e) {
+    lua_Integer highest = -1;
+    *e = (extent){0};
+    for (lua_pushnil(L); lua_next(L, index); lua_pop(L, 1)) {
+        int whole;
+        lua_Integer id = lua_tointegerx(L, -1, &whole);
+        if (lua_type(L, -2) != LUA_TSTRING || lua_type(L, -1) != LUA_TNUMBER || !whole || id < 0)
+            return wrong_entry(L, "its id must be an integer from 0 on"), false;
+        e->entries++;
+        e->bytes += lua_rawlen(L, -2);
+        if (id > highest) highest = id;
+        if (highest > (lua_Integer)INT32_MAX - 1)
+            return wrong_entry(L, "its id is too large"), false;
+    }
+    if (highest >= 2 * (lua_Integer)e->entries + MOST_GAPS) {
+        lua_pushfstring(L, "id %I is out of range for %I tokens", (LUAI_UACINT)highest,
+                        (LUAI_UACINT)e->entries);
+        return lmoe_fail(L, "format"), false;
+    }
+    e->ids = (uint32_t)(highest + 1);
+    return true;
+}
+
+/* vocabulary(tokens, flags): tokens and flags by token ("added" tables are part of both). */
+static int set_vocabulary(lua_State *L) {
+    moe_tokenizer *t = check_tokenizer(L, "vocabulary");
+    extent e;
+    lua_settop(L, 3);
+    if (!measure(L, 2, &e)) return 3;
+    if (e.bytes > UINT32_MAX / 2) {
+        lua_pushliteral(L, "the tokens are too long");
+        return lmoe_fail(L, "format");
+    }
+    moe_vocabulary *v = &t->model.vocabulary;
+    moe_status status = moe__vocabulary_open(v, t->ctx, e.ids, e.entries, e.bytes);
+    for (lua_pushnil(L); status == MOE_OK && lua_next(L, 2); lua_pop(L, 1)) {
+        size_t size;
+        const char *token = lua_tolstring(L, -2, &size);
+        lua_pushvalue(L, -2);
+        lua_rawget(L, 3);
+        uint32_t flags = lua_isnil(L, -1) ? MOE_TOKEN_MODEL : (uint32_t)lua_tointeger(L, -1);
+        lua_pop(L, 1);
+        status = moe__vocabulary_add(v, token, size, (uint32_t)lua_tointeger(L, -1), flags);
+    }
+    return status == MOE_OK ? lmoe_succeed(L) : lmoe_fail_status(L, status);
+}
+
+/* ---- making: merges ------------------------------------------------------------------------- */
+
+static int wrong_merge(lua_State *L, lua_Integer i) {
+    lua_pushfstring(L, "merge %I is neither \"left right\" nor a list of two tokens",
+                    (LUAI_UACINT)i);
+    return lmoe_fail(L, "format");
+}
+
+/* Merge number i, on top of the stack: "left right". */
+static moe_status add_written(lua_State *L, moe_tokenizer *t, lua_Integer i, bool *fits) {
+    size_t size;
+    const char *text = lua_tolstring(L, -1, &size);
+    const char *space = memchr(text, ' ', size);
+    *fits = space && !memchr(space + 1, ' ', size - (size_t)(space + 1 - text));
+    if (!*fits) return MOE_OK;
+    return moe__bpe_add_merge(&t->model, text, (size_t)(space - text), space + 1,
+                              size - (size_t)(space + 1 - text), (uint32_t)(i - 1));
+}
+
+/* The same as a list of two. */
+static moe_status add_listed(lua_State *L, moe_tokenizer *t, lua_Integer i, bool *fits) {
+    *fits = lua_rawlen(L, -1) == 2 && lua_rawgeti(L, -1, 1) == LUA_TSTRING &&
+            lua_rawgeti(L, -2, 2) == LUA_TSTRING;
+    if (!*fits) return MOE_OK;
+    size_t left_size, right_size;
+    const char *left = lua_tolstring(L, -2, &left_size), *right = lua_tolstring(L, -1, &right_size);
+    return moe__bpe_add_merge(&t->model, left, left_size, right, right_size, (uint32_t)(i - 1));
+}
+
+/* merges(list): of "left right" or { left, right }. */
+static int set_merges(lua_State *L) {
+    moe_tokenizer *t = check_tokenizer(L, "merges");
+    lua_Integer n = (lua_Integer)lua_rawlen(L, 2);
+    moe_status status = n < UINT32_MAX / 4
+        ? moe__merges_open(&t->model.merges, t->ctx, (size_t)n) : MOE_ENOMEM;
+    for (lua_Integer i = 1; i <= n && status == MOE_OK; i++) {
+        bool fits = false;
+        lua_settop(L, 2);
+        int type = lua_rawgeti(L, 2, i);
+        if (type == LUA_TSTRING) status = add_written(L, t, i, &fits);
+        else if (type == LUA_TTABLE) status = add_listed(L, t, i, &fits);
+        if (!fits) return wrong_merge(L, i);
+    }
+    return status == MOE_OK ? lmoe_succeed(L) : lmoe_fail_status(L, status);
+}
+
+/* ---- making: the rest ------------------------------------------------------------------------ */
+
+static bool flag(lua_State *L, int index, const char *name) {
+    lua_getfield(L, index, name);
+    bool set = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    return set;
+}
+
+/* model{byte_level=, byte_fallback=, fuse_unk=, ignore_merges=, unk=id}: what has to follow
+ * vocabulary and merges. */
+static int set_model(lua_State *L) {
+    moe_tokenizer *t = check_tokenizer(L, "model");
+    moe_bpe *model = &t->model;
+    model->byte_level = flag(L, 2, "byte_level");
+    model->byte_fallback = flag(L, 2, "byte_fallback");
+    model->fuse_unknown = flag(L, 2, "fuse_unk");
+    model->ignore_merges = flag(L, 2, "ignore_merges");
+    lua_getfield(L, 2, "unk");
+    model->unknown = lua_isinteger(L, -1) ? (uint32_t)lua_tointeger(L, -1) : MOE_NO_ID;
+    moe_status status = moe__bpe_ready(model);
+    return status == MOE_OK ? lmoe_succeed(L) : lmoe_fail_status(L, status);
+}
+
+/* added{content=, id=, single_word=, lstrip=, rstrip=, special=, normalized=} */
+static int add_token(lua_State *L) {
+    moe_tokenizer *t = check_tokenizer(L, "added");
+    lua_getfield(L, 2, "id");
+    moe_added token = {(uint32_t)lua_tointeger(L, -1), flag(L, 2, "single_word"),
+                       flag(L, 2, "lstrip"), flag(L, 2, "rstrip"), flag(L, 2, "special")};
+    moe_added_set *set = flag(L, 2, "normalized") ? &t->normalized : &t->raw;
+    lua_getfield(L, 2, "content");
+    size_t size;
+    const char *text = lua_tolstring(L, -1, &size);
+    moe_status status = moe__added_add(set, text, size, token);
+    return status == MOE_OK ? lmoe_succeed(L) : lmoe_fail_status(L, status);
+}
+
+/* split{kind="split", split="gpt2"}: one more step of the pre-tokenizer. */
+static int add_split(lua_State *L) {
+    moe_tokenizer *t = check_tokenizer(L, "split");
+    moe_steps *steps = &t->splitter;
+    moe_step step = {.scratch = {.ctx = t->ctx}};
+    if (!moe__split_find(lmoe_strfield(L, 2, "split", ""), &step.split))
+        return lmoe_raise(L, "split: no such split");
+    if (steps->count == MOE_MOST_STEPS) return lmoe_raise(L, "split: too many steps");
+    steps->step[steps->count++] = step;
+    return 0;
+}
+
+/* ---- using ----------------------------------------------------------------------------------- */
+
+/* encode(text, special): a list of ids. */
+static int encode(lua_State *L) {
+    size_t size;
+    moe_tokenizer *t = check_tokenizer(L, "encode");
+    const char *text = lmoe_check_text(L, 2, "encode", "text", &size);
+    lmoe_check(L, moe__tokenizer_encode(t, text, size, lua_toboolean(L, 3)));
+    size_t count = t->ids.size / sizeof(uint32_t);
+    lua_createtable(L, count < INT32_MAX ? (int)count : 0, 0);
+    t = check_tokenizer(L, "encode");
+    const uint32_t *ids = (const uint32_t *)(void *)t->ids.data;
+    for (size_t i = 0; i < count; i++) {
+        lua_pushinteger(L, ids[i]);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    return 1;
+}
+
+static lua_Integer part_end(lua_State *L, int arg, const char *name, lua_Integer otherwise) {
+    int whole = 1;
+    if (lua_isnoneornil(L, arg)) return otherwise;
+    lua_Integer value = lua_tointegerx(L, arg, &whole);
+    if (!whole) lmoe_raise(L, "pack: %s must be an integer, not %s", name, lmoe_describe(L, arg));
+    return value;
+}
+
+static void put_packed(char *out, const uint32_t *ids, size_t count, bool narrow) {
+    for (size_t i = 0; i < count; i++) {
+        for (int byte = 0; byte < (narrow ? 2 : 4); byte++) *out++ = (char)(ids[i] >> 8 * byte);
+    }
+}
+
+/* pack(text[, first, last]): the ids of those bytes as little-endian numbers, U16 when the
+ * vocabulary fits, else U32; and how many they are. Special tokens are plain text. */
+static int pack(lua_State *L) {
+    size_t size;
+    moe_tokenizer *t = check_tokenizer(L, "pack");
+    const char *text = lmoe_check_text(L, 2, "pack", "text", &size);
+    lua_Integer first = part_end(L, 3, "first", 1);
+    lua_Integer last = part_end(L, 4, "last", (lua_Integer)size);
+    if (first < 1 || last < first - 1 || last > (lua_Integer)size)
+        lmoe_raise(L, "pack: no such part: bytes %I to %I of %I", (LUAI_UACINT)first,
+                   (LUAI_UACINT)last, (LUAI_UACINT)size);
+    lmoe_check(L, moe__tokenizer_encode(t, text + first - 1, (size_t)(last - first + 1), false));
+    size_t count = t->ids.size / sizeof(uint32_t);
+    bool narrow = t->model.vocabulary.count <= 65536;
+    luaL_Buffer b;
+    char *out = luaL_buffinitsize(L, &b, count * (narrow ? 2 : 4));
+    put_packed(out, (const uint32_t *)(void *)t->ids.data, count, narrow);
+    luaL_pushresultsize(&b, count * (narrow ? 2 : 4));
+    lua_pushinteger(L, (lua_Integer)count);
+    return 2;
+}
+
+/* Reads the list of ids at `arg` into t->ids. */
+static void read_ids(lua_State *L, moe_tokenizer *t, int arg) {
+    lua_Integer n = (lua_Integer)lua_rawlen(L, arg);
+    t->ids.size = 0;
+    for (lua_Integer i = 1; i <= n; i++) {
+        int whole;
+        lua_rawgeti(L, arg, i);
+        lua_Integer id = lua_tointegerx(L, -1, &whole);
+        if (lua_type(L, -1) != LUA_TNUMBER || !whole || id < 0 || id > INT32_MAX)
+            lmoe_raise(L, "decode: id %I is no token id: %s", (LUAI_UACINT)i,
+                       lmoe_describe(L, -1));
+        lua_pop(L, 1);
+        uint32_t value = (uint32_t)id;
+        lmoe_check(L, moe__buffer_add(&t->ids, &value, sizeof value));
+    }
+}
+
+/* decode(ids, skip_special, raw): the text of a list of ids. */
+static int decode(lua_State *L) {
+    moe_tokenizer *t = check_tokenizer(L, "decode");
+    read_ids(L, t, 2);
+    moe_decoding how = {.skip_special = lua_toboolean(L, 3), .raw = lua_toboolean(L, 4)};
+    lmoe_check(L, moe__tokenizer_decode(t, (const uint32_t *)(void *)t->ids.data,
+                                        t->ids.size / sizeof(uint32_t), how));
+    lua_pushlstring(L, t->text.data, t->text.size);
+    return 1;
+}
+
+/* token(id): what it is written as; nil for a gap and for what is no id. */
+static int token(lua_State *L) {
+    const moe_vocabulary *v = &check_tokenizer(L, "token")->model.vocabulary;
+    lua_Integer id = lua_isinteger(L, 2) ? lua_tointeger(L, 2) : -1;
+    if (id < 0 || id >= v->count || !v->tokens[id].flags) return 0;
+    lua_pushlstring(L, moe__token_text(v, (uint32_t)id), v->tokens[id].size);
+    return 1;
+}
+
+/* id(token): nil when there is no such token. */
+static int id_of(lua_State *L) {
+    const moe_vocabulary *v = &check_tokenizer(L, "id")->model.vocabulary;
+    size_t size;
+    const char *text = lmoe_check_text(L, 2, "id", "token", &size);
+    uint32_t id = moe__vocabulary_find(v, text, size);
+    if (id == MOE_NO_ID) return 0;
+    lua_pushinteger(L, id);
+    return 1;
+}
+
+static int vocab(lua_State *L) {
+    lua_pushinteger(L, check_tokenizer(L, "vocab")->model.vocabulary.count);
+    return 1;
+}
+
+static int release(lua_State *L) {
+    moe_tokenizer **box = luaL_testudata(L, 1, TOKENIZER_TYPE);
+    if (!box) return lmoe_raise(L, "release: a tokenizer expected, got %s", luaL_typename(L, 1));
+    moe_tokenizer *t = *box;
+    *box = NULL;
+    moe__tokenizer_free(t);
+    return 0;
+}
+
+/* tokenizer(): an empty one, to be given its parts. */
+static int new_tokenizer(lua_State *L) {
+    moe_tokenizer **box = lua_newuserdatauv(L, sizeof *box, 0);
+    *box = NULL;
+    luaL_setmetatable(L, TOKENIZER_TYPE);
+    lmoe_check(L, moe__tokenizer_new(lmoe_ctx(L), box));
+    return 1;
+}
+
+/* split_pattern(name): the regular expression that the split stands for; nil for SmolLM's. */
+static int split_pattern(lua_State *L) {
+    moe_split split;
+    if (!moe__split_find(luaL_checkstring(L, 1), &split)) return 0;
+    lua_pushstring(L, moe__split_pattern(split));
+    return 1;
+}
+
+void lmoe_add_tokenizer(lua_State *L) {
+    static const luaL_Reg methods[] = {
+        {"vocabulary", set_vocabulary}, {"merges", set_merges}, {"model", set_model},
+        {"added", add_token}, {"split", add_split}, {"encode", encode}, {"pack", pack},
+        {"decode", decode}, {"token", token}, {"id", id_of}, {"vocab", vocab},
+        {"release", release}, {NULL, NULL}};
+    lmoe_newtype(L, TOKENIZER_TYPE, release, methods);
+    lua_pushcfunction(L, new_tokenizer);
+    lua_setfield(L, -2, "tokenizer");
+    lua_pushcfunction(L, split_pattern);
+    lua_setfield(L, -2, "split_pattern");
+}

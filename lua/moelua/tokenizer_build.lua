@@ -1,0 +1,120 @@
+-- tokenizer_build.lua: from the table of a tokenizer.json to a tokenizer of the core.
+
+local core = require("moelua.core")
+local parts = require("moelua.tokenizer_parts")
+local json = core.json
+local field, refuse = parts.field, parts.refuse
+
+local MODEL, ADDED, SPECIAL = 1, 2, 4
+
+-- ---- the model --------------------------------------------------------------------------------
+
+local function check_model(model)
+  local kind = field(model, "type", "string", model.merges and "BPE" or nil, "model")
+  if kind ~= "BPE" then
+    refuse("unsupported", "model %s is not supported: it is BPE that is", core.describe(kind))
+  end
+  if field(model, "dropout", "number", 0, "model") ~= 0 then
+    refuse("unsupported", "model: dropout is for training alone")
+  end
+  for _, name in ipairs({ "continuing_subword_prefix", "end_of_word_suffix" }) do
+    if field(model, name, "string", "", "model") ~= "" then
+      refuse("unsupported", "model: %s is not supported", name)
+    end
+  end
+end
+
+-- The switches of the model, with the id of its unknown token.
+local function switches(model, byte_level)
+  local unk = field(model, "unk_token", "string", nil, "model")
+  local id = unk and model.vocab[unk]
+  if unk and not id then refuse("format", "model: unk_token %q is not in the vocabulary", unk) end
+  return {
+    byte_level = byte_level or false, unk = id,
+    fuse_unk = field(model, "fuse_unk", "boolean", false, "model"),
+    byte_fallback = field(model, "byte_fallback", "boolean", false, "model"),
+    ignore_merges = field(model, "ignore_merges", "boolean", false, "model"),
+  }
+end
+
+-- ---- added tokens -----------------------------------------------------------------------------
+
+local function read_added(entry, i)
+  local where = ("added_tokens %d"):format(i)
+  if type(entry) ~= "table" then refuse("format", "%s is no object", where) end
+  local token = { content = field(entry, "content", "string", "", where),
+    id = field(entry, "id", "integer", -1, where) }
+  if token.content == "" then refuse("format", "%s has no content", where) end
+  if token.id < 0 then refuse("format", "%s: %q has no id", where, token.content) end
+  token.special = field(entry, "special", "boolean", false, where)
+  token.normalized = field(entry, "normalized", "boolean", not token.special, where)
+  for _, name in ipairs({ "single_word", "lstrip", "rstrip" }) do
+    token[name] = field(entry, name, "boolean", false, where)
+  end
+  return token, where
+end
+
+-- The added tokens in their order. They join the vocabulary, with what they are for in `flags`.
+local function add_tokens(list, tokens, flags)
+  local added = {}
+  for i, entry in ipairs(list) do
+    local token, where = read_added(entry, i)
+    local id = tokens[token.content]
+    if id and id ~= token.id then
+      refuse("format", "%s: %q has the ids %s and %d", where, token.content, tostring(id), token.id)
+    end
+    if flags[token.content] then refuse("format", "%s: %q comes twice", where, token.content) end
+    tokens[token.content] = token.id
+    flags[token.content] = (id and MODEL or 0) | ADDED | (token.special and SPECIAL or 0)
+    added[i] = token
+  end
+  return added
+end
+
+-- ---- putting it together ----------------------------------------------------------------------
+
+-- What a call of the core returned, unless it refused.
+local function checked(...)
+  local ok, message, code = ...
+  if not ok then refuse(code or "format", "%s", message) end
+  return ...
+end
+
+local function copied(vocab)
+  local tokens = {}
+  for token, id in pairs(vocab) do tokens[token] = id end
+  return tokens
+end
+
+local function fill(handle, file)
+  local model = file.model
+  if type(model) ~= "table" then refuse("format", "there is no model") end
+  check_model(model)
+  local splitter = parts.pre_tokenizer(file.pre_tokenizer)
+  local tokens, flags = copied(field(model, "vocab", "table", {}, "model")), {}
+  local added = add_tokens(field(file, "added_tokens", "table", {}, "file"), tokens, flags)
+  checked(handle:vocabulary(tokens, flags))
+  checked(handle:merges(field(model, "merges", "table", {}, "model")))
+  checked(handle:model(switches(model, splitter.byte_level)))
+  for _, token in ipairs(added) do checked(handle:added(token)) end
+  for _, step in ipairs(splitter) do handle:split(step) end
+  if not splitter.byte_level then refuse("unsupported", "only byte-level models are supported") end
+  if file.normalizer ~= nil and file.normalizer ~= json.null then
+    refuse("unsupported", "normalizers are not supported")
+  end
+  return { around = parts.post_processor(file.post_processor), added = added }
+end
+
+--- The core's tokenizer of the table of a tokenizer.json, and { around, added }: what is put around
+--- ids, and the added tokens.
+---@return userdata? handle
+---@return table|string description or message
+---@return string? code
+return function(file)
+  local handle = core.text.tokenizer()
+  local ok, result = pcall(fill, handle, file)
+  if ok then return handle, result end
+  handle:release()
+  if type(result) ~= "table" or not result.refused then error(result, 0) end
+  return nil, result.refused, result.code
+end
