@@ -133,6 +133,19 @@ static int corpus_documents(lua_State *L) {
     return 1;
 }
 
+/* document(split, i): where the i-th document of a split begins in its stream, and its tokens. */
+static int corpus_document(lua_State *L) {
+    const moe_corpus *c = check_corpus(L, "document");
+    const moe_part *part = &c->part[check_split(L, 2, "document")];
+    int64_t i = whole(L, 3, "document", "i", 1);
+    if (i > part->documents)
+        lmoe_raise(L, "document: there are %I documents: no number %I",
+                   (LUAI_UACINT)part->documents, (LUAI_UACINT)i);
+    lua_pushinteger(L, part->at[i - 1] + 1);
+    lua_pushinteger(L, part->at[i] - part->at[i - 1]);
+    return 2;
+}
+
 static int corpus_vocab(lua_State *L) {
     lua_pushinteger(L, check_corpus(L, "vocab")->vocab);
     return 1;
@@ -314,6 +327,7 @@ static int corpus_open(lua_State *L) {
 void lmoe_open_text(lua_State *L) {
     static const luaL_Reg methods[] = {
         {"tokens", corpus_tokens},   {"documents", corpus_documents},
+        {"document", corpus_document},
         {"vocab", corpus_vocab},     {"batch", corpus_batch},
         {"epoch", corpus_epoch},     {"windows", corpus_windows},
         {"ids", corpus_ids},         {"window_batch", corpus_window_batch},
@@ -328,4 +342,5 @@ void lmoe_open_text(lua_State *L) {
     lmoe_newtype(L, CORPUS_TYPE, corpus_release, methods);
     luaL_newlib(L, functions);
     lmoe_add_tokenizer(L);
+    lmoe_add_training(L);
 }

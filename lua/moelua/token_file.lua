@@ -94,30 +94,16 @@ end
 local split_code = { test = 0, validation = 1, train = 2 }
 local split_name = { [0] = "test", "validation", "train" }
 
--- The three tensors: ids, and where they begin and in which split they are, per document.
-local function pack(documents, tok, read, files)
-  local ids, docs, split, at = {}, { ("<i8"):pack(0) }, {}, 0
-  for i, document in ipairs(documents) do
-    local text, message, code = read(document.file)
-    if not text then return nil, message, code end
-    if document.last > #text then
-      return nil, ("corpus: changed while it was read: %s"):format(files[document.file]), "io"
-    end
-    local packed, count = tok:pack(text, document.first, document.last)
-    at = at + count
-    ids[i], docs[i + 1] = packed, ("<i8"):pack(at)
-    split[i] = string.char(split_code[document.split])
-  end
-  return {
-    ids = { dtype = tok.vocab <= 65536 and "U16" or "U32", shape = { at },
-      data = table.concat(ids) },
-    docs = { dtype = "I64", shape = { #documents + 1 }, data = table.concat(docs) },
-    split = { dtype = "U8", shape = { #documents }, data = table.concat(split) },
-  }
-end
-
--- The tensors of the token file of some files, and how many duplicates were left out.
-local function make(files, tok, max_bytes)
+--- Calls visit(document, text) for each document of some files, in their order: without exact
+--- duplicates, and as many as max_bytes allows. A document has `first` and `last`, its bytes in the
+--- text, and `split`. Ends with what visit returns unless that is true.
+---@param files string[]
+---@param max_bytes integer? cap, see moe.data.corpus
+---@param visit fun(document: table, text: string): true?, string?, string?
+---@return integer? documents how many there were
+---@return integer|string duplicates how many were left out; or a message
+---@return string? code
+function token_file.each(files, max_bytes, visit)
   local read = reader(files)
   local documents, duplicates, code = find_documents(files, read)
   if not documents then return nil, duplicates, code end
@@ -125,10 +111,38 @@ local function make(files, tok, max_bytes)
     return nil, ("corpus: there is no text: %d files hold none, the first is %s"):format(#files,
       files[1]), "format"
   end
-  local tensors, message
-  tensors, message, code = pack(select(documents, max_bytes), tok, read, files)
-  if not tensors then return nil, message, code end
-  return tensors, duplicates
+  documents = select(documents, max_bytes)
+  for _, document in ipairs(documents) do
+    local text, message
+    text, message, code = read(document.file)
+    if not text then return nil, message, code end
+    if document.last > #text then
+      return nil, ("corpus: changed while it was read: %s"):format(files[document.file]), "io"
+    end
+    local ok
+    ok, message, code = visit(document, text)
+    if not ok then return nil, message, code end
+  end
+  return #documents, duplicates
+end
+
+-- The tensors of the token file of some files, and how many duplicates were left out.
+local function make(files, tok, max_bytes)
+  local ids, docs, split, at = {}, { ("<i8"):pack(0) }, {}, 0
+  local documents, duplicates, code = token_file.each(files, max_bytes, function(document, text)
+    local packed, count = tok:pack(text, document.first, document.last)
+    at = at + count
+    ids[#ids + 1], docs[#docs + 1] = packed, ("<i8"):pack(at)
+    split[#split + 1] = string.char(split_code[document.split])
+    return true
+  end)
+  if not documents then return nil, duplicates, code end
+  return {
+    ids = { dtype = tok.vocab <= 65536 and "U16" or "U32", shape = { at },
+      data = table.concat(ids) },
+    docs = { dtype = "I64", shape = { documents + 1 }, data = table.concat(docs) },
+    split = { dtype = "U8", shape = { documents }, data = table.concat(split) },
+  }, duplicates
 end
 
 --- The hash of a text from those of its three tensors.

@@ -69,6 +69,13 @@ function tokenizer.from_table(file, config)
   return tok
 end
 
+--- Learns a byte-level BPE from text, see tokenizer_train.lua.
+---@param given table
+---@return moelua.Tokenizer? tokenizer
+---@return string? message
+---@return string? code
+function tokenizer.train(given) return require("moelua.tokenizer_train")(given) end
+
 -- ---- files ------------------------------------------------------------------------------------
 
 -- What lies beside a tokenizer.json and belongs to it.

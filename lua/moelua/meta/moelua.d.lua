@@ -1116,8 +1116,7 @@ function model.check_config(given) end
 --- activation }, { kind = "moe", hidden, experts, shared, segments, activation, router }, see
 --- nn.MoE, or { kind = "mot", hidden, experts, group, ... }, see nn.MoT; kv_heads, head_dim,
 --- attention_bias ("none", "qkv", "all"), qk_norm ("none", "head", "whole"), clip_qkv, rope_theta,
---- rope_scaling, see nn.Attention; mlp_bias (of dense layers); norm_eps, tied (is the head the
---- embedding?), std (of the weights), seed; recompute
+--- rope_scaling, see nn.Attention; mlp_bias (of dense layers); norm_eps, tied (is the head the embedding?), std (of the weights), seed; recompute
 --- (keep only the input of each block for backward and compute the rest again: a third more work,
 --- much less memory, the same bits).
 ---@param given table
@@ -1645,6 +1644,13 @@ function tokenizer.open(path) end
 --- The tokenizer that an option names: "bytes", or a tokenizer itself.
 ---@param where string the function that was called, for messages
 function tokenizer.resolve(where, value) end
+
+--- Learns a byte-level BPE from text, see tokenizer_train.lua.
+---@param given table
+---@return moelua.Tokenizer? tokenizer
+---@return string? message
+---@return string? code
+function tokenizer.train(given) end
 
 --- Trains the model in place to predict the next token. Options: data (a corpus, or
 --- { name = corpus, ... } with even shares), steps, batch (sequences a step), accumulate (equal
