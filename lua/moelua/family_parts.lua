@@ -150,7 +150,7 @@ function parts.write(config)
     rope_scaling = scaling_fields(config),
     tie_word_embeddings = config.tied, attention_dropout = 0.0, use_cache = true,
     bos_token_id = json.null, eos_token_id = json.null, torch_dtype = "float32",
-    moelua = { seed = config.seed, recompute = config.recompute },
+    moelua = { seed = config.seed, recompute = config.recompute, freeze = config.freeze },
   }
 end
 

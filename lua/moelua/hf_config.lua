@@ -191,7 +191,9 @@ local function convert(hf, family)
   if not opts then return nil, obstacle end
   local window = window_of(hf, family)
   if window then opts.context = math.min(opts.context, math.floor(window)) end
-  opts.seed, opts.recompute = hf.moelua and hf.moelua.seed, hf.moelua and hf.moelua.recompute
+  for _, name in ipairs({ "seed", "recompute", "freeze" }) do
+    opts[name] = hf.moelua and hf.moelua[name]
+  end
   return model.check_config(opts)
 end
 

@@ -7,6 +7,7 @@
 local core = require("moelua.core")
 local balance = require("moelua.balance")
 local expect = require("moelua.expect")
+local freeze = require("moelua.freeze")
 local ffn = require("moelua.ffn")
 local generate = require("moelua.generate")
 local check_how = require("moelua.how").check
@@ -35,6 +36,7 @@ local declared = {
   tied = { "boolean", true },           -- the head is the embedding
   std = { "number", 0.02 }, seed = { "integer", 1 },
   recompute = "boolean",                -- of each block only its input is kept for backward
+  freeze = "table",                     -- what is not trained, see freeze.lua
   hf = "table",                         -- what config.json says beyond all that, see hf_config.lua
 }
 
@@ -113,6 +115,7 @@ local function check_config(given)
   not_negative(config, { "norm_eps", "rope_theta", "std" })
   if config.rope_theta == 0 then raise("moe.model.new: rope_theta must not be 0") end
   check_attention(config)
+  freeze.check("moe.model.new", config.freeze)
   config.ffn = ffn.per_layer("moe.model.new", config)
   config.hidden = nil
   check_bias(config)
@@ -167,6 +170,7 @@ function Model:init(config, dtype)
   self.norm = nn.RmsNorm(config.dim, config.norm_eps)
   self.head = not config.tied and weight(named, "head", config.vocab, config.dim) or nil
   if init.dtype ~= "f32" then self:to(init.dtype) end
+  freeze.apply(self)
 end
 
 --- The blocks, with the beginnings of their names.
@@ -311,6 +315,7 @@ function Model:to(dtype)
       if dtype == "f32" then layer[field]:requires_grad() end
     end
   end
+  freeze.apply(self)
   return self
 end
 

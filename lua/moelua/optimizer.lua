@@ -22,13 +22,27 @@ Optimizer.options = {
   clip = { "number", 1.0 },             -- largest global gradient norm; 0 = none
 }
 
+-- The parameters that have a gradient: those that are frozen have none.
+local function trained(layer)
+  local list, tensors = {}, {}
+  for _, entry in ipairs(layer:parameters()) do
+    if entry[2]:tracks_grad() then
+      list[#list + 1], tensors[#tensors + 1] = entry, entry[2]
+    end
+  end
+  return list, tensors
+end
+
 --- layer: a layer or model. given: lr, beta1, beta2, eps, weight_decay, clip.
 function Optimizer:init(layer, given)
   expect(nn.is_layer(layer), "moe.optimizer", "layer", "a layer or model", layer)
   self.opts = options.check("moe.optimizer", given, Optimizer.options)
   nn.check_f32("moe.optimizer", layer)
   self.layer, self.buffers = layer, layer:buffers()
-  self.params, self.tensors = layer:parameters(), nn.tensors(layer)
+  self.params, self.tensors = trained(layer)
+  if #self.tensors == 0 and #layer:parameters() > 0 then
+    core.raise("moe.optimizer: all parameters are frozen: there is nothing to train")
+  end
   self.m, self.v, self.decay, self.steps = {}, {}, {}, 0
   for i, p in ipairs(self.tensors) do
     self.m[i], self.v[i] = core.zeros(p:shape()), core.zeros(p:shape())
