@@ -179,14 +179,102 @@ describe("mix", function()
   end)
 end)
 
+describe("mix, with other choices,", function()
+  local a, b, c = table.unpack(family_of(3, { tied = false }))
+  local x = moe.randn(9, 16, { seed = 3, stream = "x" })
+
+  local function expert(m, layer, w, e)
+    return m.layers[layer].ffn.experts[w]:detach():select(1, e):clone()
+  end
+
+  -- The sum of what all experts of a layer make of x.
+  local function sum_of_experts(m, layer)
+    local bank, experts, every = m.layers[layer].ffn.experts, {}, {}
+    for e = 1, bank.w1:size(1) do experts[e] = e - 1 end
+    for t = 1, 9 do every[t] = experts end
+    return bank(x, moe.ones(9, #experts), moe.tensor(every, "i32"))
+  end
+
+  it("takes the rest from one model, of any number", function()
+    for index, m in ipairs({ a, b, c }) do
+      local mixed = models.bits(moe.mix({ a, b, c }, { rest = index }))
+      for name, bytes in pairs((models.bits(m))) do
+        if not name:find("ffn%.w") then assert.equal(bytes, mixed[name], name) end
+      end
+    end
+  end)
+
+  it("leaves layers dense, as the rest is made", function()
+    local mixed = moe.mix({ a, b }, { layers = { 2 } })
+    helper.close(mixed.layers[1].ffn.w2,
+      (a.layers[1].ffn.w2:detach() + b.layers[1].ffn.w2:detach()) / 2, 1e-8)
+    assert.equal("moe", mixed.config.ffn[2].kind)
+    mixed = moe.mix({ a, b }, { layers = { 2 }, rest = 2 })
+    assert.equal(b.layers[1].ffn.w1:bytes(), mixed.layers[1].ffn.w1:bytes())
+    helper.close(moe.mix({ a, a }, { layers = { 2 } }):logits(ids), a:logits(ids), 1e-5)
+  end)
+
+  it("splits every layer into experts that sum to it", function()
+    local mixed = moe.mix({ a, b }, { split = 3, router = { k = 2 } })
+    assert.equal(6, mixed.config.ffn[1].experts)
+    assert.equal(8, mixed.config.ffn[1].hidden)
+    helper.close(sum_of_experts(mixed, 2), a.layers[2].ffn(x) + b.layers[2].ffn(x), 1e-5)
+    assert.equal(a.layers[1].ffn.w1:detach():narrow(1, 9, 8):clone():bytes(),
+      expert(mixed, 1, "w1", 2):bytes())
+  end)
+
+  it("undoes the 1/C of gates that sum to one with scale = C", function()
+    for _, scale in ipairs({ 1, 3 }) do
+      local mixed = moe.mix({ a }, { split = 3, scale = scale, router = { kind = "soft" } })
+      mixed.layers[1].ffn.router.weight:detach():fill_(0)
+      helper.close(mixed.layers[1].ffn(x), a.layers[1].ffn(x) * (scale / 3), 1e-5)
+    end
+  end)
+
+  it("blends pieces of all models into experts that sum to all of them", function()
+    local mixed = moe.mix({ a, b, c }, { blend = true })
+    assert.equal(3, mixed.config.ffn[1].experts)
+    assert.equal(24, mixed.config.ffn[1].hidden)
+    helper.close(sum_of_experts(mixed, 1),
+      a.layers[1].ffn(x) + b.layers[1].ffn(x) + c.layers[1].ffn(x), 1e-5)
+    assert.equal(b.layers[1].ffn.w3:detach():narrow(1, 17, 8):clone():bytes(),
+      expert(mixed, 1, "w3", 3):narrow(1, 9, 8):clone():bytes())
+  end)
+
+  it("makes experts of narrower models as wide as the widest, by zeros", function()
+    local narrow = models.tiny({ tied = false, hidden = 20, seed = 9 })
+    local mixed = moe.mix({ a, narrow }, { router = { k = 1, gate = "all" } })
+    assert.equal(24, mixed.config.ffn[1].hidden)
+    helper.close(sum_of_experts(mixed, 1), a.layers[1].ffn(x) + narrow.layers[1].ffn(x), 1e-5)
+    helper.close(expert(mixed, 1, "w1", 2):narrow(1, 21, 4), moe.zeros(4, 16), 0)
+    helper.close(expert(mixed, 1, "w2", 2):narrow(2, 21, 4), moe.zeros(16, 4), 0)
+  end)
+
+  it("refuses what cannot be", function()
+    misuse(function() moe.mix({ a, b }, { split = 5 }) end,
+      "mix: layer 1, of hidden = 24, cannot be cut into 5 pieces")
+    misuse(function() moe.mix({ a, b }, { split = 2, blend = true }) end,
+      "mix: layers are split or blended, not both")
+    misuse(function() moe.mix({ a, b }, { rest = 3 }) end,
+      "mix: rest is \"mean\" or the number of one of the 2 models, not 3")
+    misuse(function() moe.mix({ a, b }, { rest = "base" }) end,
+      "mix: rest is \"mean\" or the number of one of the 2 models, not \"base\"")
+    misuse(function() moe.mix({ a, b }, { freeze = { "expert" } }) end,
+      "mix: freeze has 'expert': unknown\nhint: did you mean 'experts'?")
+  end)
+end)
+
 describe("mix and average refuse", function()
   local a = models.tiny()
 
   it("models of other shapes", function()
     local hint = "\nhint: all models must be trained from the same seed"
-    misuse(function() moe.mix({ a, models.tiny({ hidden = 20 }) }) end,
-      "mix: models 1 and 2 do not fit together: layers.0.ffn.w1 is [24 x 16] in model 1 and " ..
+    misuse(function() moe.average({ a, models.tiny({ hidden = 20 }) }) end,
+      "average: models 1 and 2 do not fit together: layers.0.ffn.w1 is [24 x 16] in model 1 and " ..
       "[20 x 16] in model 2" .. hint)
+    misuse(function() moe.mix({ a, models.tiny({ vocab = 300 }) }) end,
+      "mix: models 1 and 2 do not fit together: embedding is [256 x 16] in model 1 and " ..
+      "[300 x 16] in model 2" .. hint)
     misuse(function() moe.average({ a, a, models.tiny({ tied = false }) }) end,
       "average: models 1 and 3 do not fit together: head is missing in model 1 and " ..
       "[256 x 16] in model 3" .. hint)

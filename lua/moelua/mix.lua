@@ -1,186 +1,277 @@
 -- mix.lua: many models into one. Branch-Train-MiX (Sukhbaatar et al. 2024) and plain averages.
+--
+-- A mix is described once, as a blueprint of what every tensor is made of; see blueprint.lua.
 
 local core = require("moelua.core")
-local options = require("moelua.options")
-local family = require("moelua.family")
+local Blueprint = require("moelua.blueprint")
+local donors = require("moelua.donor")
+local ffn_parts = require("moelua.ffn_parts")
+local freeze = require("moelua.freeze")
+local layer_choice = require("moelua.layer_choice")
 local model = require("moelua.model")
-local nn = require("moelua.nn")
-local router = require("moelua.router")
-local run = require("moelua.run")
+local options = require("moelua.options")
+local parts = require("moelua.parts")
 local raise = core.raise
 
 local mix = {}
 
 local ROUTER_STD = 0.02
 
-local function resolve(what, models)
-  if type(models) ~= "table" or getmetatable(models) == model.Model then
-    raise("%s: a list of models is expected, not %s\nhint: %s({ a, b })", what,
-      core.describe(models), what)
-  end
-  local list = {}
-  for i, m in ipairs(models) do list[i] = type(m) == "string" and run.check(family.load(m)) or m end
-  if #list == 0 then raise("%s: no models given", what) end
-  for i, m in ipairs(list) do
-    if getmetatable(m) ~= model.Model then
-      raise("%s: number %d of the list must be a model, not %s", what, i, core.describe(m))
-    end
-    nn.check_f32(what, m)
-  end
-  return list
-end
-
--- The tensors of each model by name.
-local function maps_of(models)
-  local maps = {}
-  for i, m in ipairs(models) do
-    maps[i] = {}
-    for _, entry in ipairs(nn.saved(m)) do maps[i][entry[1]] = entry[2] end
-  end
-  return maps
-end
+-- ---- do they fit together? --------------------------------------------------------------------
 
 local SAME_SEED = "\nhint: all models must be trained from the same seed"
 
-local function shape_of(entry)
-  return entry and ("[%s]"):format(table.concat(entry[2]:shape(), " x ")) or "missing"
+local function shape_of(donor, name)
+  return donor.has(name) and ("[%s]"):format(table.concat(donor.shape(name), " x ")) or "missing"
 end
 
--- "model 2 (runs/x/model)"
-local function title(models, i)
-  return ("model %d%s"):format(i, models[i].path and (" (%s)"):format(models[i].path) or "")
+-- The first thing in which donors 1 and i differ is told.
+local function differ(what, list, i, name, a, b)
+  raise("%s: models 1 and %d do not fit together: %s is %s in %s and %s in %s" .. SAME_SEED, what,
+    i, name, a, list[1].title, b, list[i].title)
 end
 
--- All models must have been the same model once: in their options, which shapes do not always
--- show, and in the names and shapes of their parameters.
-local function check_alike(what, models)
-  local function differ(i, name, a, b)
-    raise("%s: models 1 and %d do not fit together: %s is %s in %s and %s in %s" .. SAME_SEED, what,
-      i, name, a, title(models, 1), b, title(models, i))
+-- What shapes do not always show.
+local ALIKE = { "layers", "heads", "kv_heads", "head_dim", "rope_theta", "rope_scaling", "norm_eps",
+  "attention_bias", "mlp_bias", "qk_norm", "clip_qkv" }
+
+-- Something that can be compared and shown.
+local function plain(value)
+  if type(value) == "table" then return core.json.encode(value) end
+  return value == nil and "none" or value
+end
+
+local function check_options(what, list, i)
+  local a, b = list[1].config, list[i].config
+  for _, key in ipairs(ALIKE) do
+    local x, y = plain(a[key]), plain(b[key])
+    if x ~= y then differ(what, list, i, key, x, y) end
   end
-  local config, expected = models[1].config, models[1]:parameters()
-  for i = 2, #models do
-    for _, key in ipairs({ "layers", "heads", "kv_heads", "head_dim", "rope_theta", "norm_eps" }) do
-      local value = models[i].config[key]
-      if config[key] ~= value then differ(i, key, config[key], value) end
+  for j, layer in ipairs(a.ffn) do
+    local other = b.ffn[j].activation
+    if layer.activation ~= other then
+      differ(what, list, i, ("the activation of layer %d"):format(j), layer.activation, other)
     end
-    for j, layer in ipairs(config.ffn) do
-      local a, b = layer.activation, models[i].config.ffn[j].activation
-      if a ~= b then differ(i, ("the activation of layer %d"):format(j), a, b) end
-    end
-    local other = models[i]:parameters()
-    for j = 1, math.max(#expected, #other) do
-      local a, b = expected[j], other[j]
-      if a and b and a[1] ~= b[1] then a, b = a, nil end
-      if shape_of(a) ~= shape_of(b) then
-        differ(i, (a or b)[1], shape_of(a), shape_of(b))
+  end
+end
+
+-- Names of donors 1 and i in the order of the first, then those that only the other has.
+local function all_names(a, b)
+  local names = table.move(a.names, 1, #a.names, 1, {})
+  for _, name in ipairs(b.names) do
+    if not a.has(name) then names[#names + 1] = name end
+  end
+  return names
+end
+
+-- All donors must have been the same model once: in their options, and in the names and shapes of
+-- their tensors, except those for which exempt(name).
+local function check_alike(what, list, exempt)
+  for i = 2, #list do
+    check_options(what, list, i)
+    for _, name in ipairs(all_names(list[1], list[i])) do
+      local a, b = shape_of(list[1], name), shape_of(list[i], name)
+      if a ~= b and not (exempt and exempt(name) and a ~= "missing" and b ~= "missing") then
+        differ(what, list, i, name, a, b)
       end
     end
   end
 end
 
--- The sum of tensors first .. last in f32, by halves: then a power of two of equal tensors sums
--- without rounding, and their mean is the tensor itself.
-local function sum(tensors, first, last)
-  if first == last then return tensors[first]:detach() end
-  local middle = (first + last) // 2
-  return sum(tensors, first, middle) + sum(tensors, middle + 1, last)
-end
+-- ---- averages ---------------------------------------------------------------------------------
 
-local function mean(tensors) return sum(tensors, 1, #tensors) / #tensors end
-
-local function column(maps, name)
-  local list = {}
-  for i, map in ipairs(maps) do list[i] = map[name] end
-  return list
-end
-
--- A model with this configuration whose every tensor, buffers too, `write(name, tensor)` fills.
-local function filled(config, tokenizer, write)
-  local out = model.Model(config, "f32")
-  local function one(name, tensor)
-    local _ <close> = core.scope()
-    core.no_grad(write, name, tensor)
-  end
-  for _, entry in ipairs(nn.saved(out)) do one(entry[1], entry[2]) end
-  out.tokenizer = tokenizer
+-- The tensor of this name in all donors.
+local function column(list, name)
+  local out = {}
+  for i, donor in ipairs(list) do out[i] = parts.copy(donor, name) end
   return out
 end
 
 -- Integers are no weights: the table of a hash must be the same in all models.
-local function average_of(name, tensors)
-  if tensors[1]:dtype() == "f32" then return mean(tensors) end
-  for i = 2, #tensors do
-    if tensors[i]:hash() ~= tensors[1]:hash() then
+local function average_of(list, name)
+  local first = list[1].tensor(name)
+  if first:dtype() == "f32" then return parts.mean(column(list, name)) end
+  for i = 2, #list do
+    if list[i].tensor(name):hash() ~= first:hash() then
       raise("average: models 1 and %d do not fit together: %s differs" .. SAME_SEED, i, name)
     end
   end
-  return tensors[1]
+  return parts.copy(list[1], name)
 end
 
 --- The uniform average of the weights of models with a common seed, in f32.
 ---@param models (moelua.Model|string)[] models, or folders of models
 ---@return moelua.Model
 function mix.average(models)
-  models = resolve("average", models)
-  check_alike("average", models)
-  local maps = maps_of(models)
-  return filled(options.merge(models[1].config, {}), models[1].tokenizer, function(name, tensor)
-    tensor:copy_(average_of(name, column(maps, name)))
-  end)
+  local list = donors.list("average", models)
+  check_alike("average", list)
+  local plan = Blueprint(options.merge(list[1].config, {}), list[1])
+  for _, name in ipairs(list[1].names) do plan:add(name, average_of(list, name)) end
+  return plan:build()
 end
 
--- The configuration of the mixture: each dense layer becomes one of as many experts as models.
--- `std` is that of the routers, the only parameters which are drawn.
-local function mixture_config(config, count, router_options, seed)
-  local out = options.merge(config, { seed = seed, std = ROUTER_STD, ffn = {} })
-  for i, ffn in ipairs(config.ffn) do
-    if ffn.kind ~= "dense" then
-      raise("mix: layer %d is a mixture already\n" ..
-        "hint: Branch-Train-MiX starts from dense models", i)
+-- ---- Branch-Train-MiX -------------------------------------------------------------------------
+
+local declared = {
+  router = "table", seed = { "integer", 1 },
+  rest = { "string|integer", "mean" },  -- of what is no expert: all models', or that of one
+  layers = "string|table",              -- which become mixtures, see layer_choice.lua; default all
+  split = { "integer", 1 },             -- cut every layer into so many experts
+  blend = { "boolean", false },         -- experts of pieces of all models
+  scale = { "number", 1 },              -- of the output of all experts
+  freeze = "table",                     -- what is not trained afterwards, see freeze.lua
+}
+
+local function check_choices(opts, list)
+  if type(opts.rest) == "string" and opts.rest ~= "mean" or
+    math.type(opts.rest) == "integer" and not list[opts.rest] then
+    raise("mix: rest is \"mean\" or the number of one of the %d models, not %s", #list,
+      core.describe(opts.rest))
+  end
+  if opts.split < 1 then raise("mix: split must be at least 1, not %d", opts.split) end
+  if opts.blend and opts.split > 1 then
+    raise("mix: layers are split or blended, not both")
+  end
+  if opts.scale ~= opts.scale or math.abs(opts.scale) == math.huge then
+    raise("mix: scale must be finite, not %s", opts.scale)
+  end
+end
+
+local function check_dense(list)
+  for _, donor in ipairs(list) do
+    for i, layer in ipairs(donor.config.ffn) do
+      if layer.kind ~= "dense" then
+        raise("mix: layer %d is a mixture already\n" ..
+          "hint: Branch-Train-MiX starts from dense models", i)
+      end
     end
-    out.ffn[i] = { kind = "moe", hidden = ffn.hidden, activation = ffn.activation,
-      experts = count, router = router_options }
+  end
+end
+
+-- Feed-forward layer `number` of all donors, as wide as the widest: a unit of zeros does nothing.
+local function layers_of(list, number)
+  local out, widest = {}, 0
+  for i, donor in ipairs(list) do
+    out[i] = ffn_parts.of(donor, number)
+    widest = math.max(widest, ffn_parts.width(out[i]))
+  end
+  for i, f in ipairs(out) do out[i] = ffn_parts.pad(f, widest) end
+  return out
+end
+
+local function check_pieces(f, count, number)
+  local width = ffn_parts.width(f)
+  if width % count ~= 0 then
+    raise("mix: layer %d, of hidden = %d, cannot be cut into %d pieces", number, width, count)
+  end
+end
+
+-- Every layer in `count` pieces, which are experts: those of the first model come first.
+local function split(all, count, number)
+  local out = {}
+  check_pieces(all[1], count, number)
+  for _, f in ipairs(all) do
+    for n = 1, count do out[#out + 1] = ffn_parts.chunk(f, n, count) end
+  end
+  return out
+end
+
+-- As many experts as models, of which number n has piece n of every model.
+local function blended(all, number)
+  local out = {}
+  check_pieces(all[1], #all, number)
+  for n = 1, #all do
+    local pieces = {}
+    for i, f in ipairs(all) do pieces[i] = ffn_parts.chunk(f, n, #all) end
+    out[n] = ffn_parts.join(pieces)
+  end
+  return out
+end
+
+-- The experts of layer `number`.
+local function experts_of(list, opts, number)
+  local all = layers_of(list, number)
+  if opts.blend then all = blended(all, number) end
+  if opts.split > 1 then all = split(all, opts.split, number) end
+  for e, f in ipairs(all) do all[e] = ffn_parts.scale(f, opts.scale) end
+  return all
+end
+
+-- What is no expert.
+local function rest_of(list, opts, name)
+  if opts.rest == "mean" then return parts.mean(column(list, name)) end
+  return parts.copy(list[opts.rest], name)
+end
+
+local function dense_layer(list, opts, number)
+  if opts.rest == "mean" then return ffn_parts.mean(layers_of(list, number)) end
+  return ffn_parts.of(list[opts.rest], number)
+end
+
+-- The configuration of the mixture, whose layers[i] is the list of experts of layer i, or the one
+-- dense layer. `std` is that of the routers, the only parameters which are drawn.
+local function mixture_config(config, layers, routing, opts)
+  local out = options.merge(config, { seed = opts.seed, std = ROUTER_STD, ffn = {},
+    freeze = opts.freeze })
+  for i, ffn in ipairs(config.ffn) do
+    local experts = layers[i]
+    out.ffn[i] = experts.w1 and options.merge(ffn, { hidden = ffn_parts.width(experts) }) or
+      { kind = "moe", hidden = ffn_parts.width(experts[1]), activation = ffn.activation,
+        experts = #experts, router = routing }
   end
   return model.check_config(out)
 end
 
--- New routers, under the names that a new model would give them.
-local function draw_routers(out, seed)
-  for i, block in ipairs(out.layers) do
-    local layer = out.config.ffn[i]
-    block.ffn.router = router.Router(layer.router, { dim = out.config.dim, experts = layer.experts,
-      init = { std = ROUTER_STD, seed = seed, name = ("layers.%d.ffn.router."):format(i - 1) } })
+-- Tensors in the order of the first donor; those of a feed-forward layer where its first one is.
+local function describe(plan, list, opts, layers)
+  local done = {}
+  for _, name in ipairs(list[1].names) do
+    local number = tonumber(name:match("^layers%.(%d+)%.ffn%."))
+    local made = number and layers[number + 1]
+    if not number then
+      plan:add(name, rest_of(list, opts, name))
+    elseif not done[number] then
+      done[number] = true
+      if made.w1 then plan:add_ffn(number + 1, made) end
+      for e, f in ipairs(made) do plan:add_ffn(number + 1, f, e) end
+    end
   end
-  return out
 end
 
 --- Branch-Train-MiX (Sukhbaatar et al. 2024): every feed-forward layer of every model
 --- becomes an expert, everything else is the plain mean over all models, in f32. Routers are the
 --- only new parameters: N(0, 0.02^2). The seed model is passed like the others: it becomes the
---- generalist expert and counts in the mean. Raises when the models do not have the same shapes.
---- Options: router (see router.lua; default top-2 over the selected, the paper's balance loss with
---- 0.01), seed (of the routers).
+--- generalist expert and counts in the mean. Narrower layers get hidden units of zeros, which do
+--- nothing; in all else the models must have the same shapes. Options:
+---   router    see router.lua; default top-2 over the selected, the paper's balance loss with 0.01
+---   rest      "mean", or the number of the model whose attention, norms and embeddings are taken
+---   layers    which become mixtures, see layer_choice.lua; the others stay dense, as `rest` says
+---   split     C: each layer is cut into C experts. Gates that sum to one make the output 1/C of
+---             what it was; scale = C undoes that
+---   blend     as many experts as models, each of an equal piece of every model
+---   scale     of the output of all experts (in W2), default 1
+---   freeze    what is not trained afterwards, see freeze.lua: { "experts" }
+---   seed      of the routers
 ---@param models (moelua.Model|string)[] models, or folders of models
----@param opts { router?: table, seed?: integer }?
+---@param opts table?
 ---@return moelua.Model
 function mix.mix(models, opts)
-  models = resolve("mix", models)
-  opts = options.check("mix", opts, { router = "table", seed = { "integer", 1 } })
-  check_alike("mix", models)
-  local routing = opts.router or { k = math.min(2, #models),
-    balance = { form = "btx", coef = 0.01 } }
-  local config = mixture_config(models[1].config, #models, routing, opts.seed)
-  local maps = maps_of(models)
-  local mixed = filled(config, models[1].tokenizer, function(name, tensor)
-    local dense = name:gsub("%.ffn%.experts%.", ".ffn.")
-    if dense ~= name then
-      for e, map in ipairs(maps) do tensor:detach():select(1, e):copy_(map[dense]) end
-    elseif not name:find(".ffn.router", 1, true) then
-      tensor:copy_(mean(column(maps, name)))
-    end
-  end)
-  return draw_routers(mixed, opts.seed)
+  local list = donors.list("mix", models)
+  opts = options.check("mix", opts, declared)
+  check_dense(list)
+  check_alike("mix", list, function(name) return name:find("%.ffn%.w%d$") ~= nil end)
+  check_choices(opts, list)
+  freeze.check("mix", opts.freeze)
+  local layers, chosen = {}, layer_choice("mix", opts.layers, list[1].config.layers)
+  for i = 1, list[1].config.layers do
+    layers[i] = chosen[i] and experts_of(list, opts, i) or dense_layer(list, opts, i)
+  end
+  local count = #list * opts.split
+  local routing = opts.router or { k = math.min(2, count), balance = { form = "btx", coef = 0.01 } }
+  local plan = Blueprint(mixture_config(list[1].config, layers, routing, opts), list[1])
+  describe(plan, list, opts, layers)
+  plan:routers { std = ROUTER_STD, seed = opts.seed }
+  return plan:build()
 end
 
 return mix

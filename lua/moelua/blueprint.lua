@@ -1,0 +1,96 @@
+-- blueprint.lua: a model that is to be made of others: its configuration, and for every tensor what
+-- it is made of (parts.lua). It can be built in memory, or written to a folder tensor by tensor, so
+-- that no more than a few tensors are ever in memory; both have the same numbers.
+--
+--   local plan = Blueprint("mix", config, donor)
+--   plan:add("layers.0.ffn.experts.w1", part, 3)          -- of expert 3
+--   plan:routers { std = 0.02, seed = 1 }
+--   local m = plan:build()
+
+local core = require("moelua.core")
+local class = require("moelua.class")
+local model = require("moelua.model")
+local nn = require("moelua.nn")
+local parts = require("moelua.parts")
+local router = require("moelua.router")
+
+local Blueprint = class("Blueprint")
+
+--- config: complete. donor: whose tokenizer it gets.
+function Blueprint:init(config, donor)
+  self.config, self.donor, self.slots = config, donor, {}
+  self.mixtures = {}            -- by the number of the layer: does it get experts here?
+end
+
+--- Says what a tensor, or number `expert` (from 1) of a stack of them, is made of.
+function Blueprint:add(name, made, expert)
+  self.slots[#self.slots + 1] = { name = name, expert = expert, part = made }
+end
+
+--- Says it for the matrices of layer `number` (from 1), or of its expert of that number, or of its
+--- part of that name ("shared").
+function Blueprint:add_ffn(number, f, which)
+  local is_expert = math.type(which) == "integer"
+  self.mixtures[number] = self.mixtures[number] or is_expert
+  local inside = is_expert and "experts." or which and which .. "." or ""
+  for _, name in ipairs({ "w1", "w3", "w2" }) do
+    if f[name] then
+      self:add(("layers.%d.ffn.%s%s"):format(number - 1, inside, name), f[name],
+        is_expert and which or nil)
+    end
+  end
+end
+
+-- The router of a layer as a new model with this seed would have it.
+local function new_router(self, number, init)
+  local layer = self.config.ffn[number]
+  return router.Router(layer.router, { dim = self.config.dim, experts = layer.experts, init = {
+    std = init.std, seed = init.seed, name = ("layers.%d.ffn.router."):format(number - 1) } })
+end
+
+-- Of every `count` rows all are as the first one.
+local function repeat_rows(tensor, count)
+  local ids = {}
+  for i = 1, tensor:size(1) do ids[i] = (i - 1) // count * count end
+  return tensor:embedding(core.tensor(ids, "i32"))
+end
+
+local function add_router(self, number, init)
+  local made, prefix = new_router(self, number, init), ("layers.%d.ffn.router."):format(number - 1)
+  for _, list in ipairs({ made:parameters(prefix), made:buffers(prefix) }) do
+    for _, entry in ipairs(list) do
+      local name, tensor = entry[1], entry[2]:detach()
+      if entry[4] == "weight" then tensor = repeat_rows(tensor, init.repeats or 1) end
+      self:add(name, parts.new(tensor:shape(), function() return tensor end))
+    end
+  end
+end
+
+--- New routers for the mixtures whose experts are described here, with weights from N(0, std^2), in
+--- which every `repeats` rows are the same.
+function Blueprint:routers(init)
+  for number = 1, self.config.layers do
+    if self.mixtures[number] then add_router(self, number, init) end
+  end
+end
+
+-- Writes the numbers of a slot into its place.
+local function fill(tensor, slot)
+  local _ <close> = core.scope()
+  local place = slot.expert and tensor:detach():select(1, slot.expert) or tensor
+  place:copy_(slot.part.value())
+end
+
+--- The model, in memory.
+---@return moelua.Model
+function Blueprint:build()
+  local out, tensors = model.Model(self.config, "f32"), {}
+  for _, entry in ipairs(nn.saved(out)) do tensors[entry[1]] = entry[2] end
+  core.no_grad(function()
+    for _, slot in ipairs(self.slots) do fill(tensors[slot.name], slot) end
+  end)
+  out.tokenizer = self.donor.tokenizer()
+  return out
+end
+
+return Blueprint
