@@ -1000,11 +1000,19 @@ function moe.load(path, opts) end
 --- Branch-Train-MiX (Sukhbaatar et al. 2024): every feed-forward layer of every model
 --- becomes an expert, everything else is the plain mean over all models, in f32. Routers are the
 --- only new parameters: N(0, 0.02^2). The seed model is passed like the others: it becomes the
---- generalist expert and counts in the mean. Raises when the models do not have the same shapes.
---- Options: router (see router.lua; default top-2 over the selected, the paper's balance loss with
---- 0.01), seed (of the routers).
+--- generalist expert and counts in the mean. Narrower layers get hidden units of zeros, which do
+--- nothing; in all else the models must have the same shapes. Options:
+---   router    see router.lua; default top-2 over the selected, the paper's balance loss with 0.01
+---   rest      "mean", or the number of the model whose attention, norms and embeddings are taken
+---   layers    which become mixtures, see layer_choice.lua; the others stay dense, as `rest` says
+---   split     C: each layer is cut into C experts. Gates that sum to one make the output 1/C of
+---             what it was; scale = C undoes that
+---   blend     as many experts as models, each of an equal piece of every model
+---   scale     of the output of all experts (in W2), default 1
+---   freeze    what is not trained afterwards, see freeze.lua: { "experts" }
+---   seed      of the routers
 ---@param models (moelua.Model|string)[] models, or folders of models
----@param opts { router?: table, seed?: integer }?
+---@param opts table?
 ---@return moelua.Model
 function moe.mix(models, opts) end
 
@@ -1118,7 +1126,7 @@ function model.check_config(given) end
 --- attention_bias ("none", "qkv", "all"), qk_norm ("none", "head", "whole"), clip_qkv, rope_theta,
 --- rope_scaling, see nn.Attention; mlp_bias (of dense layers); norm_eps, tied (is the head the embedding?), std (of the weights), seed; recompute
 --- (keep only the input of each block for backward and compute the rest again: a third more work,
---- much less memory, the same bits).
+--- much less memory, the same bits); freeze (what is not trained, see freeze.lua).
 ---@param given table
 ---@return moelua.Model
 function model.new(given) end
@@ -1678,6 +1686,24 @@ function moe.train(model, given) end
 ---@param given table?
 ---@return moelua.Model
 function moe.transition(m, given) end
+
+--- A mixture of experts from a dense model. Options:
+---   experts   how many copies of each feed-forward layer
+---   router    see router.lua; by default top-2 over the selected
+---   layers    which become mixtures, see layer_choice.lua: "all", "alternate", "last half", a list
+---   segments  G: each copy is cut into so many experts, with k = G or a multiple of it
+---   scale     of the output of the experts (in W2). The default, G, keeps the function with gates
+---             that sum to one; with gate = "all" that is experts * G^2 / k, exact for equal gates
+---   vary      { form = "noise", "replace" or "drop", share = 0.5, std = 0.02 }: how copies differ
+---   permute   each copy has its hidden units in an order of its own
+---   shared    { share = 0.5 }: a copy that all tokens use gives this share of the output, the
+---             others the rest
+---   freeze    what is not trained afterwards, see freeze.lua
+---   seed      of the routers, N(0, 0.02^2), and of all that differs between copies
+---@param m moelua.Model|string a model, or the path of one
+---@param given table
+---@return moelua.Model
+function moe.upcycle(m, given) end
 
 ---@type string
 moe.version = nil
