@@ -13,6 +13,7 @@ local model = require("moelua.model")
 local nn = require("moelua.nn")
 local parts = require("moelua.parts")
 local router = require("moelua.router")
+local raise = core.raise
 
 local Blueprint = class("Blueprint")
 
@@ -48,26 +49,39 @@ local function new_router(self, number, init)
     std = init.std, seed = init.seed, name = ("layers.%d.ffn.router."):format(number - 1) } })
 end
 
--- Of every `count` rows all are as the first one.
-local function repeat_rows(tensor, count)
+-- Each row `count` times; of a drawn weight the first of every `count` rows is taken.
+local function repeat_rows(tensor, count, step)
   local ids = {}
-  for i = 1, tensor:size(1) do ids[i] = (i - 1) // count * count end
-  return tensor:embedding(core.tensor(ids, "i32"))
+  for i = 1, tensor:size(1) // step * count do ids[i] = (i - 1) // count * step end
+  return tensor:gather_rows(core.tensor(ids, "i32"))
+end
+
+-- The weight of a router: that which was drawn, or of the given rows.
+local function weight_of(drawn, init, number)
+  local count = init.repeats or 1
+  local rows = init.rows and init.rows[number]
+  if rows then return repeat_rows(core.tensor(rows), count, 1) end
+  return repeat_rows(drawn, count, count)
 end
 
 local function add_router(self, number, init)
-  local made, prefix = new_router(self, number, init), ("layers.%d.ffn.router."):format(number - 1)
+  local made = new_router(self, number, init)
+  if init.rows and not made.weight then
+    raise("init: a router of kind \"%s\" has no weight to begin with", made.opts.kind)
+  end
+  local prefix = ("layers.%d.ffn.router."):format(number - 1)
   for _, list in ipairs({ made:parameters(prefix), made:buffers(prefix) }) do
     for _, entry in ipairs(list) do
-      local name, tensor = entry[1], entry[2]:detach()
-      if entry[4] == "weight" then tensor = repeat_rows(tensor, init.repeats or 1) end
+      local name, tensor, _, field = table.unpack(entry)
+      tensor = tensor:detach()
+      if field == "weight" then tensor = weight_of(tensor, init, number) end
       self:add(name, parts.new(tensor:shape(), function() return tensor end))
     end
   end
 end
 
---- New routers for the mixtures whose experts are described here, with weights from N(0, std^2), in
---- which every `repeats` rows are the same.
+--- New routers for the mixtures whose experts are described here. init: std and seed of weights
+--- that are drawn, or rows[number], the rows of each layer; `repeats`: how often each is there.
 function Blueprint:routers(init)
   for number = 1, self.config.layers do
     if self.mixtures[number] then add_router(self, number, init) end

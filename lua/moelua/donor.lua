@@ -4,6 +4,7 @@
 --   donor.names                     of its tensors, as model:parameters() has them
 --   donor.has(name)  donor.shape(name)
 --   donor.tensor(name)              the numbers, f32 (integers as they are); no part of a graph
+--   donor.rows(name, ids)           of a matrix: rows ids, i32, as embedding gives them
 --   donor.source(name)              where they lie in a file, see assembly.lua; nil in memory
 --   donor.tokenizer()               the tokenizer, or nil
 
@@ -11,6 +12,7 @@ local core = require("moelua.core")
 local family = require("moelua.family")
 local model = require("moelua.model")
 local nn = require("moelua.nn")
+local parts = require("moelua.parts")
 local run = require("moelua.run")
 local raise = core.raise
 
@@ -29,6 +31,7 @@ local function in_memory(what, m, i)
     has = function(name) return map[name] ~= nil end,
     shape = function(name) return map[name]:shape() end,
     tensor = function(name) return map[name]:detach() end,
+    rows = function(name, ids) return map[name]:detach():embedding(ids) end,
     source = function() return nil end,
     tokenizer = function() return m.tokenizer end }
 end
@@ -54,6 +57,12 @@ function donor.list(what, models)
   local list = {}
   for i, m in ipairs(models) do list[i] = donor.of(what, m, i) end
   return list
+end
+
+--- A donor as hidden_states.lua and router_init.lua take models.
+function donor.model(d)
+  return { config = d.config, tokenizer = d.tokenizer,
+    part_of = function(name) return parts.copy(d, name) end }
 end
 
 return donor

@@ -11,6 +11,7 @@ local layer_choice = require("moelua.layer_choice")
 local model = require("moelua.model")
 local options = require("moelua.options")
 local parts = require("moelua.parts")
+local router_init = require("moelua.router_init")
 local raise = core.raise
 
 local mix = {}
@@ -119,6 +120,7 @@ local declared = {
   split = { "integer", 1 },             -- cut every layer into so many experts
   blend = { "boolean", false },         -- experts of pieces of all models
   scale = { "number", 1 },              -- of the output of all experts
+  init = "table",                       -- of the routers, see router_init.lua
   freeze = "table",                     -- what is not trained afterwards, see freeze.lua
 }
 
@@ -131,6 +133,9 @@ local function check_choices(opts, list)
   if opts.split < 1 then raise("mix: split must be at least 1, not %d", opts.split) end
   if opts.blend and opts.split > 1 then
     raise("mix: layers are split or blended, not both")
+  end
+  if opts.blend and opts.init then
+    raise("mix: blended experts are of all models alike: no text is theirs\nhint: leave init out")
   end
   if opts.scale ~= opts.scale or math.abs(opts.scale) == math.huge then
     raise("mix: scale must be finite, not %s", opts.scale)
@@ -208,6 +213,23 @@ local function dense_layer(list, opts, number)
   return ffn_parts.of(list[opts.rest], number)
 end
 
+-- The dense model that the rest of the mixture is of, which the routers know the text by.
+local function dense_model(list, opts, config)
+  local hidden, widths = {}, {}
+  local function layer_of(number)
+    hidden[number] = hidden[number] or dense_layer(list, opts, number)
+    return hidden[number]
+  end
+  for i, ffn in ipairs(config.ffn) do
+    widths[i] = options.merge(ffn, { hidden = ffn_parts.width(layer_of(i)) })
+  end
+  return { config = options.merge(config, { ffn = widths }), tokenizer = list[1].tokenizer,
+    part_of = function(name)
+      local number, matrix = name:match("^layers%.(%d+)%.ffn%.(w%d)$")
+      return number and layer_of(number + 1)[matrix] or rest_of(list, opts, name)
+    end }
+end
+
 -- The configuration of the mixture, whose layers[i] is the list of experts of layer i, or the one
 -- dense layer. `std` is that of the routers, the only parameters which are drawn.
 local function mixture_config(config, layers, routing, opts)
@@ -250,11 +272,16 @@ end
 ---             what it was; scale = C undoes that
 ---   blend     as many experts as models, each of an equal piece of every model
 ---   scale     of the output of all experts (in W2), default 1
+---   init      of the routers from hidden states, one row for each model, see router_init.lua:
+---             { by = "means", text = { corpus, corpus, ... } }; the default is N(0, 0.02^2). The
+---             states are those of the dense model that `rest` is of
 ---   freeze    what is not trained afterwards, see freeze.lua: { "experts" }
 ---   seed      of the routers
+--- With `init` there is a report on each mixture layer, see router_init.lua.
 ---@param models (moelua.Model|string)[] models, or folders of models
 ---@param opts table?
----@return moelua.Model
+---@return moelua.Model model
+---@return table? report
 function mix.mix(models, opts)
   local list = donors.list("mix", models)
   opts = options.check("mix", opts, declared)
@@ -270,8 +297,13 @@ function mix.mix(models, opts)
   local routing = opts.router or { k = math.min(2, count), balance = { form = "btx", coef = 0.01 } }
   local plan = Blueprint(mixture_config(list[1].config, layers, routing, opts), list[1])
   describe(plan, list, opts, layers)
-  plan:routers { std = ROUTER_STD, seed = opts.seed }
-  return plan:build()
+  local rows, report
+  if opts.init then
+    rows, report = router_init.rows("mix", opts.init, dense_model(list, opts, list[1].config),
+      #list, chosen, opts.seed)
+  end
+  plan:routers { std = ROUTER_STD, seed = opts.seed, repeats = rows and opts.split, rows = rows }
+  return plan:build(), report
 end
 
 return mix

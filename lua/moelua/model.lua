@@ -129,6 +129,7 @@ end
 
 --- One block: attention and feed-forward, each with its norm and residual.
 local Block = nn.layer_class("Block")
+model.Block = Block
 Block.parts = { "attention_norm", "attention", "ffn_norm", "ffn" }
 
 function Block:init(config, number)

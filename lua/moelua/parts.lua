@@ -135,14 +135,17 @@ function parts.replace(x, share, std, seed, stream)
   end)
 end
 
---- Rows that come from another place: row i is row rows[i] of x, counted from 0; -1: zeros.
---- rows() gives an i32 tensor of `size` numbers.
-function parts.rows(x, size, rows)
-  return part("rows", { x }, with(x.shape, 1, size), function()
-    local ids = rows()
-    local there = 1 - (-ids:to("f32")):relu()
-    return x.value():embedding(ids:to("f32"):relu():to("i32")) * there:reshape(size, 1)
-  end)
+--- Rows of a part by their numbers, i32, counted from 0; of the table of a vocabulary only these
+--- are read.
+function parts.rows_of(x, ids)
+  if x.kind == "copy" then return x.donor.rows(x.name, ids) end
+  if x.kind ~= "mean" then return x.value():embedding(ids) end
+  local total
+  for _, one in ipairs(x.from) do
+    local rows = parts.rows_of(one, ids)
+    total = total and total + rows or rows
+  end
+  return total / #x.from
 end
 
 return parts

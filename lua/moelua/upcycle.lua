@@ -22,6 +22,7 @@ local layer_choice = require("moelua.layer_choice")
 local model = require("moelua.model")
 local options = require("moelua.options")
 local parts = require("moelua.parts")
+local router_init = require("moelua.router_init")
 local raise = core.raise
 
 local ROUTER_STD = 0.02
@@ -35,6 +36,7 @@ local declared = {
   vary = "table",                               -- { form, share, std }
   permute = { "boolean", false },
   shared = "table",                             -- { share, gate }: an expert that all tokens use
+  init = "table",                               -- of the routers, see router_init.lua
   freeze = "table",                             -- what is not trained afterwards, see freeze.lua
   seed = { "integer", 1 },                      -- of routers and of all that differs
 }
@@ -153,11 +155,15 @@ end
 ---   permute   each copy has its hidden units in an order of its own
 ---   shared    { share = 0.5 }: a copy that all tokens use gives this share of the output, the
 ---             others the rest
+---   init      of the routers from hidden states of the model, one row for each copy, see
+---             router_init.lua: { by = "clusters", text = corpus }; the default is N(0, 0.02^2)
 ---   freeze    what is not trained afterwards, see freeze.lua
----   seed      of the routers, N(0, 0.02^2), and of all that differs between copies
+---   seed      of the routers, and of all that differs between copies
+--- With `init` there is a report on each mixture layer, see router_init.lua.
 ---@param m moelua.Model|string a model, or the path of one
 ---@param given table
----@return moelua.Model
+---@return moelua.Model model
+---@return table? report
 return function(m, given)
   local opts = check(given)
   local donor = donors.of("upcycle", m)
@@ -165,6 +171,11 @@ return function(m, given)
   check_layers(donor.config, chosen, opts.segments)
   local plan = Blueprint(config_with(donor.config, opts, chosen), donor)
   describe(plan, donor, opts, chosen)
-  plan:routers { std = ROUTER_STD, seed = opts.seed, repeats = opts.segments }
-  return plan:build()
+  local rows, report
+  if opts.init then
+    rows, report = router_init.rows("upcycle", opts.init, donors.model(donor), opts.experts, chosen,
+      opts.seed)
+  end
+  plan:routers { std = ROUTER_STD, seed = opts.seed, repeats = opts.segments, rows = rows }
+  return plan:build(), report
 end
