@@ -350,9 +350,9 @@ end
 --- nn.MoE, or { kind = "mot", hidden, experts, group, ... }, see nn.MoT; kv_heads, head_dim,
 --- attention_bias ("none", "qkv", "all"), qk_norm ("none", "head", "whole"), clip_qkv, rope_theta,
 --- rope_scaling, see nn.Attention; mlp_bias (of dense layers); norm_eps, tied (is the head the
---- embedding?), std (of the weights), seed; recompute
---- (keep only the input of each block for backward and compute the rest again: a third more work,
---- much less memory, the same bits).
+--- embedding?), std (of the weights), seed; recompute (keep only the input of each block for
+--- backward and compute the rest again: a third more work, much less memory, the same bits); freeze
+--- (what training leaves as it is, see freeze.lua).
 ---@param given table
 ---@return moelua.Model
 function model.new(given) return Model(check_config(given)) end

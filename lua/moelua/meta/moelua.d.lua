@@ -1009,16 +1009,51 @@ function moe.load(path, opts) end
 ---             what it was; scale = C undoes that
 ---   blend     as many experts as models, each of an equal piece of every model
 ---   scale     of the output of all experts (in W2), default 1
+---   init      of the routers from hidden states, one row for each model, see router_init.lua:
+---             { by = "means", text = { corpus, corpus, ... } }; the default is N(0, 0.02^2). The
+---             states are those of the dense model that `rest` is of
 ---   freeze    what is not trained afterwards, see freeze.lua: { "experts" }
 ---   seed      of the routers
+--- With `init` there is a report on each mixture layer, see router_init.lua.
 ---@param models (moelua.Model|string)[] models, or folders of models
 ---@param opts table?
----@return moelua.Model
+---@return moelua.Model model
+---@return table? report
 function moe.mix(models, opts) end
 
 ---@class moelua.model
 local model = {}
 moe.model = model
+
+do
+
+--- One block: attention and feed-forward, each with its norm and residual.
+---@class moelua.Block
+---@overload fun(config?: any, number?: any): moelua.Block
+local Block = {}
+model.Block = Block
+
+--- What has to happen after each update of the optimizer, as with the bias of a router.
+function Block:after_step() end
+
+--- The buffers in the same form: tensors that belong to the layer as parameters do, but that no
+--- gradient changes.
+function Block:buffers(prefix) end
+
+--- {prefix, layer} of every part, in order.
+function Block:children() end
+
+function Block:forward(x, how, step, layer) end
+
+--- {name, tensor, layer, field} of every parameter in registration order, `prefix` before each
+--- name; layer[field] is the tensor.
+function Block:parameters(prefix) end
+
+--- What an output depends on, see traits.lua; in training with `train`.
+---@param train boolean?
+---@return { causal: boolean, coupled: string, group: integer|string|nil }
+function Block:traits(train) end
+end
 
 do
 
@@ -1124,9 +1159,10 @@ function model.check_config(given) end
 --- activation }, { kind = "moe", hidden, experts, shared, segments, activation, router }, see
 --- nn.MoE, or { kind = "mot", hidden, experts, group, ... }, see nn.MoT; kv_heads, head_dim,
 --- attention_bias ("none", "qkv", "all"), qk_norm ("none", "head", "whole"), clip_qkv, rope_theta,
---- rope_scaling, see nn.Attention; mlp_bias (of dense layers); norm_eps, tied (is the head the embedding?), std (of the weights), seed; recompute
---- (keep only the input of each block for backward and compute the rest again: a third more work,
---- much less memory, the same bits); freeze (what is not trained, see freeze.lua).
+--- rope_scaling, see nn.Attention; mlp_bias (of dense layers); norm_eps, tied (is the head the
+--- embedding?), std (of the weights), seed; recompute (keep only the input of each block for
+--- backward and compute the rest again: a third more work, much less memory, the same bits); freeze
+--- (what training leaves as it is, see freeze.lua).
 ---@param given table
 ---@return moelua.Model
 function model.new(given) end
@@ -1630,19 +1666,11 @@ local tokenizer = {}
 moe.tokenizer = tokenizer
 
 --- The byte tokenizer.
----@return moelua.ByteTokenizer
+---@return moelua.Tokenizer
 function tokenizer.bytes() end
 
---- A tokenizer of the table that a tokenizer.json holds. `config` is the table of a
---- tokenizer_config.json: bos_token, eos_token, unk_token, pad_token, chat_template.
----@param file table
----@param config table?
----@return moelua.Tokenizer? tokenizer
----@return string? message
----@return string? code
-function tokenizer.from_table(file, config) end
-
---- Opens a tokenizer.json, or that of a model directory.
+--- Opens a tokenizer.json, or that of a model directory. Only the byte tokenizer is supported;
+--- another kind gives nil, message, "unsupported".
 ---@param path string
 ---@return moelua.Tokenizer? tokenizer
 ---@return string? message
@@ -1652,13 +1680,6 @@ function tokenizer.open(path) end
 --- The tokenizer that an option names: "bytes", or a tokenizer itself.
 ---@param where string the function that was called, for messages
 function tokenizer.resolve(where, value) end
-
---- Learns a byte-level BPE from text, see tokenizer_train.lua.
----@param given table
----@return moelua.Tokenizer? tokenizer
----@return string? message
----@return string? code
-function tokenizer.train(given) end
 
 --- Trains the model in place to predict the next token. Options: data (a corpus, or
 --- { name = corpus, ... } with even shares), steps, batch (sequences a step), accumulate (equal
@@ -1698,11 +1719,15 @@ function moe.transition(m, given) end
 ---   permute   each copy has its hidden units in an order of its own
 ---   shared    { share = 0.5 }: a copy that all tokens use gives this share of the output, the
 ---             others the rest
+---   init      of the routers from hidden states of the model, one row for each copy, see
+---             router_init.lua: { by = "clusters", text = corpus }; the default is N(0, 0.02^2)
 ---   freeze    what is not trained afterwards, see freeze.lua
----   seed      of the routers, N(0, 0.02^2), and of all that differs between copies
+---   seed      of the routers, and of all that differs between copies
+--- With `init` there is a report on each mixture layer, see router_init.lua.
 ---@param m moelua.Model|string a model, or the path of one
 ---@param given table
----@return moelua.Model
+---@return moelua.Model model
+---@return table? report
 function moe.upcycle(m, given) end
 
 ---@type string
@@ -1783,6 +1808,40 @@ function Corpus:save(path) end
 
 --- Lets go of the token file at once.
 function Corpus:release() end
+end
+
+do
+---@class moelua.Tokenizer
+---@field name string
+---@field vocab integer how many ids there are
+local Tokenizer = {}
+
+--- The ids of a text.
+---@param text string any bytes, NUL included
+---@return integer[]
+function Tokenizer:encode(text) end
+
+--- The text of ids.
+---@param ids integer[]|moelua.Tensor a list, or an i32 tensor of one dimension
+---@return string
+function Tokenizer:decode(ids) end
+
+--- The ids of bytes `first` to `last` as 16-bit little-endian numbers, and how many they are:
+--- what a token file holds.
+---@return string packed
+---@return integer count
+function Tokenizer:pack(text, first, last) end
+
+--- The files of the tokenizer in a model directory: name -> content.
+---@return table<string, string>
+function Tokenizer:files() end
+
+--- Writes the tokenizer into a model directory that exists.
+---@param folder string
+---@return true? ok
+---@return string? message
+---@return string? code
+function Tokenizer:save(folder) end
 end
 
 return moe
