@@ -6,6 +6,10 @@ local moe = require("moelua")
 local core = require("moelua.core")
 local json, system = core.json, core.system
 
+local KvCache = require("moelua.kv_cache")
+local flops = require("moelua.flops")
+local outline = require("moelua.outline")
+
 local GOLDEN = "spec/golden/families/"
 
 local function read_json(path) return assert(json.decode(assert(system.read(path)))) end
@@ -41,6 +45,72 @@ for _, name in ipairs(names) do
       models.same(m, again)
       assert.same(m.config, again.config)
       assert.equal(m:logits(ids):bytes(), again:logits(ids):bytes())
+    end)
+
+    it("computes the same token by token, alone and among others", function()
+      local most = math.min(#ids, m.config.context)
+      local short = table.move(ids, 1, most, 1, {})
+      local want = m:logits(short)
+      local cache = KvCache(m.config, { batch = 2, room = most })
+      local first = most // 2
+      local prompt = { table.move(short, 1, first, 1, {}), table.move(short, 1, first, 1, {}) }
+      m:logits(moe.tensor({ prompt[1] }, "i32"), nil, cache:only(1))
+      m:logits(moe.tensor({ prompt[2] }, "i32"), nil, cache:only(2))
+      for i = first + 1, most do
+        local row = m:logits(moe.tensor({ { short[i] }, { short[i] } }, "i32"), nil, cache)
+        helper.close(row:select(1, 1):select(1, 1), want:select(1, i), 5e-5)
+        assert.equal(row:select(1, 1):contiguous():bytes(), row:select(1, 2):contiguous():bytes())
+      end
+      local out = m:generate_ids(prompt[1], { max_tokens = 2, temperature = 0 })
+      assert.equal(want:select(1, first):argmax(-1):item(), out[1])
+    end)
+
+    it("has the same loss and gradients when blocks run twice", function()
+      local config = {}
+      for k, v in pairs(m.config) do config[k] = v end
+      config.recompute = true
+      local twice = require("moelua.model").Model(config)
+      moe.no_grad(function()
+        for i, entry in ipairs(moe.nn.saved(twice)) do
+          entry[2]:copy_(moe.nn.saved(m)[i][2])
+        end
+      end)
+      local once, x = m:copy(), moe.tensor({ ids }, "i32")
+      local a, b = once:loss(x, x), twice:loss(x, x)
+      assert.equal(a:bytes(), b:bytes())
+      a:backward()
+      b:backward()
+      for i, entry in ipairs(once:parameters()) do
+        local grad = entry[2]:grad()
+        assert.is_truthy(grad, entry[1] .. " has no gradient")
+        assert.equal(grad:bytes(), twice:parameters()[i][2]:grad():bytes(), entry[1])
+      end
+    end)
+
+    it("is counted and listed as it is", function()
+      local total, all = 0, moe.nn.saved(m)
+      for i, entry in ipairs(outline(m.config)) do
+        assert.equal(all[i][1], entry.name)
+        assert.same(all[i][2]:shape(), entry.shape)
+        total = total + all[i][2]:count()
+      end
+      assert.equal(#all, #outline(m.config))
+      local counted, active = m:count()
+      assert.equal(total, counted)
+      assert.is_true(active <= counted and active > 0)
+      assert.is_true(flops.per_token(m.config) > 6 * m.config.dim * m.config.vocab)
+    end)
+
+    it("stays mapped in 16 bits, and shares its tensors with a twin", function()
+      local half = assert(moe.load(folder, { dtype = "bf16" }))
+      for i, entry in ipairs(half:parameters()) do
+        local mine = m:parameters()[i][2]:detach()
+        assert.equal(mine:bytes(), entry[2]:detach():to("f32"):bytes(), entry[1])
+      end
+      helper.close(half:logits(ids), expected.logits, 2e-4)
+      assert.equal(m:logits(ids):bytes(), half:to("f32"):logits(ids):bytes())
+      local twin = m:with_ffn(function() end)
+      assert.equal(m:logits(ids):bytes(), twin:logits(ids):bytes())
     end)
   end)
 end
