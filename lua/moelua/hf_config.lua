@@ -207,6 +207,12 @@ local function router_settings(layer)
     capacity = capacity and not capacity.evaluation and capacity or nil }
 end
 
+-- What to name first of two layers that differ.
+local function before(x, y)
+  if (x == "kind") ~= (y == "kind") then return x == "kind" end
+  return tostring(x) < tostring(y)
+end
+
 -- The first place where two values differ, as { path, a, b }; nil when they are the same.
 local function difference(a, b, path)
   if type(a) ~= "table" or type(b) ~= "table" then
@@ -217,7 +223,7 @@ local function difference(a, b, path)
   for name in pairs(b) do
     if a[name] == nil then names[#names + 1] = name end
   end
-  table.sort(names, function(x, y) return tostring(x) < tostring(y) end)
+  table.sort(names, before)
   for _, name in ipairs(names) do
     local inside = type(name) == "number" and ("%s[%d]"):format(path, name) or
       path == "" and name or path .. "." .. tostring(name)

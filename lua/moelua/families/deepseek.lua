@@ -61,10 +61,12 @@ function deepseek.read(hf)
     attention_bias = hf.attention_bias and "all" or "none" })
 end
 
--- Every so many layers are mixtures: from the first, or from number 0 on if that is one of them.
+-- Mixtures are the layers whose number, from 0, divides by this one.
 local function frequency(config)
   local list = parts.numbers(config, "moe")
-  return list[2] and math.max(list[2] - list[1], 1) or 1
+  if list[2] then return list[2] - list[1] end
+  local last = config.layers - 1
+  return list[1] == last and 1 or list[1] == 0 and config.layers or list[1] or 1
 end
 
 -- Where the code of the model is: transformers has none of its own.

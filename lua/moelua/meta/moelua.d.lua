@@ -1666,11 +1666,19 @@ local tokenizer = {}
 moe.tokenizer = tokenizer
 
 --- The byte tokenizer.
----@return moelua.Tokenizer
+---@return moelua.ByteTokenizer
 function tokenizer.bytes() end
 
---- Opens a tokenizer.json, or that of a model directory. Only the byte tokenizer is supported;
---- another kind gives nil, message, "unsupported".
+--- A tokenizer of the table that a tokenizer.json holds. `config` is the table of a
+--- tokenizer_config.json: bos_token, eos_token, unk_token, pad_token, chat_template.
+---@param file table
+---@param config table?
+---@return moelua.Tokenizer? tokenizer
+---@return string? message
+---@return string? code
+function tokenizer.from_table(file, config) end
+
+--- Opens a tokenizer.json, or that of a model directory.
 ---@param path string
 ---@return moelua.Tokenizer? tokenizer
 ---@return string? message
@@ -1680,6 +1688,13 @@ function tokenizer.open(path) end
 --- The tokenizer that an option names: "bytes", or a tokenizer itself.
 ---@param where string the function that was called, for messages
 function tokenizer.resolve(where, value) end
+
+--- Learns a byte-level BPE from text, see tokenizer_train.lua.
+---@param given table
+---@return moelua.Tokenizer? tokenizer
+---@return string? message
+---@return string? code
+function tokenizer.train(given) end
 
 --- Trains the model in place to predict the next token. Options: data (a corpus, or
 --- { name = corpus, ... } with even shares), steps, batch (sequences a step), accumulate (equal
@@ -1808,40 +1823,6 @@ function Corpus:save(path) end
 
 --- Lets go of the token file at once.
 function Corpus:release() end
-end
-
-do
----@class moelua.Tokenizer
----@field name string
----@field vocab integer how many ids there are
-local Tokenizer = {}
-
---- The ids of a text.
----@param text string any bytes, NUL included
----@return integer[]
-function Tokenizer:encode(text) end
-
---- The text of ids.
----@param ids integer[]|moelua.Tensor a list, or an i32 tensor of one dimension
----@return string
-function Tokenizer:decode(ids) end
-
---- The ids of bytes `first` to `last` as 16-bit little-endian numbers, and how many they are:
---- what a token file holds.
----@return string packed
----@return integer count
-function Tokenizer:pack(text, first, last) end
-
---- The files of the tokenizer in a model directory: name -> content.
----@return table<string, string>
-function Tokenizer:files() end
-
---- Writes the tokenizer into a model directory that exists.
----@param folder string
----@return true? ok
----@return string? message
----@return string? code
-function Tokenizer:save(folder) end
 end
 
 return moe
