@@ -118,9 +118,14 @@ end
 
 local function shape_text(shape) return "[" .. table.concat(shape, " x ") .. "]" end
 
--- What a tensor of ours can be read from: integers are indices.
-local floats = { F64 = true, F32 = true, F16 = true, BF16 = true }
-local stored_as = { f32 = floats, bf16 = floats, f16 = floats, i32 = { I32 = true } }
+-- What no weight can be: integers are indices. Quantised types are weights.
+local integers = { BOOL = true, I8 = true, U8 = true, I16 = true, U16 = true, I32 = true,
+  U32 = true, I64 = true, U64 = true }
+
+local function can_be(dtype, stored)
+  if dtype == "i32" then return stored == "I32" end
+  return not integers[stored]
+end
 
 -- The complaint about the first tensor that is missing, misshapen or not ours; nil when all fit.
 local function complain(m, P)
@@ -134,7 +139,7 @@ local function complain(m, P)
     elseif not same_shape(info.shape, tensor:shape()) then
       message = ("tensor '%s' has shape %s, expected %s"):format(name, shape_text(info.shape),
         shape_text(tensor:shape()))
-    elseif not stored_as[tensor:dtype()][info.dtype] then
+    elseif not can_be(tensor:dtype(), info.dtype) then
       message = ("tensor '%s' holds %s, which no weight can be"):format(name, info.dtype)
     end
   end)

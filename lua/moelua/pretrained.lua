@@ -94,7 +94,8 @@ function Pretrained:name(name, e)
   return self.family and pretrained.file_name(self.family, name, e)
 end
 
---- The tokenizer of the model; nil, message, code when there is none that we read.
+--- The tokenizer of the model; nil, message, code when there is none that we read. That of a .gguf
+--- is in the file itself.
 function Pretrained:tokenizer()
   local path = self.path
   if folder.is_one(path) then path = path .. "/tokenizer.json" end
@@ -147,8 +148,25 @@ local function open_folder(path, opts)
     file = named_view(file, family) })
 end
 
+-- A single file is GGUF, which says all that a folder does.
+local function open_file(path, opts)
+  if path:find("%.safetensors$") then
+    return nil, ("load: %s has tensors, but no config.json\n" ..
+      "hint: give the folder that it is in"):format(path), "format"
+  end
+  local hf, file, code = require("moelua.gguf_view").open(path)
+  if not hf then return nil, file, code end
+  local config, family
+  config, family, code = understand(hf, path, opts.any)
+  if not code then
+    return Pretrained({ path = path, hf = hf, config = config, family = family, file = file })
+  end
+  file:close()
+  return nil, family, code
+end
+
 --- Opens a model for reading: headers only.
----@param path string a Hugging Face directory
+---@param path string a Hugging Face directory, or a .gguf file
 ---@param opts { any?: boolean }? any: a model_type that is not known is fine: then there are no
 ---  config and no family, and the tensors have their own names
 ---@return moelua.Pretrained?
@@ -158,7 +176,8 @@ function pretrained.open(path, opts)
   expect(type(path) == "string" and path ~= "", "pretrained.open", "path", "the path of a model",
     path)
   opts = options.check("pretrained.open", opts, { any = { "boolean", false } })
-  return open_folder(path, opts)
+  local is_file = system.exists(path) and not folder.is_one(path)
+  return (is_file and open_file or open_folder)(path, opts)
 end
 
 return pretrained
