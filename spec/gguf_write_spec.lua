@@ -67,7 +67,8 @@ describe("the GGUF writer", function()
 
   it("writes bytes of any type, scalars and tensors without elements", function()
     local file = written { k = { "Q4_K", ("x"):rep(288), { 2, 256 } },
-      s = { "F32", core.tensor(3) }, z = { "F16", core.zeros(0, 4) }, i = { "I32", core.arange(3):to("i32") } }
+      s = { "F32", core.tensor(3) }, z = { "F16", core.zeros(0, 4) },
+      i = { "I32", core.arange(3):to("i32") } }
     assert.equal(("x"):rep(288), file:raw("k"))
     assert.same({ dtype = "Q4_K", shape = { 2, 256 }, bytes = 288 }, file:info("k"))
     assert.equal(3, file:tensor("s"):item())
