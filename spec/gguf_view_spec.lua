@@ -189,8 +189,8 @@ describe("gguf_view", function()
   end)
 
   it("refuses what it would compute differently", function()
-    refused("the architecture `gemma` is not supported\nhint: deepseek, llama, olmoe, qwen2moe "
-      .. "and qwen3moe are", dense(), keys("gemma"))
+    refused("the architecture `gemma` is not supported\nhint: deepseek, llama, olmoe, ", dense(),
+      keys("gemma"))
     refused("the architecture `olmoe` is not supported", dense(), keys("olmoe"))
     refused("the key `general.architecture` is missing", dense(), {})
     refused("llama.attention.sliding_window is 16, which is not supported", dense(),
