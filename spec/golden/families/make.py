@@ -97,7 +97,8 @@ class DeepseekMoE(nn.Module):
     def __init__(self, c):
         super().__init__()
         dim, hidden = c["hidden_size"], c["moe_intermediate_size"]
-        self.k, self.norm = c["num_experts_per_tok"], c["norm_topk_prob"]
+        self.k = c["num_experts_per_tok"]
+        self.norm = c["norm_topk_prob"] and self.k > 1
         self.gate = nn.Linear(dim, c["n_routed_experts"], bias=False)
         self.experts = nn.ModuleList(SwiGLU(dim, hidden) for _ in range(c["n_routed_experts"]))
         if c["n_shared_experts"]:
