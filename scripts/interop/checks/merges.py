@@ -7,6 +7,7 @@ Differences are relative to the largest sum over the models of |x| in a tensor. 
 import glob
 import os
 
+import tokenizers
 import torch
 import transformers
 import yaml
@@ -14,8 +15,10 @@ from mergekit.config import MergeConfiguration
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 
-from beside import Failure, within
+from beside import Failure, farthest, within
+from strings import CODE, WORDS
 
 LIMIT = 2e-6
 LAYERS = 4
@@ -51,6 +54,36 @@ def models(moelua):
     return made[moelua.work]
 
 
+def with_tokenizers(moelua):
+    """Folders of three models whose vocabularies differ; the second has rows that nobody uses."""
+    key = moelua.work + "/tokenizers"
+    if key in made:
+        return made[key]
+    generator, folders = torch.Generator().manual_seed(12), []
+    texts = (WORDS * 3, [piece for piece in CODE for _ in range(5)], WORDS * 3)
+    for number, lines in enumerate(texts):
+        tokenizer = Tokenizer(tokenizers.models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer.train_from_iterator(lines, trainers.BpeTrainer(
+            vocab_size=320, special_tokens=["<s>", "</s>"], show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+        if number == 2:
+            tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+        rows = tokenizer.get_vocab_size() + (5 if number == 1 else 0)
+        model = transformers.LlamaForCausalLM(config_of(vocab_size=rows, num_hidden_layers=1))
+        with torch.no_grad():
+            for _, weight in sorted(model.state_dict().items()):
+                weight.copy_(torch.randn(weight.shape, generator=generator))
+        folders.append(moelua.path(f"-vocabulary{number}"))
+        model.save_pretrained(folders[-1])
+        transformers.PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>").save_pretrained(
+                folders[-1])
+    made[key] = folders
+    return folders
+
+
 def tensors_of(folder):
     out = {}
     for path in glob.glob(os.path.join(folder, "*.safetensors")):
@@ -71,16 +104,21 @@ def with_paths(value, folders):
     return value
 
 
-def by_both(config, moelua):
+def by_both(config, moelua, made_of=models):
     """Tensors of ours and of theirs."""
-    config = with_paths(config, models(moelua))
+    ours, theirs = folders_by_both(config, moelua, made_of)
+    return tensors_of(ours), tensors_of(theirs)
+
+
+def folders_by_both(config, moelua, made_of):
+    config = with_paths(config, made_of(moelua))
     ours, theirs, path = moelua.path("-ours"), moelua.path("-theirs"), moelua.path(".yaml")
     with open(path, "w") as file:
         yaml.safe_dump(config, file)
     moelua.ask("merge", config=path, out=ours)
     run_merge(MergeConfiguration.model_validate(config), theirs, MergeOptions(
         quiet=True, copy_tokenizer=False, write_model_card=False, random_seed=1))
-    return tensors_of(ours), tensors_of(theirs)
+    return ours, theirs
 
 
 def same_names(ours, theirs):
@@ -106,6 +144,42 @@ def exact(config):
         if not most <= LIMIT:
             raise Failure(f"{worst}: relative {most:.2g}, limit {LIMIT:g}")
         return f"{len(theirs)} tensors, " + within(most, LIMIT, "relative")
+    return check
+
+
+def vocabulary_of(folder):
+    return Tokenizer.from_file(os.path.join(folder, "tokenizer.json")).get_vocab()
+
+
+def united(config):
+    """The rows of every token, whatever its number is, and the other tensors."""
+    def check(moelua):
+        folders = folders_by_both(config, moelua, with_tokenizers)
+        (ours, ids), (theirs, wanted) = [(tensors_of(f), vocabulary_of(f)) for f in folders]
+        for token in sorted(set(ids) ^ set(wanted)):
+            raise Failure(f"token {token!r} is only in {'ours' if token in ids else 'theirs'}")
+        tokens, most, worst = sorted(wanted), 0.0, ""
+        for name, tensor in theirs.items():
+            mine = ours[name]
+            if "embed_tokens" in name or "lm_head" in name:
+                mine, tensor = mine[[ids[t] for t in tokens]], tensor[[wanted[t] for t in tokens]]
+            figure = farthest(mine, tensor)
+            if figure > most:
+                most, worst = figure, name
+        return f"{len(tokens)} tokens, " + within(most, 3 * LIMIT, f"max abs {worst}".strip())
+    return check
+
+
+def rounded(config):
+    """Results in bf16: one rounding of nearly equal numbers seldom differs."""
+    def check(moelua):
+        ours, theirs = by_both(config, moelua)
+        same_names(ours, theirs)
+        equal = sum((ours[name] == theirs[name]).sum().item() for name in theirs)
+        total = sum(tensor.numel() for tensor in theirs.values())
+        if any(tensor.dtype != torch.bfloat16 for tensor in theirs.values()):
+            raise Failure("theirs is not in bf16")
+        return within(1 - equal / total, 1e-3, "share of different numbers")
     return check
 
 
@@ -223,5 +297,20 @@ DRAWN = {
     "della_linear": (of("della_linear", *weights(1.0, density=0.6, epsilon=0.3), base=0), 0.6),
 }
 
+UNITED = {
+    "union": of("task_arithmetic", *weights(0.5, 0.3), base=0) | {"tokenizer": {"source": "union"}},
+    "union/all": {"merge_method": "linear", "dtype": "float32", "tokenizer_source": "union",
+                  "models": [{"model": f"@{i}", "parameters": {"weight": 0.4}} for i in range(3)]},
+    "base": of("ties", *weights(0.5, 0.3, density=1.0), base=0) | {"tokenizer_source": "base"},
+    "slerp": of("slerp", *PAIR, base=2, t=0.4) | {"tokenizer_source": "union"},
+}
+ROUNDED = {
+    "linear": of("linear", *weights(0.6, 0.3, 0.4)) | {"out_dtype": "bfloat16"},
+    "ties": of("ties", *weights(0.6, 0.3, density=0.5), base=0) | {"out_dtype": "bfloat16"},
+    "slerp": of("slerp", *PAIR, base=0, t=0.35) | {"out_dtype": "bfloat16"},
+}
+
 CHECKS = [(f"merges/{name}", 60, exact(config)) for name, config in EXACT.items()]
 CHECKS += [(f"merges/{name}", 60, drawn(*case)) for name, case in DRAWN.items()]
+CHECKS += [(f"merges/tokenizer/{name}", 60, united(config)) for name, config in UNITED.items()]
+CHECKS += [(f"merges/bfloat16/{name}", 60, rounded(config)) for name, config in ROUNDED.items()]
