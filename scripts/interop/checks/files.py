@@ -155,7 +155,7 @@ MODELS = {
     "llama-tied": ("llama", dict(small, tie_word_embeddings=True, head_dim=24), "llama"),
     "llama-linear": ("llama", scaled("linear"), "llama"),
     "llama-yarn": ("llama", scaled("yarn", original_max_position_embeddings=8), "llama"),
-    "llama-llama3": ("llama", scaled("llama3", original_max_position_embeddings=8,
+    "llama-llama3": ("llama", scaled("llama3", original_max_position_embeddings=16,
                                      low_freq_factor=1.0, high_freq_factor=4.0), "llama"),
     "mistral": ("mistral", small, "llama"),
     "mixtral": ("mixtral", dict(small, num_local_experts=4, num_experts_per_tok=2), "llama"),
