@@ -10,7 +10,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "tensor/half.h"
+#include "base/half.h"
 
 typedef const unsigned char *restrict bytes;
 

@@ -10,6 +10,7 @@ moe_status moe__body_open(moe_ctx *ctx, const char *path, moe_body *out) {
 
 moe_status moe__body_write(moe_body *b, const void *data, size_t size) {
     if (b->checksum) moe__checksum_add(b->checksum, data, size);
+    b->at += size;
     return moe__output_write(b->output, data, size);
 }
 
@@ -82,6 +83,11 @@ moe_status moe__body_put(moe_body *b, const moe_stored_item *item) {
                          MOE_PART(item->name), moe__dtype_name(t->dtype),
                          moe__stored_name(item->type));
     return (moe_tensor_contiguous(t) ? put_tensor : put_strided)(b, t, item);
+}
+
+moe_status moe__body_filled(moe_body *b, uint64_t bytes) {
+    b->at += bytes;
+    return moe__output_skip(b->output, bytes);
 }
 
 moe_status moe__body_commit(moe_body *b) {

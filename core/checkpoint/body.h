@@ -21,6 +21,7 @@ typedef struct moe_stored_item {
 typedef struct moe_body {
     moe_ctx *ctx;
     moe_output *output;
+    uint64_t at;                /* bytes written so far */
     char *chunk;                /* made when the first tensor needs to be converted */
     moe_checksum *checksum;     /* of what was written; NULL when the file carries none */
 } moe_body;
@@ -31,6 +32,8 @@ moe_status moe__body_write(moe_body *b, const void *data, size_t size);
 /* Writes the data of a tensor; nothing of it after MOE_ENOMEM. MOE_EARG when it is not of the shape
  * and type that were planned, or holds what the type cannot. */
 moe_status moe__body_put(moe_body *b, const moe_stored_item *item);
+/* For who writes the next `bytes` by moe__output_place and feeds the checksum himself. */
+moe_status moe__body_filled(moe_body *b, uint64_t bytes);
 /* Makes the file appear. What else the body holds stays to be closed. */
 moe_status moe__body_commit(moe_body *b);
 /* Forgets the file unless it was committed, and the context. */

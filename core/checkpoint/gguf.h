@@ -89,6 +89,9 @@ moe_status moe__gguf_begin(moe_ctx *ctx, const char *path, moe_stored_item *item
                            moe_gguf_pair *pairs, size_t npairs, moe_gguf_writer **out);
 /* As for safetensors.h: the data of the next item; then all of it appears, or is forgotten. */
 moe_status moe__gguf_put(moe_gguf_writer *w, const moe_stored_item *item);
+/* For who writes the bytes of the next item by himself, see body.h; then what follows them. */
+moe_body *moe__gguf_body(moe_gguf_writer *w);
+moe_status moe__gguf_filled(moe_gguf_writer *w, const moe_stored_item *item);
 moe_status moe__gguf_commit(moe_gguf_writer *w);
 void moe__gguf_abandon(moe_gguf_writer *w);
 

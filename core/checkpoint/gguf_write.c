@@ -185,10 +185,16 @@ moe_status moe__gguf_begin(moe_ctx *ctx, const char *path, moe_stored_item *item
 }
 
 moe_status moe__gguf_put(moe_gguf_writer *w, const moe_stored_item *item) {
+    moe_status s = moe__body_put(&w->body, item);
+    return s ? s : moe__gguf_filled(w, item);
+}
+
+moe_body *moe__gguf_body(moe_gguf_writer *w) { return &w->body; }
+
+moe_status moe__gguf_filled(moe_gguf_writer *w, const moe_stored_item *item) {
     static const char zeros[MOE_GGUF_ALIGNMENT];
     uint64_t bytes = bytes_of(item);
-    moe_status s = moe__body_put(&w->body, item);
-    return s ? s : moe__body_write(&w->body, zeros, padded(bytes) - bytes);
+    return moe__body_write(&w->body, zeros, padded(bytes) - bytes);
 }
 
 void moe__gguf_abandon(moe_gguf_writer *w) {

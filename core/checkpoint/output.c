@@ -161,6 +161,28 @@ moe_status moe__output_patch(moe_output *o, uint64_t at, const void *data, size_
     return error ? fail(o, error) : MOE_OK;
 }
 
+int moe__output_place(const moe_output *o, uint64_t at, const void *data, size_t size) {
+    return moe__disk_write(o->fd, (off_t)at, data, size);
+}
+
+moe_status moe__output_skip(moe_output *o, uint64_t size) {
+    return lseek(o->fd, (off_t)size, SEEK_CUR) < 0 ? fail(o, errno) : MOE_OK;
+}
+
+moe_status moe__output_fail(moe_output *o, int error) { return fail(o, error); }
+
+int moe__output_clone(const moe_output *o, uint64_t at, int from, uint64_t from_at, size_t size) {
+    off64_t in = (off64_t)from_at, out = (off64_t)at;
+    while (size > 0) {
+        ssize_t copied = copy_file_range(from, &in, o->fd, &out, size, 0);
+        if (copied < 0 && errno == EINTR) continue;
+        if (copied < 0) return errno;
+        if (copied == 0) return EIO;
+        size -= (size_t)copied;
+    }
+    return 0;
+}
+
 moe_status moe__output_commit(moe_output *o) {
     int error = moe__disk_flush(o->fd), close_error = moe__disk_close(&o->fd);
     if (!error) error = close_error;

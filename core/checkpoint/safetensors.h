@@ -90,6 +90,8 @@ moe_status moe__safetensors_begin(moe_ctx *ctx, const char *path, moe_stored_ite
 /* Writes the data of the next item; it is not kept. After MOE_ENOMEM nothing of it is written, and
  * it may be put again. */
 moe_status moe__safetensors_put(moe_safetensors_writer *w, const moe_stored_item *item);
+/* For who writes the bytes of the next item by himself, see body.h. */
+moe_body *moe__safetensors_body(moe_safetensors_writer *w);
 /* Makes the file appear, or forgets it. Both end the writer; abandoning NULL does nothing. */
 moe_status moe__safetensors_commit(moe_safetensors_writer *w);
 void moe__safetensors_abandon(moe_safetensors_writer *w);

@@ -249,6 +249,8 @@ moe_status moe__safetensors_put(moe_safetensors_writer *w, const moe_stored_item
     return moe__body_put(&w->body, item);
 }
 
+moe_body *moe__safetensors_body(moe_safetensors_writer *w) { return &w->body; }
+
 void moe__safetensors_abandon(moe_safetensors_writer *w) {
     if (!w) return;
     moe_ctx *ctx = w->body.ctx;

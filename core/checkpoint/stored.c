@@ -5,7 +5,7 @@
 
 #include "base/pool.h"
 #include "checkpoint/blocks.h"
-#include "tensor/half.h"
+#include "base/half.h"
 
 #define GRAIN 65536     /* elements of one task */
 

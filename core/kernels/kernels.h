@@ -9,6 +9,7 @@
 #define MOE_KERNELS_H
 
 #include "base/pool.h"
+#include "kernels/merging.h"
 #include "kernels/product.h"
 #include "moe.h"
 
@@ -48,7 +49,8 @@ typedef void moe_map2(int64_t n, const moe_real *a, int sa, const moe_real *b, i
     X(moe_adamw_fn, adamw)                                                                         \
     X(moe_gemv_fn, gemv_f32) X(moe_gemv_fn, gemv_bf16) X(moe_gemv_fn, gemv_f16)                    \
     X(moe_gemv_fn, mix_f32) X(moe_gemv_fn, mix_bf16) X(moe_gemv_fn, mix_f16)                       \
-    X(moe_widen_fn, widen_bf16) X(moe_widen_fn, widen_f16)
+    X(moe_widen_fn, widen_bf16) X(moe_widen_fn, widen_f16)                                         \
+    MOE_MERGING_KERNELS(X)
 
 /* y[i] += x[i] */
 typedef void moe_accumulate_fn(int64_t n, const moe_real *x, moe_real *y);

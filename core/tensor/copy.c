@@ -2,7 +2,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "tensor/half.h"
+#include "base/half.h"
 #include "tensor/tensor.h"
 
 static void copy_run(char *dst, int64_t dst_stride, const char *src, int64_t src_stride, int64_t n,

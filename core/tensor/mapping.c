@@ -33,7 +33,8 @@ moe_status moe__map_file(moe_ctx *ctx, const char *path, moe_mapping **out) {
         if (size) munmap(data, size);
         return moe__no_memory(ctx, sizeof *map, path);
     }
-    *map = (moe_mapping){.ctx = ctx, .refs = 1, .data = data, .size = size};
+    *map = (moe_mapping){.ctx = ctx, .refs = 1, .data = data, .size = size,
+                         .device = info.st_dev, .inode = info.st_ino};
     moe__ctx_retain(ctx);
     *out = map;
     return MOE_OK;

@@ -8,6 +8,8 @@
 #ifndef MOE_TENSOR_TENSOR_H
 #define MOE_TENSOR_TENSOR_H
 
+#include <sys/types.h>
+
 #include "base/ctx.h"
 
 typedef struct moe_mapping {
@@ -15,6 +17,8 @@ typedef struct moe_mapping {
     int refs;
     void *data;
     size_t size;
+    dev_t device;               /* which file it is, whatever its name says later */
+    ino_t inode;
 } moe_mapping;
 
 /* The matrices of a tensor as panels for products (tape/packed.h), which follow this header in the

@@ -3,13 +3,17 @@
  *   open(path) -> Checkpoint        names info tensor raw source metadata verify close
  *                                   (metadata: checkpoint_metadata.c)
  *   save(path, tensors, metadata, options), describe(...)         (checkpoint_save.c)
- *   create(path, plan, metadata), create_gguf(...) -> Writer: names put close
+ *   create(path, plan, metadata), create_gguf(...) -> Writer: names put merge close
  *                                                      (checkpoint_writer.c, checkpoint_pairs.c)
+ *   read(source, dtype) -> Tensor                                    (source.c)
+ *   merge(entry, options) -> Tensor, figures;  methods()             (merge.c)
  */
 #include "checkpoint.h"
 
 #include <string.h>
 
+#include "merge.h"
+#include "source.h"
 #include "system.h"
 
 #define CHECKPOINT_TYPE "moelua.Checkpoint"
@@ -105,6 +109,26 @@ static int raw(lua_State *L) {
     const moe_entry *e = find(L, "raw");
     if (!e) return 3;
     lua_pushlstring(L, e->data, (size_t)e->bytes);
+    return 1;
+}
+
+/* file:hash(name): XXH3-128 of the bytes of a tensor. */
+static int hash(lua_State *L) {
+    const moe_entry *e = find(L, "hash");
+    if (!e) return 3;
+    moe_checksum *sum = moe__checksum_new(lmoe_ctx(L));
+    if (!sum) lmoe_check(L, moe__no_memory(lmoe_ctx(L), 1024, "hash"));
+    char digits[MOE_CHECKSUM_DIGITS + 1];
+    moe__checksum_add(sum, e->data, (size_t)e->bytes);
+    moe__checksum_digits(sum, digits);
+    moe__checksum_free(lmoe_ctx(L), sum);
+    lua_pushstring(L, digits);
+    return 1;
+}
+
+/* file:path(): as it was opened. */
+static int path(lua_State *L) {
+    lua_pushstring(L, moe__checkpoint_path(check_file(L, "path")));
     return 1;
 }
 
@@ -213,12 +237,15 @@ static int open_checkpoint(lua_State *L) {
 void lmoe_open_checkpoint(lua_State *L) {
     static const luaL_Reg methods[] = {
         {"names", names}, {"info", info}, {"tensor", tensor}, {"raw", raw}, {"source", source},
+        {"path", path}, {"hash", hash},
         {"metadata", metadata}, {"verify", verify}, {"close", close_file}, {NULL, NULL},
     };
     static const luaL_Reg functions[] = {
         {"open", open_checkpoint}, {"save", lmoe_checkpoint_save},
         {"create", lmoe_checkpoint_create}, {"create_gguf", lmoe_checkpoint_create_gguf},
         {"describe", lmoe_checkpoint_describe},
+        {"read", lmoe_checkpoint_read}, {"merge", lmoe_checkpoint_merge},
+        {"methods", lmoe_checkpoint_methods},
         {NULL, NULL},
     };
     lmoe_newtype(L, CHECKPOINT_TYPE, close_file, methods);

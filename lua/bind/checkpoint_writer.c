@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "checkpoint.h"
+#include "merge.h"
 #include "system.h"
 
 #define WRITER_TYPE "moelua.CheckpointWriter"
@@ -17,6 +18,8 @@
 /* What the two formats do with a file; the pointer is their own. */
 typedef struct format {
     moe_status (*put)(void *file, const moe_stored_item *item);
+    moe_body *(*body)(void *file);
+    moe_status (*filled)(void *file, const moe_stored_item *item);
     moe_status (*commit)(void *file);
     void (*abandon)(void *file);
 } format;
@@ -94,11 +97,17 @@ static int created(lua_State *L, const writer *w, moe_status status) {
 static moe_status put_safetensors(void *file, const moe_stored_item *item) {
     return moe__safetensors_put(file, item);
 }
+static moe_body *safetensors_body(void *file) { return moe__safetensors_body(file); }
+static moe_status safetensors_filled(void *file, const moe_stored_item *item) {
+    (void)file, (void)item;
+    return MOE_OK;
+}
 static moe_status commit_safetensors(void *file) { return moe__safetensors_commit(file); }
 static void abandon_safetensors(void *file) { moe__safetensors_abandon(file); }
 
 int lmoe_checkpoint_create(lua_State *L) {
-    static const format f = {put_safetensors, commit_safetensors, abandon_safetensors};
+    static const format f = {put_safetensors, safetensors_body, safetensors_filled,
+                             commit_safetensors, abandon_safetensors};
     const char *path = lmoe_check_path(L, PATH, "create");
     writer *w = new_writer(L, &f, "create");
     bool tried = false;
@@ -116,11 +125,15 @@ int lmoe_checkpoint_create(lua_State *L) {
 static moe_status put_gguf(void *file, const moe_stored_item *item) {
     return moe__gguf_put(file, item);
 }
+static moe_body *gguf_body(void *file) { return moe__gguf_body(file); }
+static moe_status gguf_filled(void *file, const moe_stored_item *item) {
+    return moe__gguf_filled(file, item);
+}
 static moe_status commit_gguf(void *file) { return moe__gguf_commit(file); }
 static void abandon_gguf(void *file) { moe__gguf_abandon(file); }
 
 int lmoe_checkpoint_create_gguf(lua_State *L) {
-    static const format f = {put_gguf, commit_gguf, abandon_gguf};
+    static const format f = {put_gguf, gguf_body, gguf_filled, commit_gguf, abandon_gguf};
     const char *path = lmoe_check_path(L, PATH, "create_gguf");
     writer *w = new_writer(L, &f, "create_gguf");
     bool tried = false;
@@ -156,16 +169,23 @@ static int names(lua_State *L) {
     return 1;
 }
 
-static moe_status put_next(lua_State *L) {
-    writer *w = check_writer(L, "put");
+/* The item that is next, which must be the one named by argument 2. */
+static moe_stored_item next_item(lua_State *L, const char *function) {
+    const writer *w = check_writer(L, function);
     moe_slice name;
-    name.data = lmoe_check_text(L, 2, "put", "name", &name.size);
+    name.data = lmoe_check_text(L, 2, function, "name", &name.size);
     if (w->next == w->count)
-        lmoe_raise(L, "put: all tensors are written, `%s` is too much", name.data);
+        lmoe_raise(L, "%s: all tensors are written, `%s` is too much", function, name.data);
     moe_stored_item item = w->items[w->next];
     if (moe__slice_compare(name, item.name) != 0)
-        lmoe_raise(L, "put: tensors come in the order of names(): `%s` is next, not `%s`",
+        lmoe_raise(L, "%s: tensors come in the order of names(): `%s` is next, not `%s`", function,
                    item.name.data, name.data);
+    return item;
+}
+
+static moe_status put_next(lua_State *L) {
+    moe_stored_item item = next_item(L, "put");
+    writer *w = check_writer(L, "put");
     if (lua_type(L, 3) == LUA_TSTRING)
         item.data.data = lua_tolstring(L, 3, &item.data.size);
     else
@@ -173,6 +193,25 @@ static moe_status put_next(lua_State *L) {
     moe_status status = w->format->put(w->file, &item);
     if (status == MOE_OK) w->next++;
     return status;
+}
+
+/* writer:merge(name, entry, options): makes the next tensor out of others, see merge.c. Returns what
+ * there is to tell of it. */
+static int merge(lua_State *L) {
+    lua_settop(L, 4);
+    moe_stored_item item = next_item(L, "merge");
+    writer *w = check_writer(L, "merge");
+    if (!lua_istable(L, 3)) lmoe_raise(L, "merge: an entry must be a table, not %s",
+                                       lmoe_describe(L, 3));
+    moe_status status = lmoe_merge_into(L, 3, 4, w->format->body(w->file), &item);
+    if (status == MOE_OK) status = w->format->filled(w->file, &item);
+    if (status == MOE_OK) {
+        w->next++;
+        return 1;
+    }
+    abandon(w);
+    bool told = status == MOE_EMISSING && lua_gettop(L) > 4 && lua_type(L, -1) == LUA_TSTRING;
+    return told ? 3 : lmoe_checkpoint_fail(L, status);
 }
 
 /* writer:put(name, tensor or string of bytes): the names come in the order of names(). */
@@ -204,8 +243,8 @@ static int release(lua_State *L) {
 
 void lmoe_checkpoint_writer_type(lua_State *L) {
     static const luaL_Reg methods[] = {
-        {"names", names}, {"put", put}, {"close", close_writer}, {"abandon", release},
-        {NULL, NULL},
+        {"names", names}, {"put", put}, {"merge", merge}, {"close", close_writer},
+        {"abandon", release}, {NULL, NULL},
     };
     lmoe_newtype(L, WRITER_TYPE, release, methods);
 }

@@ -54,11 +54,29 @@ local function split(list, limit)
   return parts
 end
 
--- What the header of a part will say: entries have dtype and shape among their fields.
-local function plan_of(part)
+--- What the header of a part will say: entries have dtype and shape among their fields.
+function writer.plan_of(part)
   local plan = {}
   for _, entry in ipairs(part) do plan[entry.name] = entry end
   return plan
+end
+
+local function wider(a, b)
+  if a.width ~= b.width then return a.width > b.width end
+  return a.name < b.name
+end
+
+--- Splits a plan into files: lists of { name, dtype, shape, bytes, elements }, in the order of each
+--- file, and the names of the files.
+---@param plan table name -> { dtype = "BF16", shape = {2, 3} }
+---@param limit integer? bytes of data in a file
+function writer.parts(plan, limit)
+  local parts, names = split(measured(plan), limit or writer.SHARD_SIZE), { writer.SINGLE }
+  for i, part in ipairs(parts) do
+    table.sort(part, wider)
+    if #parts > 1 then names[i] = ("model-%05d-of-%05d.safetensors"):format(i, #parts) end
+  end
+  return parts, names
 end
 
 -- Publishing ------------------------------------------------------------------------------
@@ -94,21 +112,40 @@ local function index_text(parts, names)
   return json.encode({ metadata = about, weight_map = map }, { indent = 2 }) .. "\n"
 end
 
--- Moves the finished shards into place, then the index, then removes what is left of the old
--- checkpoint. An old index goes first: its shards may have the names of ours, and nobody must read
--- a mixture of both.
-local function publish_shards(self)
-  local new, index = { [writer.INDEX] = true }, self.path .. "/" .. writer.INDEX
+--- The hidden folder in which files wait until all of them are finished.
+function writer.staging(path) return path .. "/" .. STAGING end
+
+--- Makes the hidden folder; an old one is emptied, unless keep(its path) says otherwise.
+---@return string? staging
+---@return string? message
+---@return string? code
+function writer.stage(path, keep)
+  local staging = writer.staging(path)
+  if not (keep and system.exists(staging) and keep(staging)) then system.remove_tree(staging) end
+  local done, message, code = system.make_folder(staging)
+  if not done then return nil, message, code end
+  return staging
+end
+
+--- Moves the finished files from the hidden folder into place, then the index, if there are
+--- several, then removes what is left of the old checkpoint. An old index goes first: its shards
+--- may have the names of ours, and nobody must read a mixture of both.
+function writer.publish(path, parts, names)
+  local new, index = {}, path .. "/" .. writer.INDEX
   local done, message, code = system.remove_tree(index)
   if not done then return nil, message, code end
-  for _, name in ipairs(self.files) do
-    done, message, code = system.rename(self.staging .. "/" .. name, self.path .. "/" .. name)
+  for _, name in ipairs(names) do
+    done, message, code = system.rename(writer.staging(path) .. "/" .. name, path .. "/" .. name)
     if not done then return nil, message, code end
     new[name] = true
   end
-  done, message, code = system.write(index, index_text(self.parts, self.files))
-  if not done then return nil, message, code end
-  return remove_stale(self.path, new)
+  if #parts > 1 then
+    new[writer.INDEX] = true
+    done, message, code = system.write(index, index_text(parts, names))
+    if not done then return nil, message, code end
+  end
+  system.remove_tree(writer.staging(path))
+  return remove_stale(path, new)
 end
 
 -- Writing ---------------------------------------------------------------------------------
@@ -145,7 +182,8 @@ end
 local function open_part(self)
   local message, code
   local path = (self.staging or self.path) .. "/" .. self.files[self.part]
-  self.file, message, code = files.create(path, plan_of(self.parts[self.part]), self.metadata)
+  local plan = writer.plan_of(self.parts[self.part])
+  self.file, message, code = files.create(path, plan, self.metadata)
   self.left = #self.parts[self.part]
   return self.file, message, code
 end
@@ -204,17 +242,13 @@ function Writer:close()
     raise("close: tensor `%s` was not written", next_one.name)
   end
   if self.staging then
-    done, message, code = core.uninterrupted(publish_shards, self)
+    done, message, code = core.uninterrupted(writer.publish, self.path, self.parts,
+      self.files)
   else
     done, message, code = remove_stale(self.path, { [writer.SINGLE] = true })
   end
   self:abandon()
   return done, message, code
-end
-
-local function wider(a, b)
-  if a.width ~= b.width then return a.width > b.width end
-  return a.name < b.name
 end
 
 --- Plans a checkpoint in a folder, which is made when it is not there.
@@ -226,18 +260,16 @@ end
 ---@return string? message
 ---@return string? code
 function writer.open(path, plan, metadata, limit)
-  local parts = split(measured(plan), limit or writer.SHARD_SIZE)
+  local parts, names = writer.parts(plan, limit)
   local self = setmetatable({ path = path, metadata = metadata, parts = parts, part = 1,
-    files = { writer.SINGLE } }, Writer)
-  for i, part in ipairs(parts) do
-    table.sort(part, wider)
-    if #parts > 1 then self.files[i] = ("model-%05d-of-%05d.safetensors"):format(i, #parts) end
+    files = names }, Writer)
+  if #parts > 1 then self.staging = writer.staging(path) end
+  local done, message, code
+  if self.staging then
+    done, message, code = writer.stage(path)
+  else
+    done, message, code = system.make_folder(path)
   end
-  if #parts > 1 then
-    self.staging = path .. "/" .. STAGING
-    system.remove_tree(self.staging)
-  end
-  local done, message, code = system.make_folder(self.staging or path)
   if not done then return failed(self, message, code) end
   return self
 end

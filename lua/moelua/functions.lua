@@ -95,6 +95,10 @@ return {
     "The bytes of a tensor as the file has them; nil, message, \"missing\" when there is none."),
   ["Checkpoint.metadata"] = of("file:moelua.Checkpoint -> table",
     "Strings by strings that the file says of itself."),
+  ["Checkpoint.path"] = of("file:moelua.Checkpoint -> string", "The path that was opened."),
+  ["Checkpoint.hash"] = of("file:moelua.Checkpoint, name:string -> string?",
+    "XXH3-128 of the bytes of a tensor, 32 hexadecimal digits; nil, message, \"missing\" when " ..
+    "there is none."),
   ["Checkpoint.verify"] = of("file:moelua.Checkpoint -> true?",
     "True when every byte is the one that was written, as the checksum in the metadata says; " ..
     "else nil, message, \"format\"."),

@@ -22,6 +22,13 @@ local Checkpoint = {}
 ---@param file moelua.Checkpoint
 function Checkpoint.close(file) end
 
+--- XXH3-128 of the bytes of a tensor, 32 hexadecimal digits; nil, message, "missing" when there is
+--- none.
+---@param file moelua.Checkpoint
+---@param name string
+---@return string?
+function Checkpoint.hash(file, name) end
+
 --- { dtype = "BF16", shape = {2, 3}, bytes = 12 } as the file has it; nil, message, "missing" when
 --- there is no such tensor.
 ---@param file moelua.Checkpoint
@@ -38,6 +45,11 @@ function Checkpoint.metadata(file) end
 ---@param file moelua.Checkpoint
 ---@return string[]
 function Checkpoint.names(file) end
+
+--- The path that was opened.
+---@param file moelua.Checkpoint
+---@return string
+function Checkpoint.path(file) end
 
 --- The bytes of a tensor as the file has them; nil, message, "missing" when there is none.
 ---@param file moelua.Checkpoint

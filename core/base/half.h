@@ -1,6 +1,6 @@
 /* half.h -- the 16-bit floats of files: f16 (IEEE 754 binary16), bf16 (the upper half of f32). */
-#ifndef MOE_TENSOR_HALF_H
-#define MOE_TENSOR_HALF_H
+#ifndef MOE_BASE_HALF_H
+#define MOE_BASE_HALF_H
 
 #include <stdint.h>
 #include <string.h>
