@@ -16,12 +16,14 @@ local machine = require("moelua.machine")
 local manifest = require("moelua.merge.manifest")
 local methods = require("moelua.merge.methods")
 local options = require("moelua.options")
+local plan_text = require("moelua.merge.plan_text")
 local planner = require("moelua.merge.plan")
 local problems = require("moelua.merge.problems")
+local rates = require("moelua.merge.rates")
 local run = require("moelua.run")
 local stages = require("moelua.merge.stages")
 
-local json, system = core.json, core.system
+local bytes, json, system = require("moelua.plan_text").bytes, core.json, core.system
 
 local merge = { verify = manifest.verify, methods = methods }
 
@@ -54,7 +56,7 @@ local function read_file(path)
   local text = run.check(system.read(path))
   local documents, lines = core.yaml.decode(text)
   if not documents then run.fail(("merge: %s: %s"):format(path, lines), "format") end
-  return documents, problems(path, lines), text
+  return documents, problems.new(path, lines), text
 end
 
 -- A Lua table as text: without functions, and what belongs to the call.
@@ -95,7 +97,7 @@ local function read(source, given)
     documents, found, text = read_file(source)
   elseif type(source) == "table" then
     documents = source[1] and source or { source }
-    found, text = problems("", {}), text_of(documents)
+    found, text = problems.new("", {}), text_of(documents)
     given = options.merge(options_in(documents), given or {})
   else
     core.raise("merge: the configuration must be the path of a YAML file or a table, not %s",
@@ -126,7 +128,10 @@ end
 -- Plans all stages: those on the way stand for models that are not there yet.
 local function plan_all(list, found, opt)
   local open, made, plans = opener(), {}, {}
-  local function find(reference) return made[reference] or open(reference) end
+  local function find(reference)
+    if made[reference] then return made[reference] end
+    return open(reference)
+  end
   for i, stage in ipairs(list) do
     plans[i] = planner.make(stage, find, found, opt)
     if #found.list > 0 then return plans, open end
@@ -181,7 +186,7 @@ end
 
 -- The plan again, with models in place of what stood for them.
 function Work:with_models(plan)
-  local found = problems("", {})
+  local found = problems.new("", {})
   local again = planner.make(plan.stage, function(reference)
     local stage = self.by_name[reference]
     if not stage then return self.open(reference) end
@@ -242,7 +247,6 @@ local function check_room(plans, opt)
   for _, plan in ipairs(plans) do needed = needed + plan.totals.bytes_written end
   local free = machine.disk_free(opt.out)
   if free and needed > free then
-    local bytes = require("moelua.plan_text").bytes
     run.fail(("merge: %s: %s are needed, %s are free"):format(opt.out, bytes(needed), bytes(free)),
       "full")
   end
@@ -286,13 +290,20 @@ local function carry_out(plans, open, opt)
   return facts
 end
 
+-- The plans for who only asked for them.
+local function described(plans, opt)
+  local seconds = rates.seconds(plans)
+  return { stages = plans, text = plan_text.format(plans, opt, seconds),
+    facts = plan_text.facts(plans, opt, seconds) }
+end
+
 local function go(source, given)
   local list, found, opt = read(source, given)
   refuse(found)
   local plans, open = plan_all(list, found, opt)
   if not opt.plan then check_out(plans, opt, found) end
   refuse(found)
-  if opt.plan then return plans, opt end
+  if opt.plan then return described(plans, opt) end
   return carry_out(plans, open, opt)
 end
 
@@ -306,7 +317,7 @@ end
 ---   memory         most bytes to work with, default "512M"
 ---   seed           of the masks of methods that drop elements at random, default 1
 ---   max_shard_size bytes of tensors in a file, default 5e9
----   plan           true reads headers only and returns a list of plans
+---   plan           true reads headers only and returns the plan: { text, facts, stages }
 ---   allow_crimes   true merges models of different architectures where names and shapes agree
 ---   hash_inputs    true adds the hashes of the input files to merge.json: they are read once more
 ---   fresh          true writes over what the folder holds
@@ -314,7 +325,7 @@ end
 --- What is wrong with the configuration or the models is told all at once.
 ---@param source string|table
 ---@param given table?
----@return table? summary the manifest, with seconds, lines and table of the report
+---@return table? summary what merge.json says, with seconds, and lines and table of the report
 ---@return string? message
 ---@return string? code
 function merge.merge(source, given)

@@ -175,10 +175,10 @@ local function routing_section(parts, captions)
 end
 
 -- Tables beside the first one: { title, columns, rows }, see text_table.format.
-local function tables_section(list)
+local function tables_section(list, first)
   local out = {}
   for index, given in ipairs(list or {}) do out[index] = tables.plain(given) end
-  return section("More tables", table.concat(out))
+  return section(first and "Tables" or "More tables", table.concat(out))
 end
 
 -- How to repeat it ------------------------------------------------------------------------
@@ -280,7 +280,8 @@ function report.html(results, parts)
       element("p", { class = "result" }, sentence), about }),
     section("Results",
       tables.results(arms, domains_of(arms, parts.domains), captions.results)),
-    tables_section(parts.tables), claims_section(claims), curves_section(parts, captions.curves),
+    tables_section(parts.tables, #arms == 0), claims_section(claims),
+    curves_section(parts, captions.curves),
     routing_section(parts, captions), section("Compute", tables.compute(arms, captions.compute)),
     repeat_section(results, parts), config_section(parts.config), notes_section(parts.notes),
     element("footer", nil, "Written by moelua" ..

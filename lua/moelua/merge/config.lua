@@ -6,6 +6,7 @@
 -- range, parameters }. Lookups go through parameters from the source outwards. `range` counts
 -- layers from 0 and leaves out its end; nil is all of them.
 
+local chat_template = require("moelua.merge.chat_template")
 local core = require("moelua.core")
 local methods = require("moelua.merge.methods")
 local options = require("moelua.options")
@@ -112,22 +113,39 @@ local function check_foreign(stage, found, given, where, name)
     #own > 0 and own or all))
 end
 
--- The parameters under the key, checked as far as that can be without a tensor.
-local function check_parameters(stage, found, given, where)
+-- A parameter that a model has been given, and that only the merge as a whole can have.
+local function warn_of_whole(stage, found, given, where, name)
+  stage.warnings[#stage.warnings + 1] = ("%s%s: '%s' is one of the whole merge, here it changes " ..
+    "nothing"):format(found:place(given, name), where, name)
+end
+
+-- What is wrong with one parameter, as far as that can be told without a tensor.
+local function check_parameter(stage, found, given, where, name, of_model)
+  local complaint = values.complaint(given[name])
+  if complaint then
+    found:at(given, name, "%s.%s: %s", where, name, complaint)
+    return
+  end
+  local method = methods.table[stage.method]
+  if not method then return end
+  local rule = methods.rule(method, name)
+  if not rule then return check_foreign(stage, found, given, where, name) end
+  if of_model and not method.each[name] then
+    warn_of_whole(stage, found, given, where, name)
+  end
+  check_values(found, given, where, name, rule)
+end
+
+-- The parameters under the key. `of_model`: they are one model's.
+local function check_parameters(stage, found, given, where, of_model)
   local parameters = take(found, given, where, "parameters", "mapping")
   if not parameters then return nil end
   where = (where == "" and "" or where .. ".") .. "parameters"
-  local method, result = methods.table[stage.method], {}
+  local result = {}
   for _, name in ipairs(sorted_keys(parameters)) do
-    local setting = parameters[name]
-    local complaint = not is_null(setting) and values.complaint(setting)
-    if complaint then
-      found:at(parameters, name, "%s.%s: %s", where, name, complaint)
-    elseif not is_null(setting) then
-      local rule = method and methods.rule(method, name)
-      if rule then check_values(found, parameters, where, name, rule)
-      elseif method then check_foreign(stage, found, parameters, where, name) end
-      result[name] = setting
+    if not is_null(parameters[name]) then
+      check_parameter(stage, found, parameters, where, name, of_model)
+      result[name] = parameters[name]
     end
   end
   return result
@@ -145,8 +163,8 @@ local function check_source(stage, found, given, where, more)
   check_keys(found, given, where, more and { "model", "parameters", more } or
     { "model", "parameters" })
   local source = { model = check_model(found, given, where, "model"),
-    parameters = check_parameters(stage, found, given, where),
-    range = more and check_range(found, given, where) }
+    parameters = check_parameters(stage, found, given, where, true),
+    range = more and check_range(found, given, where) or nil }
   if is_null(given.model) then
     found:at(given, nil, "%s: `model` is missing", where)
   end
@@ -299,6 +317,13 @@ local function check_tokenizer(found, given)
     tokens = check_tokens(found, long, "tokenizer"), pad_to_multiple_of = multiple }
 end
 
+local function check_template(found, given)
+  local text = take(found, given, "", "chat_template", "string")
+  if not text or chat_template.is_one(text) then return text end
+  found:at(given, "chat_template", "chat_template is '%s': neither a template nor known%s", text,
+    options.hint(text, chat_template.names))
+end
+
 local KEYS = { "base_model", "chat_template", "dtype", "merge_method", "models", "modules", "name",
   "out_dtype", "parameters", "slices", "tokenizer", "tokenizer_source" }
 
@@ -321,7 +346,7 @@ local function check_stage(found, given, from_lua, also)
   stage.dtype = check_dtype(found, given, "dtype")
   stage.out_dtype = check_dtype(found, given, "out_dtype")
   stage.tokenizer = check_tokenizer(found, given)
-  stage.chat_template = take(found, given, "", "chat_template", "string")
+  stage.chat_template = check_template(found, given)
   return stage
 end
 

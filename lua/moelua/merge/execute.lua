@@ -11,6 +11,7 @@ local result = require("moelua.merge.result")
 local run = require("moelua.run")
 local text_table = require("moelua.text_table")
 local tokens = require("moelua.merge.tokens")
+local bytes = require("moelua.plan_text").bytes
 
 local json, system, check = core.json, core.system, run.check
 
@@ -23,7 +24,7 @@ local function call(entry)
   local list, base = {}, entry.base and core.checkpoint.read(entry.base)
   for i, source in ipairs(entry.sources) do list[i] = core.checkpoint.read(source) end
   local made = core.no_grad(entry.method, list, base, entry.params, entry.name)
-  local shape = core.dtype and made ~= nil and made:shape() or {}
+  local shape = type(made) == "userdata" and made:shape() or {}
   if table.concat(shape, " x ") ~= table.concat(entry.shape, " x ") then
     core.raise("merge: the method made [%s] of tensor `%s`, which is [%s]", table.concat(shape,
       " x "), entry.name, table.concat(entry.shape, " x "))
@@ -45,7 +46,7 @@ end
 
 -- Writes the tensors; returns the summary of the assembly and a line of each for the report.
 local function write_tensors(plan, folder, opt, identity)
-  local list, by_name, lines, bytes = {}, {}, {}, 0
+  local list, by_name, lines, written = {}, {}, {}, 0
   for i, entry in ipairs(plan.entries) do
     if entry.united then tokens.complete(entry, plan.vocabulary) end
     list[i], by_name[entry.name] = assembled(entry, opt, identity), entry
@@ -56,8 +57,8 @@ local function write_tensors(plan, folder, opt, identity)
     max_shard_size = opt.max_shard_size, on_tensor = function(made, figures)
       local entry = by_name[made.name]
       lines[#lines + 1] = report.line(entry, figures)
-      bytes = bytes + entry.bytes
-      bar:update(#lines, { tokens = bytes })
+      written = written + entry.bytes
+      bar:update(#lines, { tokens = written })
     end })
   check(summary, message, code)
   bar:done()
@@ -86,20 +87,18 @@ local function lines_text(lines)
 end
 
 local function report_page(plan, folder, lines, opt, summary)
-  local plan_bytes = require("moelua.plan_text").bytes
   return report.html(name_of(folder), lines, { seed = opt.seed,
     result = ("%d tensors, %s parameters, %s."):format(plan.totals.tensors,
-      text_table.si(plan.totals.parameters), plan_bytes(plan.totals.bytes_written)),
+      text_table.si(plan.totals.parameters), bytes(plan.totals.bytes_written)),
     about = ("Merged by %s from %d models."):format(type(plan.stage.method) == "string" and
       plan.stage.method or "a function", #plan.models),
     config = { { "configuration", opt.text }, { "memory", opt.memory },
-      { "read", plan_bytes(summary.bytes_read) } } })
+      { "read", bytes(summary.bytes_read) } } })
 end
 
 -- The files that a plan's folder has beside its tensors: name -> bytes.
 local function files_of(plan, plans, folder, lines, opt, summary)
-  local files = result.files(plan.template, plan.vocabulary and plan.vocabulary.tokenizer,
-    plan.stage.chat_template)
+  local files = result.files(plan)
   files["config.json"] = json.encode(plan.config, { indent = 2 }) .. "\n"
   files["README.md"] = card.text(name_of(folder), plans, opt.text)
   files["mergekit_config.yml"] = opt.text
@@ -116,8 +115,13 @@ local function write_files(files, folder)
   return names
 end
 
--- Shards have an index beside them.
-local function add_checkpoint(names, folder, summary)
+-- The files that are checked later: those of the model. The card is for people to write on. Shards
+-- have an index beside them.
+local function outputs_of(written, folder, summary)
+  local names = {}
+  for _, name in ipairs(written) do
+    if name ~= "README.md" then names[#names + 1] = name end
+  end
   for name in pairs(summary.files) do names[#names + 1] = name end
   local index = "model.safetensors.index.json"
   if system.exists(folder .. "/" .. index) then names[#names + 1] = index end
@@ -136,7 +140,7 @@ function execute.stage(plan, plans, folder, opt, identity)
   check(system.make_folder(folder))
   local summary, lines = write_tensors(plan, folder, opt, identity)
   local files = files_of(plan, plans, folder, lines, opt, summary)
-  local names = add_checkpoint(write_files(files, folder), folder, summary)
+  local names = outputs_of(write_files(files, folder), folder, summary)
   local facts = { version = version(), identity = identity, seed = opt.seed,
     configuration = opt.text, inputs = input_facts(plan, opt.hash_inputs),
     outputs = manifest.outputs(folder, names, summary.files), tensors = plan.totals.tensors,

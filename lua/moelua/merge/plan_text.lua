@@ -78,7 +78,7 @@ end
 -- Parameters of one kind of tensors: "weight 0.5 0.3, lambda 1".
 local function parameters_text(ranges)
   local names, by_name = {}, {}
-  for _, key in ipairs(sorted(ranges)) do names[#names + 1] = key end
+  for key in pairs(ranges) do names[#names + 1] = key end
   table.sort(names)
   local order = {}
   for _, key in ipairs(names) do

@@ -1,6 +1,7 @@
 -- merge/result.lua: the config.json of a merged model, and the files that it takes over from the
 -- model whose architecture it has.
 
+local chat_template = require("moelua.merge.chat_template")
 local core = require("moelua.core")
 local inputs = require("moelua.merge.inputs")
 
@@ -152,11 +153,12 @@ end
 
 --- The files of the result beside its tensors and config.json: name -> bytes. Those of the
 --- tokenizer are the template's, byte for byte, unless vocabularies were united.
----@param template table
----@param tokenizer table? the united one
-function result.files(template, tokenizer)
+---@param plan table of plan.lua
+function result.files(plan)
+  local template, tokenizer = plan.template, plan.vocabulary and plan.vocabulary.tokenizer
   local files = tokenizer and tokenizer:files() or files_of(template)
   files[GENERATION] = system.read(template.path .. "/" .. GENERATION)
+  chat_template.apply(files, plan.stage.chat_template, plan.models)
   return files
 end
 

@@ -49,8 +49,8 @@ local function ordered(found, all)
   local list, state = {}, {}
   add_in_order(found, result, named, state, list)
   for _, stage in ipairs(all) do
-    if not state[stage] then
-      found:at(stage.source, "name", "name: nobody needs '%s'", tostring(stage.name))
+    if stage.name and not state[stage] then
+      found:at(stage.source, "name", "name: nobody needs '%s'", stage.name)
     end
   end
   return list
