@@ -3,6 +3,9 @@
 
 #include <string.h>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include "text/unicode.h"
 
 /* ---- making --------------------------------------------------------------------------------- */
@@ -14,20 +17,27 @@ moe_status moe__tokenizer_new(moe_ctx *ctx, moe_tokenizer **out) {
     *t = (moe_tokenizer){.ctx = ctx, .model = {.ctx = ctx, .unknown = MOE_NO_ID},
                          .raw = {.ctx = ctx, .edges = {.ctx = ctx}},
                          .normalized = {.ctx = ctx, .edges = {.ctx = ctx}},
+                         .tokens = {{.ctx = ctx}, {.ctx = ctx}},
+                         .spare = {{.ctx = ctx}, {.ctx = ctx}},
                          .ids = {.ctx = ctx}, .text = {.ctx = ctx}};
     t->model.symbols.ctx = t->model.written.ctx = ctx;
     moe__ctx_retain(ctx);
     return MOE_OK;
 }
 
-static void close_steps(moe_steps *steps) {
-    for (size_t i = 0; i < steps->count; i++) moe__buffer_free(&steps->step[i].scratch);
+static void close_strings(moe_strings *s) {
+    moe__buffer_free(&s->text);
+    moe__buffer_free(&s->ends);
 }
 
 void moe__tokenizer_free(moe_tokenizer *t) {
     if (!t) return;
     moe_ctx *ctx = t->ctx;
-    close_steps(&t->splitter);
+    moe__steps_close(&t->normalizer);
+    moe__steps_close(&t->splitter);
+    moe__steps_close(&t->decoder);
+    close_strings(&t->tokens);
+    close_strings(&t->spare);
     moe__bpe_close(&t->model);
     moe__added_close(&t->raw);
     moe__added_close(&t->normalized);
@@ -37,37 +47,29 @@ void moe__tokenizer_free(moe_tokenizer *t) {
     moe__ctx_release(ctx);
 }
 
-/* ---- encoding ------------------------------------------------------------------------------- */
-
-typedef struct piece {
-    const char *data;
-    size_t size;
-} piece;
-
-/* Gives a piece to step number `i` of the pre-tokenizer; behind the last one is the model. */
-static moe_status cut(moe_tokenizer *t, size_t i, piece p) {
-    if (i == t->splitter.count) return moe__bpe_encode(&t->model, p.data, p.size, &t->ids);
-    const moe_step *step = &t->splitter.step[i];
-    moe_status status = MOE_OK;
-    for (size_t at = 0, end; at < p.size && status == MOE_OK; at = end) {
-        end = moe__split_next(step->split, p.data, p.size, at);
-        status = cut(t, i + 1, (piece){p.data + at, end - at});
-    }
-    return status;
+/* The reference normalizes what such a token is written as just like the text. */
+moe_status moe__tokenizer_add(moe_tokenizer *t, const char *text, size_t size, bool normalized,
+                              moe_added token) {
+    moe_piece piece = {text, size, true};
+    if (!normalized) return moe__added_add(&t->raw, text, size, token);
+    moe_status status = moe__normalize(&t->normalizer, piece, &piece);
+    if (status != MOE_OK || piece.size == 0) return status;
+    return moe__added_add(&t->normalized, piece.data, piece.size, token);
 }
 
-typedef moe_status piece_fn(moe_tokenizer *t, piece p, bool special);
+/* ---- encoding ------------------------------------------------------------------------------- */
 
-/* Cuts the tokens of a set out of a piece and hands on what is between them. */
-static moe_status find_added(moe_tokenizer *t, const moe_added_set *set, piece p, bool special,
+typedef moe_status piece_fn(moe_tokenizer *t, moe_piece p, bool special);
+
+/* Adds the ids of the set's tokens in a piece, and what `rest` makes of what lies between. */
+static moe_status find_added(moe_tokenizer *t, const moe_added_set *set, moe_piece p, bool special,
                              piece_fn *rest) {
     moe_search search = {.set = set, .text = p.data, .size = p.size, .special = special};
     size_t done = 0;
     for (;;) {
         moe_found found = moe__added_next(&search);
-        moe_status status = MOE_OK;
-        if (found.begin > done)
-            status = rest(t, (piece){p.data + done, found.begin - done}, special);
+        moe_piece before = {p.data + done, found.begin - done, p.first && done == 0};
+        moe_status status = found.begin > done ? rest(t, before, special) : MOE_OK;
         if (status != MOE_OK || !found.token) return status;
         status = moe__buffer_add(&t->ids, &found.token->id, sizeof found.token->id);
         if (status != MOE_OK) return status;
@@ -75,13 +77,20 @@ static moe_status find_added(moe_tokenizer *t, const moe_added_set *set, piece p
     }
 }
 
-static moe_status encode_plain(moe_tokenizer *t, piece p, bool special) {
-    (void)special;
-    return cut(t, 0, p);
+static moe_status encode_word(void *arg, const char *text, size_t size) {
+    moe_tokenizer *t = arg;
+    return moe__bpe_encode(&t->model, text, size, &t->ids);
 }
 
-static moe_status normalize(moe_tokenizer *t, piece p, bool special) {
-    return find_added(t, &t->normalized, p, special, encode_plain);
+static moe_status encode_normalized(moe_tokenizer *t, moe_piece p, bool special) {
+    (void)special;
+    return moe__pre_tokenize(&t->splitter, p, encode_word, t);
+}
+
+static moe_status encode_plain(moe_tokenizer *t, moe_piece p, bool special) {
+    moe_status status = moe__normalize(&t->normalizer, p, &p);
+    if (status != MOE_OK) return status;
+    return find_added(t, &t->normalized, p, special, encode_normalized);
 }
 
 moe_status moe__tokenizer_encode(moe_tokenizer *t, const char *text, size_t size, bool special) {
@@ -89,38 +98,92 @@ moe_status moe__tokenizer_encode(moe_tokenizer *t, const char *text, size_t size
         return moe__fail(t->ctx, MOE_EARG, "a text of %zu bytes: at most %zu are possible", size,
                          MOE_LONGEST_TEXT);
     t->ids.size = 0;
-    return find_added(t, &t->raw, (piece){text, size}, special, normalize);
+    return find_added(t, &t->raw, (moe_piece){text, size, true}, special, encode_plain);
 }
 
 /* ---- decoding ------------------------------------------------------------------------------- */
 
-/* The bytes that a token writes in GPT-2's alphabet; its text when it is not written in it. */
-static moe_status add_bytes(moe_buffer *out, const char *text, size_t size) {
-    const uint8_t *p = (const uint8_t *)text, *end = p + size;
-    moe_status status = moe__buffer_reserve(out, size);
-    if (status != MOE_OK) return status;
-    size_t n = out->size;
-    while (p < end) {
-        uint32_t code;
-        p += moe__character(p, end, &code);
-        int byte = code == MOE_NO_CHARACTER ? -1 : moe__symbol_byte(code);
-        if (byte < 0) return moe__buffer_add(out, text, size);
-        out->data[n++] = (char)byte;
-    }
-    out->size = n;
-    return MOE_OK;
+static void clear(moe_strings *s) { s->text.size = s->ends.size = 0; }
+
+static moe_status add_token(moe_tokenizer *t, uint32_t id) {
+    const moe_vocabulary *v = &t->model.vocabulary;
+    moe_strings *s = &t->tokens;
+    moe_status status = MOE_OK;
+    if (t->decoder.count == 0 && s->ends.size > 0) status = moe__buffer_add(&s->text, " ", 1);
+    if (status == MOE_OK)
+        status = moe__buffer_add(&s->text, moe__token_text(v, id), v->tokens[id].size);
+    return status == MOE_OK ? moe__buffer_add(&s->ends, &s->text.size, sizeof s->text.size)
+                            : status;
 }
 
+static bool has_token(const moe_vocabulary *v, uint32_t id, bool skip_special) {
+    if (id >= v->count || !v->tokens[id].flags) return false;
+    return !(skip_special && (v->tokens[id].flags & MOE_TOKEN_SPECIAL));
+}
+
+/* Without a decoder tokens are words: a space stands between them. */
 moe_status moe__tokenizer_decode(moe_tokenizer *t, const uint32_t *ids, size_t count,
                                  moe_decoding how) {
-    const moe_vocabulary *v = &t->model.vocabulary;
     moe_status status = MOE_OK;
+    clear(&t->tokens);
     t->text.size = 0;
-    for (size_t i = 0; i < count && status == MOE_OK; i++) {
-        uint32_t id = ids[i];
-        if (id >= v->count || !v->tokens[id].flags) continue;
-        if (how.skip_special && (v->tokens[id].flags & MOE_TOKEN_SPECIAL)) continue;
-        status = add_bytes(&t->text, moe__token_text(v, id), v->tokens[id].size);
+    for (size_t i = 0; i < count && status == MOE_OK; i++)
+        if (has_token(&t->model.vocabulary, ids[i], how.skip_special)) status = add_token(t, ids[i]);
+    if (status == MOE_OK) status = moe__decode(&t->decoder, &t->tokens, &t->spare, how.raw);
+    if (status != MOE_OK) return status;
+    const moe_buffer *text = &t->tokens.text;
+    return how.raw ? moe__buffer_add(&t->text, text->data, text->size)
+                   : moe__replace_invalid(text->data, text->size, &t->text);
+}
+
+/* ---- figures -------------------------------------------------------------------------------- */
+
+/* A token that any other may follow: the first one whose text is a letter. */
+static uint32_t beginning(const moe_vocabulary *v) {
+    uint32_t best = MOE_NO_ID;
+    for (uint32_t id = 0; id < v->count; id++) {
+        const moe_token *token = &v->tokens[id];
+        if (token->flags != MOE_TOKEN_MODEL || token->size != 1) continue;
+        uint8_t c = (uint8_t)*moe__token_text(v, id);
+        if (moe__class(c) == MOE_LETTER) return id;
+        if (best == MOE_NO_ID) best = id;
+    }
+    return best;
+}
+
+static moe_status length_behind(moe_tokenizer *t, uint32_t first, uint32_t id, size_t *length) {
+    uint32_t ids[2] = {first, id};
+    moe_decoding how = {.raw = true};
+    moe_status status = first == MOE_NO_ID ? moe__tokenizer_decode(t, ids + 1, 1, how)
+                                           : moe__tokenizer_decode(t, ids, 2, how);
+    *length = t->text.size;
+    return status;
+}
+
+moe_status moe__tokenizer_lengths(moe_tokenizer *t, int32_t *lengths) {
+    const moe_vocabulary *v = &t->model.vocabulary;
+    uint32_t first = beginning(v);
+    size_t alone = 0, both;
+    moe_status status = length_behind(t, first, MOE_NO_ID, &alone);
+    for (uint32_t id = 0; id < v->count && status == MOE_OK; id++) {
+        lengths[id] = 0;
+        if (!has_token(v, id, true)) continue;
+        status = length_behind(t, first, id, &both);
+        lengths[id] = both > alone ? (int32_t)(both - alone) : 0;
     }
     return status;
+}
+
+uint64_t moe__tokenizer_digest(const moe_tokenizer *t) {
+    const moe_bpe *m = &t->model;
+    const moe_vocabulary *v = &m->vocabulary;
+    uint32_t switches[] = {m->byte_level, m->byte_fallback, m->fuse_unknown, m->ignore_merges,
+                           m->unknown, v->count};
+    uint64_t hash = XXH3_64bits(switches, sizeof switches);
+    for (uint32_t id = 0; id < v->count; id++) {
+        const moe_token *token = &v->tokens[id];
+        hash = XXH3_64bits_withSeed(moe__token_text(v, id), token->size, hash + token->flags);
+    }
+    return XXH3_64bits_withSeed(m->merges.table,
+                                ((size_t)m->merges.mask + 1) * sizeof *m->merges.table, hash);
 }

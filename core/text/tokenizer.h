@@ -12,40 +12,25 @@
 
 #include "text/added.h"
 #include "text/bpe.h"
-#include "text/split.h"
+#include "text/steps.h"
 
-#define MOE_MOST_STEPS 32           /* of normalizer, pre-tokenizer and decoder each */
 #define MOE_LONGEST_TEXT ((size_t)1 << 31)
-
-/* ---- steps ---------------------------------------------------------------------------------- */
-
-typedef enum moe_step_kind {
-    MOE_STEP_SPLIT                  /* one of split.h */
-} moe_step_kind;
-
-typedef struct moe_step {
-    moe_step_kind kind;
-    moe_split split;
-    moe_buffer scratch;             /* text that the step makes */
-} moe_step;
-
-typedef struct moe_steps {
-    moe_step step[MOE_MOST_STEPS];
-    size_t count;
-} moe_steps;
-
-/* ---- a tokenizer ---------------------------------------------------------------------------- */
 
 typedef struct moe_tokenizer {
     moe_ctx *ctx;
     moe_bpe model;
     moe_added_set raw, normalized;  /* added tokens of the text as it is, and once normalized */
-    moe_steps splitter;
+    moe_steps normalizer, splitter, decoder;
+    moe_strings tokens, spare;      /* while decoding */
     moe_buffer ids, text;           /* the last results */
 } moe_tokenizer;
 
 moe_status moe__tokenizer_new(moe_ctx *ctx, moe_tokenizer **out);
 void moe__tokenizer_free(moe_tokenizer *t);
+
+/* Adds an added token, whose id is in the vocabulary, when the normalizer is complete. */
+moe_status moe__tokenizer_add(moe_tokenizer *t, const char *text, size_t size, bool normalized,
+                              moe_added token);
 
 /* Ids of a text, into t->ids (uint32_t). special = false: special tokens in it are plain text. */
 moe_status moe__tokenizer_encode(moe_tokenizer *t, const char *text, size_t size, bool special);
@@ -58,5 +43,11 @@ typedef struct moe_decoding {
 /* Text of ids, into t->text. Ids without a token are left out. */
 moe_status moe__tokenizer_decode(moe_tokenizer *t, const uint32_t *ids, size_t count,
                                  moe_decoding how);
+
+/* For each id the bytes that it adds to a text that has begun: 0 for special tokens and gaps. */
+moe_status moe__tokenizer_lengths(moe_tokenizer *t, int32_t *lengths);
+
+/* XXH3-64 of vocabulary, merges and the switches of the model. */
+uint64_t moe__tokenizer_digest(const moe_tokenizer *t);
 
 #endif

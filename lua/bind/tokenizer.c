@@ -5,6 +5,7 @@
  */
 #include "system.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "tensor/tensor.h"
@@ -150,33 +151,69 @@ static int set_model(lua_State *L) {
     lua_getfield(L, 2, "unk");
     model->unknown = lua_isinteger(L, -1) ? (uint32_t)lua_tointeger(L, -1) : MOE_NO_ID;
     moe_status status = moe__bpe_ready(model);
+    for (int byte = 0; byte < 256 && model->byte_level && model->byte_fallback; byte++)
+        if (status == MOE_OK && model->byte[byte] == MOE_NO_ID)
+            status = moe__fail(t->ctx, MOE_EUNSUPPORTED, "byte_fallback of a byte-level model that "
+                               "lacks byte %d", byte);
     return status == MOE_OK ? lmoe_succeed(L) : lmoe_fail_status(L, status);
 }
 
-/* added{content=, id=, single_word=, lstrip=, rstrip=, special=, normalized=} */
+/* added{content=, id=, single_word=, lstrip=, rstrip=, special=, normalized=}, behind the steps. */
 static int add_token(lua_State *L) {
     moe_tokenizer *t = check_tokenizer(L, "added");
     lua_getfield(L, 2, "id");
     moe_added token = {(uint32_t)lua_tointeger(L, -1), flag(L, 2, "single_word"),
                        flag(L, 2, "lstrip"), flag(L, 2, "rstrip"), flag(L, 2, "special")};
-    moe_added_set *set = flag(L, 2, "normalized") ? &t->normalized : &t->raw;
+    bool normalized = flag(L, 2, "normalized");
     lua_getfield(L, 2, "content");
     size_t size;
     const char *text = lua_tolstring(L, -1, &size);
-    moe_status status = moe__added_add(set, text, size, token);
+    moe_status status = moe__tokenizer_add(t, text, size, normalized, token);
     return status == MOE_OK ? lmoe_succeed(L) : lmoe_fail_status(L, status);
 }
 
-/* split{kind="split", split="gpt2"}: one more step of the pre-tokenizer. */
-static int add_split(lua_State *L) {
-    moe_tokenizer *t = check_tokenizer(L, "split");
-    moe_steps *steps = &t->splitter;
-    moe_step step = {.scratch = {.ctx = t->ctx}};
-    if (!moe__split_find(lmoe_strfield(L, 2, "split", ""), &step.split))
-        return lmoe_raise(L, "split: no such split");
-    if (steps->count == MOE_MOST_STEPS) return lmoe_raise(L, "split: too many steps");
-    steps->step[steps->count++] = step;
-    return 0;
+static moe_steps *steps_of(lua_State *L, moe_tokenizer *t) {
+    const char *list = luaL_checkstring(L, 2);
+    moe_steps *steps = strcmp(list, "normalizer") == 0 ? &t->normalizer
+                       : strcmp(list, "splitter") == 0 ? &t->splitter : &t->decoder;
+    if (steps->count == MOE_MOST_STEPS) lmoe_raise(L, "step: too many steps");
+    return steps;
+}
+
+/* The words of a step, of the table at index 3. */
+static void read_words(lua_State *L, moe_step *step) {
+    const char *scheme = lmoe_strfield(L, 3, "scheme", "always");
+    const char *behavior = lmoe_strfield(L, 3, "behavior", "isolated");
+    if (!moe__step_find(lmoe_strfield(L, 3, "kind", ""), &step->kind) ||
+        !moe__split_find(lmoe_strfield(L, 3, "split", "gpt2"), &step->split) ||
+        !moe__scheme_find(scheme, &step->scheme) ||
+        !moe__behavior_find(behavior, &step->behavior))
+        lmoe_raise(L, "step: there is no such step");
+    step->invert = flag(L, 3, "invert");
+    step->single = flag(L, 3, "single");
+    step->left = (uint32_t)lmoe_intfield(L, 3, "left", 0);
+    step->right = (uint32_t)lmoe_intfield(L, 3, "right", 0);
+}
+
+/* step(list, {kind=, ...}): one more step of the "normalizer", "splitter" or "decoder". Its fields
+ * are those of moe_step; `pattern` is a string and an expression if `regex`. */
+static int add_step(lua_State *L) {
+    moe_tokenizer *t = check_tokenizer(L, "step");
+    moe_steps *steps = steps_of(L, t);
+    moe_step step = {.text = {.ctx = t->ctx}, .scratch = {.ctx = t->ctx}};
+    read_words(L, &step);
+    bool regex = flag(L, 3, "regex");
+    size_t size = 0, pattern_size = 0;
+    lua_getfield(L, 3, "text");
+    const char *text = lua_tolstring(L, -1, &size);
+    lua_getfield(L, 3, "pattern");
+    const char *pattern = lua_tolstring(L, -1, &pattern_size);
+    moe_step *added = &steps->step[steps->count++];
+    *added = step;
+    moe_status status = text ? moe__buffer_add(&added->text, text, size) : MOE_OK;
+    if (status == MOE_OK && pattern)
+        status = moe__pattern_new(t->ctx, pattern, pattern_size, regex, &added->pattern);
+    return status == MOE_OK ? lmoe_succeed(L) : lmoe_fail_status(L, status);
 }
 
 /* ---- using ----------------------------------------------------------------------------------- */
@@ -287,6 +324,24 @@ static int vocab(lua_State *L) {
     return 1;
 }
 
+/* byte_lengths(): i32 [vocab], the bytes that each token adds to a text that has begun. */
+static int byte_lengths(lua_State *L) {
+    int64_t shape[1] = {check_tokenizer(L, "byte_lengths")->model.vocabulary.count};
+    lmoe_fillbox(L, lmoe_newbox(L), MOE_I32, 1, shape);
+    moe_tokenizer *t = check_tokenizer(L, "byte_lengths");
+    lmoe_check(L, moe__tokenizer_lengths(t, moe__int(lmoe_checktensor(L, -1))));
+    return 1;
+}
+
+/* digest(): of vocabulary, merges and switches, 16 hexadecimal digits. */
+static int digest(lua_State *L) {
+    lua_Unsigned hash = moe__tokenizer_digest(check_tokenizer(L, "digest"));
+    char text[17];
+    snprintf(text, sizeof text, "%016llx", (unsigned long long)hash);
+    lua_pushstring(L, text);
+    return 1;
+}
+
 static int release(lua_State *L) {
     moe_tokenizer **box = luaL_testudata(L, 1, TOKENIZER_TYPE);
     if (!box) return lmoe_raise(L, "release: a tokenizer expected, got %s", luaL_typename(L, 1));
@@ -316,8 +371,8 @@ static int split_pattern(lua_State *L) {
 void lmoe_add_tokenizer(lua_State *L) {
     static const luaL_Reg methods[] = {
         {"vocabulary", set_vocabulary}, {"merges", set_merges}, {"model", set_model},
-        {"added", add_token}, {"split", add_split}, {"encode", encode}, {"pack", pack},
-        {"decode", decode}, {"token", token}, {"id", id_of}, {"vocab", vocab},
+        {"added", add_token}, {"step", add_step}, {"encode", encode}, {"pack", pack},
+        {"decode", decode}, {"byte_lengths", byte_lengths}, {"digest", digest}, {"token", token}, {"id", id_of}, {"vocab", vocab},
         {"release", release}, {NULL, NULL}};
     lmoe_newtype(L, TOKENIZER_TYPE, release, methods);
     lua_pushcfunction(L, new_tokenizer);

@@ -115,18 +115,54 @@ function Bytes.files(_)
   }
 end
 
---- Writes the tokenizer into a model directory that exists.
+--- Writes the tokenizer into a model directory, which is made if need be.
 ---@param folder string
 ---@return true? ok
 ---@return string? message
 ---@return string? code
 function Bytes:save(folder)
   expect(type(folder) == "string", "save", "folder", "a string", folder)
+  local made, reason, why = system.make_folder(folder)
+  if not made then return nil, reason, why end
   for name, content in pairs(self:files()) do
     local ok, message, code = system.write(folder .. "/" .. name, content)
     if not ok then return nil, message, code end
   end
   return true
+end
+
+-- ---- tokens -----------------------------------------------------------------------------------
+
+--- The symbol of a byte in GPT-2's alphabet; nil for what is no byte.
+---@param id integer
+---@return string?
+function Bytes.token(_, id)
+  if math.type(id) ~= "integer" or id < 0 or id > 255 then return nil end
+  for symbol, byte in pairs(alphabet()) do
+    if byte == id then return symbol end
+  end
+end
+
+--- The byte of a symbol; nil when it is none.
+---@param token string
+---@return integer?
+function Bytes.id(_, token)
+  expect(type(token) == "string", "id", "token", "a string", token)
+  return alphabet()[token]
+end
+
+--- How many bytes each token has: one.
+---@return moelua.Tensor lengths i32 [256]
+function Bytes.byte_lengths(_)
+  local lengths = {}
+  for i = 1, 256 do lengths[i] = 1 end
+  return core.tensor(lengths, "i32")
+end
+
+--- A hash of what it is.
+---@return string
+function Bytes:hash()
+  return system.hash(self:files()["tokenizer.json"])
 end
 
 -- ---- reading ----------------------------------------------------------------------------------

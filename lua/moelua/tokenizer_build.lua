@@ -2,7 +2,6 @@
 
 local core = require("moelua.core")
 local parts = require("moelua.tokenizer_parts")
-local json = core.json
 local field, refuse = parts.field, parts.refuse
 
 local MODEL, ADDED, SPECIAL = 1, 2, 4
@@ -86,27 +85,41 @@ local function copied(vocab)
   return tokens
 end
 
+local function check_around(handle, around)
+  for _, side in pairs(around) do
+    for _, id in ipairs(side) do
+      if not handle:token(id) then refuse("format", "post_processor: there is no token %d", id) end
+    end
+  end
+end
+
+local LISTS = { "normalizer", "splitter", "decoder" }
+
+-- In the order in which the core needs them.
 local function fill(handle, file)
   local model = file.model
   if type(model) ~= "table" then refuse("format", "there is no model") end
   check_model(model)
-  local splitter = parts.pre_tokenizer(file.pre_tokenizer)
+  local made = { normalizer = parts.normalizer(file.normalizer),
+    splitter = parts.pre_tokenizer(file.pre_tokenizer), decoder = parts.decoder(file.decoder),
+    around = parts.post_processor(file.post_processor) }
   local tokens, flags = copied(field(model, "vocab", "table", {}, "model")), {}
-  local added = add_tokens(field(file, "added_tokens", "table", {}, "file"), tokens, flags)
+  made.added = add_tokens(field(file, "added_tokens", "table", {}, "file"), tokens, flags)
+  made.byte_level = made.splitter.byte_level or false
+  made.splitter.byte_level = nil
   checked(handle:vocabulary(tokens, flags))
   checked(handle:merges(field(model, "merges", "table", {}, "model")))
-  checked(handle:model(switches(model, splitter.byte_level)))
-  for _, token in ipairs(added) do checked(handle:added(token)) end
-  for _, step in ipairs(splitter) do handle:split(step) end
-  if not splitter.byte_level then refuse("unsupported", "only byte-level models are supported") end
-  if file.normalizer ~= nil and file.normalizer ~= json.null then
-    refuse("unsupported", "normalizers are not supported")
+  checked(handle:model(switches(model, made.byte_level)))
+  for _, list in ipairs(LISTS) do
+    for _, step in ipairs(made[list]) do checked(handle:step(list, step)) end
   end
-  return { around = parts.post_processor(file.post_processor), added = added }
+  for _, token in ipairs(made.added) do checked(handle:added(token)) end
+  check_around(handle, made.around)
+  return made
 end
 
---- The core's tokenizer of the table of a tokenizer.json, and { around, added }: what is put around
---- ids, and the added tokens.
+--- The core's tokenizer of the table of a tokenizer.json, and what was read of it: the steps of
+--- normalizer, splitter and decoder, what is put around ids, the added tokens, byte_level.
 ---@return userdata? handle
 ---@return table|string description or message
 ---@return string? code

@@ -8,7 +8,7 @@ local build = require("moelua.tokenizer_build")
 local core = require("moelua.core")
 local expect = require("moelua.expect")
 local options = require("moelua.options")
-local system = core.system
+local json, system = core.json, core.system
 
 ---@class moelua.Tokenizer
 ---@field name string
@@ -18,7 +18,7 @@ local system = core.system
 ---@field unk integer? id of the token for what has none
 ---@field pad integer? id of the token that fills batches
 ---@field handle userdata
----@field description table around, added, files
+---@field description table what tokenizer_build.lua read, files(), chat_template
 local Tokenizer = {}
 Tokenizer.__index = Tokenizer
 Tokenizer.__name = "moelua.Tokenizer"
@@ -89,6 +89,26 @@ function Tokenizer:id(token)
   return self.handle:id(token)
 end
 
+--- How many bytes each token adds to a text that has begun: 0 for special tokens and gaps. Summed
+--- over the ids of a text they give its length, but for what a normalizer changes or puts in front.
+---@return moelua.Tensor lengths i32 [vocab]
+function Tokenizer:byte_lengths()
+  return self.handle:byte_lengths()
+end
+
+--- A hash of all that decides what comes out: equal for tokenizers that do the same, however their
+--- files are written.
+---@return string 16 hexadecimal digits
+function Tokenizer:hash()
+  local made = self.description
+  if not made.hash then
+    local rest = { self.handle:digest(), made.normalizer, made.splitter, made.decoder,
+      made.around, made.added }
+    made.hash = system.hash(json.encode(rest))
+  end
+  return made.hash
+end
+
 --- The files of the tokenizer in a model directory: name -> content. Those of one that was opened
 --- are what they were, byte for byte.
 ---@return table<string, string>
@@ -98,13 +118,15 @@ function Tokenizer:files()
   return files
 end
 
---- Writes the tokenizer into a model directory that exists.
+--- Writes the tokenizer into a model directory, which is made if need be.
 ---@param folder string
 ---@return true? ok
 ---@return string? message
 ---@return string? code
 function Tokenizer:save(folder)
   expect(type(folder) == "string", "save", "folder", "a string", folder)
+  local made, reason, why = system.make_folder(folder)
+  if not made then return nil, reason, why end
   for name, content in pairs(self:files()) do
     local ok, message, code = system.write(folder .. "/" .. name, content)
     if not ok then return nil, message, code end
