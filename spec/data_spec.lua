@@ -259,7 +259,7 @@ describe("moe.data.corpus", function()
       wrong({ path = "x", match = "%" }, "corpus: match is no Lua pattern: \"%\"")
       wrong({ path = "x", max_bytes = 0 }, "moe.data.corpus: max_bytes must be positive: 0")
       wrong({ path = "x", tokenizer = "words" }, "moe.data.corpus: there is no tokenizer " ..
-        "\"words\"\nhint: \"bytes\", or what moe.tokenizer.open returned")
+        "\"words\"\nhint: \"bytes\", the path of one, or what moe.tokenizer.open returned")
     end)
   end)
 end)

@@ -84,8 +84,9 @@ moe_status moe__corpus_new(moe_ctx *ctx, const moe_token_file *file, const char 
     if (status != MOE_OK) return status;
     moe_corpus *c = moe__alloc(ctx, sizeof *c);
     if (!c) return moe__no_memory(ctx, sizeof *c, path);
-    *c = (moe_corpus){.ctx = ctx, .ids = file->ids, .width = file->width, .tokens = file->tokens,
-                      .documents = file->documents, .vocab = file->vocab};
+    *c = (moe_corpus){.ctx = ctx, .ids = file->ids, .lengths = file->lengths,
+                      .width = file->width, .tokens = file->tokens, .documents = file->documents,
+                      .vocab = file->vocab};
     moe__ctx_retain(ctx);
     count(c, file);
     status = make_room(c);
@@ -123,13 +124,15 @@ static uint32_t id_at(const moe_corpus *c, int64_t token) {
     return id;
 }
 
+static moe_status no_token(const moe_corpus *c, int64_t i, long long id) {
+    return moe__fail(c->ctx, MOE_EFORMAT, "token %lld of the corpus is %lld: the vocabulary has "
+                     "%lld", (long long)i + 1, id, (long long)c->vocab);
+}
+
 static moe_status copy_ids(const moe_corpus *c, int64_t from, int64_t n, int32_t *out) {
     for (int64_t i = 0; i < n; i++) {
         uint32_t id = id_at(c, from + i);
-        if (id >= c->vocab)
-            return moe__fail(c->ctx, MOE_EFORMAT, "token %lld of the corpus is %lu: the vocabulary "
-                             "has %lld", (long long)(from + i) + 1, (unsigned long)id,
-                             (long long)c->vocab);
+        if (id >= c->vocab) return no_token(c, from + i, id);
         out[i] = (int32_t)id;
     }
     return MOE_OK;
@@ -158,4 +161,19 @@ moe_status moe__corpus_read(const moe_corpus *c, int split, int64_t first, int64
         n -= here;
     }
     return status;
+}
+
+static int64_t length_of(const moe_corpus *c, int32_t id) {
+    int32_t length = 1;
+    if (c->lengths) memcpy(&length, c->lengths + (size_t)id * sizeof length, sizeof length);
+    return length;
+}
+
+moe_status moe__corpus_bytes(const moe_corpus *c, const int32_t *ids, int64_t n, int64_t *bytes) {
+    *bytes = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (ids[i] >= c->vocab) return no_token(c, i, ids[i]);
+        if (ids[i] >= 0) *bytes += length_of(c, ids[i]);
+    }
+    return MOE_OK;
 }

@@ -35,6 +35,7 @@ typedef struct moe_corpus {
     moe_ctx *ctx;
     moe_safetensors *file;  /* holds `ids` */
     const char *ids;        /* little-endian, not necessarily aligned */
+    const char *lengths;    /* bytes of text that each id stands for, I32 [vocab]; NULL: one each */
     int width;              /* bytes of an id: 2 or 4 */
     int64_t tokens, documents, vocab;
     moe_part part[MOE_SPLITS];
@@ -43,7 +44,7 @@ typedef struct moe_corpus {
 /* The parts of a token file; nothing has been checked but their sizes. */
 typedef struct moe_token_file {
     moe_safetensors *file;
-    const char *ids, *docs, *split;
+    const char *ids, *docs, *split, *lengths;
     int width;
     int64_t tokens, documents, vocab;       /* docs: documents + 1 offsets; split: one byte each */
 } moe_token_file;
@@ -103,13 +104,19 @@ moe_status moe__corpus_evaluation(const moe_corpus *corpus, int split, int64_t c
 void moe__corpus_evaluation_documents(const moe_corpus *corpus, int split, int64_t context,
                                       int64_t limit, int64_t i, int64_t *first, int64_t *last);
 
+/* How many bytes of text these ids stand for; those below 0 mark padding and stand for none.
+ * MOE_EFORMAT for an id that is not below the size of the vocabulary. */
+moe_status moe__corpus_bytes(const moe_corpus *corpus, const int32_t *ids, int64_t n,
+                             int64_t *bytes);
+
 /* Lines of the test split of more than `longer` tokens, and how many of them the train split holds
  * as well. Lines end with the token `newline` or their document. MOE_ENOMEM. */
 moe_status moe__corpus_shared_lines(const moe_corpus *corpus, uint32_t newline, int64_t longer,
                                     int64_t *lines, int64_t *shared);
 
 /* Opens a token file: safetensors with ids (U16 or U32, [tokens]), docs (I64, [documents + 1]) and
- * split (U8, [documents]), and the size of the vocabulary in the metadata.
+ * split (U8, [documents]), and the size of the vocabulary in the metadata; and, unless each id is a
+ * byte, lengths (I32, [vocab]).
  * MOE_EMISSING, MOE_EIO, MOE_EFORMAT, MOE_ENOMEM. */
 moe_status moe__corpus_open(moe_ctx *ctx, const char *path, moe_corpus **out);
 

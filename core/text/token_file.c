@@ -1,5 +1,4 @@
-/* token_file.c -- opens a corpus: the three tensors of a token file and the size of its vocabulary.
- */
+/* token_file.c -- opens a corpus: the tensors of a token file and the size of its vocabulary. */
 #include <string.h>
 
 #include "text/corpus.h"
@@ -81,11 +80,37 @@ static moe_status find_vocab(moe_ctx *ctx, const char *path, moe_token_file *out
     return moe__fail(ctx, MOE_EFORMAT, "%s: the metadata gives no size of the vocabulary", path);
 }
 
+static int32_t length_at(const moe_token_file *file, int64_t id) {
+    int32_t length;
+    memcpy(&length, file->lengths + id * (int64_t)sizeof length, sizeof length);
+    return length;
+}
+
+/* How long tokens are, where the file says so. */
+static moe_status find_lengths(moe_ctx *ctx, const char *path, moe_token_file *out) {
+    const moe_stored_tensor *t;
+    int64_t n;
+    if (!moe__safetensors_find(out->file, slice("lengths"))) return MOE_OK;
+    moe_status status = part(ctx, out->file, path, "lengths", &t, &n);
+    if (status != MOE_OK) return status;
+    if (t->type != MOE_STORED_I32) return wrong_type(ctx, path, "lengths", t->type, "I32");
+    if (n != out->vocab)
+        return moe__fail(ctx, MOE_EFORMAT, "%s: \"lengths\" has %lld tokens: the vocabulary has "
+                         "%lld", path, (long long)n, (long long)out->vocab);
+    out->lengths = moe__safetensors_data(out->file, t);
+    for (int64_t i = 0; i < n; i++)
+        if (length_at(out, i) < 0)
+            return moe__fail(ctx, MOE_EFORMAT, "%s: token %lld has %ld bytes", path, (long long)i,
+                             (long)length_at(out, i));
+    return MOE_OK;
+}
+
 static moe_status take_apart(moe_ctx *ctx, const char *path, moe_token_file *out) {
     moe_status status = find_ids(ctx, path, out);
     if (status == MOE_OK) status = find_split(ctx, path, out);
     if (status == MOE_OK) status = find_docs(ctx, path, out);
     if (status == MOE_OK) status = find_vocab(ctx, path, out);
+    if (status == MOE_OK) status = find_lengths(ctx, path, out);
     return status;
 }
 

@@ -289,6 +289,18 @@ static int corpus_ids(lua_State *L) {
     return 1;
 }
 
+/* bytes(ids): how many bytes of text the ids of an i32 tensor stand for; padding stands for none. */
+static int corpus_bytes(lua_State *L) {
+    const moe_corpus *c = check_corpus(L, "bytes");
+    const moe_tensor *ids = lmoe_totensor(L, 2);
+    if (!ids || moe_tensor_dtype(ids) != MOE_I32 || !moe_tensor_contiguous(ids))
+        lmoe_raise(L, "bytes: a contiguous i32 tensor expected, got %s", lmoe_describe(L, 2));
+    int64_t bytes;
+    lmoe_check(L, moe__corpus_bytes(c, moe__int(ids), ids->count, &bytes));
+    lua_pushinteger(L, bytes);
+    return 1;
+}
+
 /* shared_lines(newline, longer): how many lines of more than `longer` tokens test has, and how
  * many of them train has too. */
 static int corpus_shared_lines(lua_State *L) {
@@ -327,7 +339,7 @@ static int corpus_open(lua_State *L) {
 void lmoe_open_text(lua_State *L) {
     static const luaL_Reg methods[] = {
         {"tokens", corpus_tokens},   {"documents", corpus_documents},
-        {"document", corpus_document},
+        {"document", corpus_document}, {"bytes", corpus_bytes},
         {"vocab", corpus_vocab},     {"batch", corpus_batch},
         {"epoch", corpus_epoch},     {"windows", corpus_windows},
         {"ids", corpus_ids},         {"window_batch", corpus_window_batch},

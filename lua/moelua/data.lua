@@ -10,6 +10,7 @@
 -- split: one in twenty is test, one in twenty validation, the rest is train.
 
 local core = require("moelua.core")
+local Corpus = require("moelua.corpus")
 local expect = require("moelua.expect")
 local options = require("moelua.options")
 local sources = require("moelua.sources")
@@ -19,149 +20,27 @@ local raise, system = core.raise, core.system
 
 local data = { package_files = sources.package_files }
 
-local SPLITS = { "test", "validation", "train" }
+-- ---- opening ----------------------------------------------------------------------------------
 
----@class moelua.Corpus
----@field name string
----@field tokenizer moelua.Tokenizer?
----@field path string? the token file, when it has been kept
----@field hash string of tokens, documents and splits: the same for the same text
-local Corpus = { __name = "moelua.Corpus" }
-Corpus.__index = Corpus
-
--- The userdata behind a corpus; methods are called with a colon, and on nothing else.
-local function handle_of(self, method)
-  if type(self) ~= "table" or not self.handle then
-    raise("%s: a corpus is expected, not %s\nhint: call it as corpus:%s(...)", method,
-      core.describe(self), method)
-  end
-  return self.handle
-end
-
--- ---- reading a corpus -------------------------------------------------------------------------
-
---- How many tokens a split has; without a split, the whole corpus.
----@param split? "train"|"validation"|"test"
----@return integer
-function Corpus:tokens(split) return (handle_of(self, "tokens"):tokens(split)) end
-
---- How many documents a split has; without a split, the whole corpus.
----@param split? "train"|"validation"|"test"
----@return integer
-function Corpus:documents(split) return (handle_of(self, "documents"):documents(split)) end
-
---- The size of the vocabulary.
----@return integer
-function Corpus:vocab() return (handle_of(self, "vocab"):vocab()) end
-
---- What the token file says of itself: sources, options, tokenizer.
----@return table<string, string>
-function Corpus:metadata() return (handle_of(self, "metadata"):metadata()) end
-
-local batch_options = {
-  batch = { "integer", required = true }, context = { "integer", required = true },
-  split = { SPLITS, "train" }, seed = { "integer", 1 }, stream = { "string", "data" },
-  draw = { "integer", 0 }, apart = { "integer", 1 },
-}
-
---- A training batch: `batch` windows of `context` tokens and the tokens that follow each, drawn
---- without overlap, every window once per epoch. The same seed, stream and draw give the same
---- batch. With `apart` no two of so many successive rows touch the same document; windows that are
---- too near are left out of their epoch. Throws when the split is too short.
----@param given { batch: integer, context: integer, split?: string, seed?: integer,
----  stream?: string, draw?: integer, apart?: integer }
----@return moelua.Tensor x i32 [batch x context]
----@return moelua.Tensor y i32 [batch x context]
----@return integer next_draw the `draw` of the next batch
-function Corpus:batch(given)
-  given = options.check("batch", given, batch_options)
-  local x, y, next_draw = handle_of(self, "batch"):batch(given)
-  return x, y, next_draw
-end
-
---- How many windows an epoch of training draws from; 0 when the split is too short.
----@return integer
-function Corpus:epoch(split, context) return (handle_of(self, "epoch"):epoch(split, context)) end
-
---- How many windows an evaluation reads: all, the last of them partly filled; or at most `limit`,
---- whole ones, evenly spaced.
----@param split "train"|"validation"|"test"
----@param context integer
----@param limit integer?
----@return integer
-function Corpus:windows(split, context, limit)
-  return (handle_of(self, "windows"):windows(split, context, limit))
-end
-
---- Windows first .. first+n-1 of those.
----@return moelua.Tensor x i32 [n x context], 0 behind the end of the split
----@return moelua.Tensor y i32 [n x context], -1 behind the end of the split
-function Corpus:window_batch(split, context, limit, first, n)
-  local x, y = handle_of(self, "window_batch"):window_batch(split, context, limit, first, n)
-  return x, y
-end
-
---- The first and the last document that each of those windows touches, its targets included.
----@return moelua.Tensor documents i32 [windows x 2], counted from 0
-function Corpus:window_documents(split, context, limit)
-  return (handle_of(self, "window_documents"):window_documents(split, context, limit))
-end
-
---- Whether each split can fill a window; if not: nil, message, "format".
----@param context integer
----@param splits string[]? all three when left out
----@return true? ok
----@return string? message
----@return string? code
-function Corpus:check(context, splits)
-  if math.type(context) ~= "integer" then
-    raise("check: context must be an integer, not %s", core.describe(context))
-  end
-  expect(splits == nil or type(splits) == "table", "check", "splits", "a list of splits", splits)
-  local handle = handle_of(self, "check")
-  for _, split in ipairs(splits or SPLITS) do
-    local tokens = handle:tokens(split)
-    if tokens < context + 1 then
-      local text = "corpus \"%s\": split \"%s\" has %d tokens: a context of %d needs %d\n" ..
-        "hint: give the corpus more text, or use a shorter context"
-      return nil, text:format(self.name, split, tokens, context, context + 1), "format"
-    end
-  end
-  return true
-end
-
---- Writes the token file to `path`, where moe.data.open finds it, also in another process.
----@param path string
----@return true? ok
----@return string? message
----@return string? code
-function Corpus:save(path)
-  self.file:seek("set", 0)
-  local content, reason = self.file:read("a")
-  if not content then return nil, "save: " .. tostring(reason), "io" end
-  return system.write(path, content)
-end
-
---- Lets go of the token file at once.
-function Corpus:release()
-  handle_of(self, "release"):release()
-  if io.type(self.file) == "file" then self.file:close() end
-end
-
-Corpus.__close = Corpus.release
-
-function Corpus:__tostring()
-  return ("Corpus %s: %d tokens in %d documents"):format(self.name, self:tokens(), self:documents())
+-- The tokenizer of a token file: the given one, if that is the one; nil when it is not known.
+local function tokenizer_of(path, metadata, given)
+  if not given then return metadata.tokenizer == "bytes" and tokenizer.bytes() or nil end
+  local is = token_file.identity(given)
+  if metadata.tokenizer == is then return given end
+  return nil, ("corpus: %s has the tokens of another tokenizer: %s instead of %s"):format(path,
+    metadata.tokenizer, is), "format"
 end
 
 --- Opens a token file. One that holds other text than was written into it is damaged: nil, message,
 --- "format".
 ---@param path string
 ---@param name string? instead of the name in the file
+---@param tok moelua.Tokenizer? the one it was made with, for what shows its text; that of bytes is
+---  known
 ---@return moelua.Corpus? corpus
 ---@return string? message
 ---@return string? code
-function data.open(path, name)
+function data.open(path, name, tok)
   expect(type(path) == "string", "data.open", "path", "a string", path)
   local handle, message, code = core.text.corpus_open(path)
   if not handle then return nil, "corpus: " .. message, code end
@@ -172,8 +51,9 @@ function data.open(path, name)
     return nil, ("corpus: %s is damaged: its text is not what was written (hash %s, now %s)\n" ..
       "hint: save the corpus again"):format(path, metadata.hash, hash), "format"
   end
-  local bytes = metadata.tokenizer == "bytes" and tokenizer.bytes() or nil
-  return setmetatable({ handle = handle, file = file, path = path, hash = hash, tokenizer = bytes,
+  tok, message, code = tokenizer_of(path, metadata, tok)
+  if message then return nil, message, code end
+  return setmetatable({ handle = handle, file = file, path = path, hash = hash, tokenizer = tok,
     name = name or metadata.name or path }, Corpus)
 end
 
@@ -214,7 +94,7 @@ end
 
 -- The corpus in the cache when it was made of the same sources in the same way; nil when it was
 -- not, is damaged, or does not exist; false, message, code when something else stands there.
-local function reuse(path, metadata)
+local function reuse(path, metadata, tok)
   if not system.exists(path) then return nil end
   local corpus, message, code = data.open(path, metadata.name)
   if not corpus and token_file.is_one(path) then return nil end
@@ -229,11 +109,12 @@ local function reuse(path, metadata)
       return nil
     end
   end
+  corpus.tokenizer = tok
   return corpus
 end
 
-local function open_cached(path, metadata, make)
-  local corpus, message, code = reuse(path, metadata)
+local function open_cached(path, metadata, make, tok)
+  local corpus, message, code = reuse(path, metadata, tok)
   if corpus then return corpus end
   if corpus == false then return nil, message, code end
   local folder = path:match("^(.+)/[^/]*$")
@@ -244,16 +125,16 @@ local function open_cached(path, metadata, make)
   end
   ok, message, code = make(path)
   if not ok then return nil, message, code end
-  return data.open(path, metadata.name)
+  return data.open(path, metadata.name, tok)
 end
 
 -- The file goes as soon as it is open, so that nothing is left behind however the process ends.
-local function open_temporary(metadata, make)
+local function open_temporary(metadata, make, tok)
   local path = os.tmpname()
   local _ <close> = setmetatable({}, { __close = function() os.remove(path) end })
   local ok, message, code = make(path)
   local corpus
-  if ok then corpus, message, code = data.open(path, metadata.name) end
+  if ok then corpus, message, code = data.open(path, metadata.name, tok) end
   if not corpus then return nil, message, code end
   corpus.path = nil
   return corpus
@@ -261,31 +142,56 @@ end
 
 -- ---- corpus -----------------------------------------------------------------------------------
 
+local SEPARATORS = { "none", "eos", "bos", "both" }
+
 local corpus_options = {
   path = { "string|table", required = true }, match = "string",
-  tokenizer = { "string|table", "bytes" }, cache = "string", max_bytes = "integer", name = "string",
+  tokenizer = { "string|table", "bytes" }, separator = { SEPARATORS }, cache = "string",
+  max_bytes = "integer", name = "string",
 }
 
 local function base_name(path)
   return path:match("([^/]+)/*$") or path
 end
 
-local function describe(opt, files, tok)
+local function adds_bos(tok) return tok.bos ~= nil and tok:encode("")[1] == tok.bos end
+
+-- The ids before and after each document, and what that is called.
+local function separator_of(tok, given)
+  local bos, eos = given == "bos" or given == "both", given == "eos" or given == "both"
+  if not given then bos, eos = adds_bos(tok), tok.eos ~= nil end
+  for role, wanted in pairs({ bos = bos, eos = eos }) do
+    if wanted and not tok[role] then
+      raise("moe.data.corpus: separator is '%s': the tokenizer '%s' has no %s token", given,
+        tok.name, role)
+    end
+  end
+  local name = bos and eos and "both" or bos and "bos" or eos and "eos" or "none"
+  return { bos and tok.bos or nil }, { eos and tok.eos or nil }, name
+end
+
+local function describe(opt, files, how)
   local first = type(opt.path) == "table" and opt.path[1] or opt.path
+  local separated = how.separator ~= "none" and " separator=" .. how.separator or ""
   return {
-    format = token_file.FORMAT, name = opt.name or base_name(first), tokenizer = tok.name,
-    vocab = tostring(tok.vocab), files = tostring(#files), sources = sources.fingerprint(files),
-    options = ("max_bytes=%s"):format(opt.max_bytes or "all"),
+    format = token_file.FORMAT, name = opt.name or base_name(first),
+    tokenizer = token_file.identity(how.tokenizer), vocab = tostring(how.tokenizer.vocab),
+    files = tostring(#files), sources = sources.fingerprint(files),
+    options = ("max_bytes=%s%s"):format(opt.max_bytes or "all", separated),
   }
 end
 
+-- The options, and how to make the token file; or nil, message, code.
 local function check_options(given)
   local opt = options.check("moe.data.corpus", given, corpus_options)
-  local tok = tokenizer.resolve("moe.data.corpus", opt.tokenizer)
   if opt.max_bytes and opt.max_bytes < 1 then
     raise("moe.data.corpus: max_bytes must be positive: %d", opt.max_bytes)
   end
-  return opt, tok
+  local tok, message, code = tokenizer.resolve("moe.data.corpus", opt.tokenizer)
+  if not tok then return nil, message, code end
+  local how = { tokenizer = tok, max_bytes = opt.max_bytes }
+  how.before, how.after, how.separator = separator_of(tok, opt.separator)
+  return opt, how
 end
 
 --- The corpus of some files. Options:
@@ -293,7 +199,11 @@ end
 ---              entries and without following links to folders. Files are taken in byte order of
 ---              their paths; .gz and .dz are uncompressed.
 ---   match      Lua pattern for the names of files in folders, as "%.[ch]$"
----   tokenizer  "bytes" (default) or a tokenizer
+---   tokenizer  "bytes" (default), a tokenizer, or the path of one. That of a model is what text
+---              for the model needs: model.tokenizer
+---   separator  tokens around each document: "eos" behind it, "bos" before it, "both" or "none".
+---              When left out: eos where the tokenizer has one, and bos where it begins texts with
+---              that. They are predicted like others, and stand for no bytes.
 ---   cache      where to keep the token file. It is used again while the sources (paths, sizes,
 ---              times) and the options stay the same, and made again when they change or it is
 ---              damaged. Without it nothing is kept.
@@ -306,15 +216,15 @@ end
 ---@return string? message
 ---@return string? code
 function data.corpus(given)
-  local opt, tok = check_options(given)
-  local files, message, code = sources.list(opt.path, opt.match)
+  local opt, how, code = check_options(given)
+  if not opt then return nil, how, code end
+  local files, message
+  files, message, code = sources.list(opt.path, opt.match)
   if not files then return nil, message, code end
-  local metadata = describe(opt, files, tok)
-  local function make(path)
-    return token_file.write(path, files, tok, opt.max_bytes, metadata)
-  end
-  if opt.cache then return open_cached(opt.cache, metadata, make) end
-  return open_temporary(metadata, make)
+  local metadata = describe(opt, files, how)
+  local function make(path) return token_file.write(path, files, how, metadata) end
+  if opt.cache then return open_cached(opt.cache, metadata, make, how.tokenizer) end
+  return open_temporary(metadata, make, how.tokenizer)
 end
 
 -- ---- survey -----------------------------------------------------------------------------------
@@ -339,19 +249,21 @@ end
 ---@return string? message
 ---@return string? code
 function data.survey(given)
-  local opt, tok = check_options(given)
-  local files, message, code = sources.list(opt.path, opt.match)
+  local opt, how, code = check_options(given)
+  if not opt then return nil, how, code end
+  local files, message
+  files, message, code = sources.list(opt.path, opt.match)
   if not files then return nil, message, code end
-  local metadata, source_bytes = describe(opt, files, tok), 0
+  local metadata, source_bytes = describe(opt, files, how), 0
   for _, path in ipairs(files) do source_bytes = source_bytes + (system.file_size(path) or 0) end
   local corpus, facts
-  if opt.cache then corpus, message, code = reuse(opt.cache, metadata) end
+  if opt.cache then corpus, message, code = reuse(opt.cache, metadata, how.tokenizer) end
   if corpus == false then return nil, message, code end
   if not corpus then
-    facts, message, code = token_file.survey(files, tok, opt.max_bytes)
+    facts, message, code = token_file.survey(files, how)
     if not facts then return nil, message, code end
     corpus = setmetatable({ handle = setmetatable({ counts = facts.tokens }, Counted),
-      name = metadata.name, tokenizer = tok }, Corpus)
+      name = metadata.name, tokenizer = how.tokenizer }, Corpus)
   end
   corpus.files = files
   corpus.survey = { source_bytes = source_bytes, new_bytes = facts and facts.bytes or 0 }

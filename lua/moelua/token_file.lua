@@ -3,9 +3,10 @@
 --   ids      U16 or U32, [tokens]       the documents, one after another
 --   docs     I64, [documents + 1]       where each begins, and where the last ends
 --   split    U8, [documents]            0 test, 1 validation, 2 train
+--   lengths  I32, [vocab]               bytes of text that each id stands for, unless it is one
 --
 -- and in the metadata the tokenizer, the size of its vocabulary, the sources, the options, and the
--- hash of the three tensors, by which a text is known wherever it came from.
+-- hash of the first three tensors, by which a text is known wherever it came from.
 
 local core = require("moelua.core")
 local sources = require("moelua.sources")
@@ -126,23 +127,43 @@ function token_file.each(files, max_bytes, visit)
   return #documents, duplicates
 end
 
+-- Ids as the file has them.
+local function packed(tok, list)
+  local format, parts = tok.vocab <= 65536 and "<I2" or "<I4", {}
+  for i, id in ipairs(list) do parts[i] = format:pack(id) end
+  return table.concat(parts)
+end
+
 -- The tensors of the token file of some files, and how many duplicates were left out.
-local function make(files, tok, max_bytes)
+local function make(files, how)
+  local tok = how.tokenizer
   local ids, docs, split, at = {}, { ("<i8"):pack(0) }, {}, 0
-  local documents, duplicates, code = token_file.each(files, max_bytes, function(document, text)
-    local packed, count = tok:pack(text, document.first, document.last)
-    at = at + count
-    ids[#ids + 1], docs[#docs + 1] = packed, ("<i8"):pack(at)
+  local before, after = packed(tok, how.before), packed(tok, how.after)
+  local documents, duplicates, code = token_file.each(files, how.max_bytes, function(document, text)
+    local own, count = tok:pack(text, document.first, document.last)
+    at = at + #how.before + count + #how.after
+    table.move({ before, own, after }, 1, 3, #ids + 1, ids)
+    docs[#docs + 1] = ("<i8"):pack(at)
     split[#split + 1] = string.char(split_code[document.split])
     return true
   end)
   if not documents then return nil, duplicates, code end
+  local lengths = tok.name ~= "bytes" and { dtype = "I32", shape = { tok.vocab },
+    data = core.bytes(tok:byte_lengths()) } or nil
   return {
     ids = { dtype = tok.vocab <= 65536 and "U16" or "U32", shape = { at },
       data = table.concat(ids) },
     docs = { dtype = "I64", shape = { documents + 1 }, data = table.concat(docs) },
     split = { dtype = "U8", shape = { documents }, data = table.concat(split) },
+    lengths = lengths,
   }, duplicates
+end
+
+--- What a token file calls a tokenizer: "bytes", or its hash.
+---@param tok moelua.Tokenizer
+---@return string
+function token_file.identity(tok)
+  return tok.name ~= "bytes" and type(tok.hash) == "function" and tok:hash() or tok.name
 end
 
 --- The hash of a text from those of its three tensors.
@@ -162,14 +183,15 @@ end
 --- Makes the token file of some files.
 ---@param path string where to write it
 ---@param files string[] in the order of the documents
----@param tok moelua.Tokenizer
----@param max_bytes integer? cap, see moe.data.corpus
+---@param how { tokenizer: moelua.Tokenizer, before: integer[], after: integer[],
+---  max_bytes: integer? } before and after: the ids around each document; max_bytes: cap, see
+---  moe.data.corpus
 ---@param metadata table<string, string>
 ---@return true? ok
 ---@return string? message
 ---@return string? code
-function token_file.write(path, files, tok, max_bytes, metadata)
-  local tensors, duplicates, code = make(files, tok, max_bytes)
+function token_file.write(path, files, how, metadata)
+  local tensors, duplicates, code = make(files, how)
   if not tensors then return nil, duplicates, code end
   metadata.duplicates = tostring(duplicates)
   metadata.hash = token_file.hash(digest(tensors.ids), digest(tensors.docs), digest(tensors.split))
@@ -181,8 +203,8 @@ end
 ---@return { tokens: table<string, integer>, bytes: integer }? facts
 ---@return string? message
 ---@return string? code
-function token_file.survey(files, tok, max_bytes)
-  local tensors, message, code = make(files, tok, max_bytes)
+function token_file.survey(files, how)
+  local tensors, message, code = make(files, how)
   if not tensors then return nil, message, code end
   local tokens, bytes, at = { test = 0, validation = 0, train = 0 }, 0, 0
   for _, tensor in pairs(tensors) do bytes = bytes + #tensor.data end

@@ -26,13 +26,17 @@ local function is_tokenizer(value)
     and math.type(value.vocab) == "integer"
 end
 
---- The tokenizer that an option names: "bytes", or a tokenizer itself.
+--- The tokenizer that an option names: "bytes", the path of one, or a tokenizer itself.
 ---@param where string the function that was called, for messages
+---@return moelua.Tokenizer? tokenizer
+---@return string? message
+---@return string? code
 function tokenizer.resolve(where, value)
   if value == "bytes" then return tokenizer.bytes() end
   if is_tokenizer(value) then return value end
-  raise("%s: there is no tokenizer %s\nhint: \"bytes\", or what moe.tokenizer.open returned",
-    where, core.describe(value))
+  if type(value) == "string" and system.exists(value) then return tokenizer.open(value) end
+  raise("%s: there is no tokenizer %s\nhint: \"bytes\", the path of one, or what " ..
+    "moe.tokenizer.open returned", where, core.describe(value))
 end
 
 -- ---- tables -----------------------------------------------------------------------------------

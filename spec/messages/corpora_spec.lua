@@ -32,7 +32,7 @@ describe("messages about corpora", function()
       "corpus: path is an empty list" },
     { [[local y = moe.data.corpus { path = DIR .. "/text.txt", tokenizer = "gpt2" }]],
       "moe.data.corpus: there is no tokenizer \"gpt2\"\n" ..
-      "hint: \"bytes\", or what moe.tokenizer.open returned" },
+      "hint: \"bytes\", the path of one, or what moe.tokenizer.open returned" },
     { [[local y = moe.data.corpus { path = DIR .. "/text.txt", max_bytes = 0 }]],
       "moe.data.corpus: max_bytes must be positive: 0" },
     { [[local y = moe.data.corpus { path = DIR .. "/text.txt", macth = "%.c$" }]],
