@@ -18,7 +18,8 @@ end
 
 local MOST = 8e13               -- training FLOPs of the defaults: a quarter of an hour
 
--- The arms of each recipe, in their order, those listed apart, and those coupled to their batch.
+-- The arms of each recipe, in their order, those listed apart, those coupled to their batch, and
+-- how many of the first are of one seed alone.
 local recipes = {
   moe = { arms = { "mixture", "dense" } },
   routers = { arms = { "top-2", "top-2, no balance", "noisy top-2", "gshard", "sigmoid",
@@ -30,7 +31,16 @@ local recipes = {
   deepseek = { arms = { "m = 1", "m = 1, 1 shared", "m = 1, 1 shared, taken away", "m = 2",
     "m = 2, 1 shared", "m = 2, 1 shared, taken away", "m = 4", "m = 4, 1 shared",
     "m = 4, 1 shared, taken away" } },
+  upcycle = { arms = { "dense", "just upcycled", "just upcycled, gates not normalised" },
+    single = 3 },
 }
+
+for _, percent in ipairs { 10, 30, 100 } do
+  for _, name in ipairs { "dense", "upcycled", "upcycled, gates not normalised", "drop-upcycled",
+      "upcycled with noise", "mixture from scratch" } do
+    table.insert(recipes.upcycle.arms, ("%s +%d %%"):format(name, percent))
+  end
+end
 
 local function names(list)
   local found = {}
@@ -63,10 +73,11 @@ for name, expected in pairs(recipes) do
       assert.same(expected.arms, names(found.arms))
       assert.same(expected.apart or {}, names(found.apart))
       local coupled = {}
-      for _, arm in ipairs(found.arms) do
-        assert.equal(2, #arm.seeds)
+      for i, arm in ipairs(found.arms) do
+        local single = i <= (expected.single or 0)
+        assert.equal(single and 0 or 2, #(arm.seeds or {}))
         assert.is_true(arm.mean > 1 and arm.mean < 9, arm.name)
-        assert.is_true(arm.interval >= 0)
+        assert.is_true(single or arm.interval >= 0)
         if arm.coupled then coupled[#coupled + 1] = arm.name end
       end
       assert.same(expected.coupled or {}, coupled)

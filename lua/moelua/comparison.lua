@@ -168,8 +168,9 @@ local function summarise(self, arm)
   end
   local mean = statistics.interval(values(arm, "mean"))
   arm.mean, arm.interval = mean.mean, mean.half
+  local before = arm.options and arm.options.before or {}
   for _, name in ipairs { "tokens", "flops", "seconds" } do
-    arm[name] = statistics.mean(values(arm, name))
+    arm[name] = statistics.mean(values(arm, name)) + (before[name] or 0)
   end
   for _, name in ipairs { "training_cv", "training_dropped", table.unpack(ROUTING) } do
     local list = values(arm, name)
@@ -222,10 +223,12 @@ end
 
 --- Tunes and trains an arm and evaluates its models. `make(seed)` returns a new model. Options:
 --- convert = function(model) -> model, which is called after the share `at` of each run (0.9) and
---- whose result is trained for the rest. Returns the evaluation of the first seed's model.
+--- whose result is trained for the rest; before = what it cost to make what `make` begins with,
+--- which counts for the table alone. Returns the evaluation of the first seed's model.
 function Comparison:add(name, make, given)
   expect(type(make) == "function", "add", "make", "a function of the seed", make)
-  local opts = options.check("add", given, { convert = "function", at = { "number", 0.9 } })
+  local opts = options.check("add", given, { convert = "function", at = { "number", 0.9 },
+    before = "table" })
   local arm = new_arm(self, name, { make = make, options = opts, races = not opts.convert })
   tune(self, arm)
   for _, seed in ipairs(self.seeds) do

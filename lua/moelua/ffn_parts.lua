@@ -84,18 +84,19 @@ end
 local latest = {}
 
 local function shuffled(count, seed, stream)
-  return function()
-    local key = ("%d %d %s"):format(count, seed, stream)
-    if latest.key ~= key then latest = { key = key, order = draw_order(count, seed, stream) } end
+  local about = ("%d %d %s"):format(count, seed, stream)
+  return { about = about, list = function()
+    if latest.about ~= about then
+      latest = { about = about, order = draw_order(count, seed, stream) }
+    end
     return latest.order
-  end
+  end }
 end
 
 --- The same function with its units in a random order.
 function ffn_parts.permute(f, seed, stream)
-  local width = ffn_parts.width(f)
-  local order = shuffled(width, seed, stream .. ".order")
-  return each(f, function(x, dim) return parts.reorder(x, dim, width, order) end)
+  local order = shuffled(ffn_parts.width(f), seed, stream .. ".order")
+  return each(f, function(x, dim) return parts.reorder(x, dim, order) end)
 end
 
 --- A share of the hidden units, the same in all matrices.
@@ -103,7 +104,9 @@ local function some_units(f, share, seed, stream)
   local width = ffn_parts.width(f)
   local count = math.floor(share * width + 0.5)
   local order = shuffled(width, seed, stream .. ".units")
-  return count, function() return table.move(order(), 1, count, 1, {}) end
+  return count, { about = ("%d of %s"):format(count, order.about), list = function()
+    return table.move(order.list(), 1, count, 1, {})
+  end }
 end
 
 --- Drop-Upcycling (Nakamura et al. 2025): a share of the hidden units drawn anew, each matrix from

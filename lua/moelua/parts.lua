@@ -12,9 +12,9 @@ local core = require("moelua.core")
 
 local parts = {}
 
--- kind: what is done with `from`, a list of parts.
-local function part(kind, from, shape, value)
-  return { kind = kind, from = from, shape = shape, value = value }
+-- kind: what is done with `from`, a list of parts; ...: with which parameters.
+local function part(kind, from, shape, value, ...)
+  return { kind = kind, from = from, shape = shape, value = value, about = { ... } }
 end
 
 local function with(shape, dim, size)
@@ -31,15 +31,17 @@ local function along(x, dim, f)
   return f(x:transpose():contiguous()):transpose():contiguous()
 end
 
---- A tensor of a donor (donor.lua) as it is.
-function parts.copy(donor, name)
-  local made = part("copy", {}, donor.shape(name), function() return donor.tensor(name) end)
-  made.donor, made.name = donor, name
+--- A tensor of a donor (donor.lua) as it is; of a stack, number `expert` (from 1).
+function parts.copy(donor, name, expert)
+  local made = part("copy", {}, donor.shape(name, expert), function()
+    return donor.tensor(name, expert)
+  end, name, expert)
+  made.donor, made.name, made.expert = donor, name, expert
   return made
 end
 
---- A tensor that is new: made by `value` when it is wanted.
-function parts.new(shape, value) return part("new", {}, shape, value) end
+--- A tensor that is new: made by `value` when it is wanted; `about`: what it depends on.
+function parts.new(shape, value, about) return part("new", {}, shape, value, about) end
 
 -- The sum of parts first .. last in f32, by halves: then a power of two of equal tensors sums
 -- without rounding, and their mean is the tensor itself.
@@ -59,7 +61,7 @@ end
 function parts.slice(x, dim, first, count)
   return part("slice", { x }, with(x.shape, dim, count), function()
     return x.value():narrow(dim, first, count):contiguous()
-  end)
+  end, dim, first, count)
 end
 
 --- Parts one after the other.
@@ -70,7 +72,7 @@ function parts.join(list, dim)
     local values = {}
     for i, x in ipairs(list) do values[i] = x.value() end
     return core.concat(values, dim)
-  end)
+  end, dim)
 end
 
 --- Zeros after it, up to `size` rows or columns.
@@ -78,19 +80,19 @@ function parts.pad(x, dim, size)
   if x.shape[dim] == size then return x end
   return part("pad", { x }, with(x.shape, dim, size), function()
     return core.concat({ x.value(), core.zeros(with(x.shape, dim, size - x.shape[dim])) }, dim)
-  end)
+  end, dim, size)
 end
 
 function parts.scale(x, factor)
   if factor == 1 then return x end
-  return part("scale", { x }, x.shape, function() return x.value() * factor end)
+  return part("scale", { x }, x.shape, function() return x.value() * factor end, factor)
 end
 
---- Rows or columns in another order: of `ids()`, a list counted from 0, which may be shorter.
-function parts.reorder(x, dim, size, ids)
-  return part("reorder", { x }, with(x.shape, dim, size), function()
-    return along(x.value(), dim, function(rows) return gather(rows, ids()) end)
-  end)
+--- Rows or columns in another order: that of ids.list(), counted from 0; ids.about names it.
+function parts.reorder(x, dim, ids)
+  return part("reorder", { x }, x.shape, function()
+    return along(x.value(), dim, function(rows) return gather(rows, ids.list()) end)
+  end, dim, ids.about)
 end
 
 -- The rows or columns `ids` of x, as change(those) makes them.
@@ -101,26 +103,26 @@ local function changed(x, dim, ids, change)
   end)
 end
 
---- The rows or columns ids() drawn anew, from a normal distribution with mean and standard
+--- The rows or columns ids.list() drawn anew, from a normal distribution with mean and standard
 --- deviation of the numbers that they replace.
 function parts.redraw(x, dim, ids, seed, stream)
   return part("redraw", { x }, x.shape, function()
-    return changed(x.value(), dim, ids(), function(old)
+    return changed(x.value(), dim, ids.list(), function(old)
       local mean = old:mean():item()
       local std = math.sqrt(((old - mean) * (old - mean)):mean():item())
       return core.randn(old:size(1), old:size(2), { mean = mean, std = std, seed = seed,
         stream = stream })
     end)
-  end)
+  end, dim, ids.about, seed, stream)
 end
 
---- N(0, std^2) added to the rows or columns ids().
+--- N(0, std^2) added to the rows or columns ids.list().
 function parts.add_noise(x, dim, ids, std, seed, stream)
   return part("noise", { x }, x.shape, function()
-    return changed(x.value(), dim, ids(), function(old)
+    return changed(x.value(), dim, ids.list(), function(old)
       return old + core.randn(old:size(1), old:size(2), { std = std, seed = seed, stream = stream })
     end)
-  end)
+  end, dim, ids.about, std, seed, stream)
 end
 
 --- Each number, with this probability, replaced by one from N(0, std^2).
@@ -132,7 +134,7 @@ function parts.replace(x, share, std, seed, stream)
     -- 1 where u is below the share, 0 elsewhere.
     local which = ((share - u):relu() * 1e30):tanh()
     return old * (1 - which) + drawn * which
-  end)
+  end, share, std, seed, stream)
 end
 
 --- Rows of a part by their numbers, i32, counted from 0; of the table of a vocabulary only these
@@ -146,6 +148,20 @@ function parts.rows_of(x, ids)
     total = total and total + rows or rows
   end
   return total / #x.from
+end
+
+--- What a part is made of, as text: the same for the same numbers from the same donors.
+function parts.describe(x)
+  local words = {}
+  for i, value in ipairs(x.about) do words[i] = tostring(value) end
+  for _, one in ipairs(x.from) do words[#words + 1] = parts.describe(one) end
+  return ("%s(%s)"):format(x.kind, table.concat(words, " "))
+end
+
+--- Calls visit(part) for every copy that a part is made of.
+function parts.each_copy(x, visit)
+  if x.kind == "copy" then visit(x) end
+  for _, one in ipairs(x.from) do parts.each_copy(one, visit) end
 end
 
 return parts
