@@ -28,6 +28,13 @@ function Blueprint:add(name, made, expert)
   self.slots[#self.slots + 1] = { name = name, expert = expert, part = made }
 end
 
+--- Says it of a tensor, or of every expert of a stack: make(name, expert) gives the part.
+function Blueprint:add_each(name, make)
+  local number = name:match("^layers%.(%d+)%.ffn%.experts%.w%d$")
+  if not number then return self:add(name, make(name)) end
+  for e = 1, self.config.ffn[number + 1].experts do self:add(name, make(name, e), e) end
+end
+
 --- Says it for the matrices of layer `number` (from 1), or of its expert of that number, or of its
 --- part of that name ("shared").
 function Blueprint:add_ffn(number, f, which)
@@ -75,7 +82,7 @@ local function add_router(self, number, init)
       local name, tensor, _, field = table.unpack(entry)
       tensor = tensor:detach()
       if field == "weight" then tensor = weight_of(tensor, init, number) end
-      self:add(name, parts.new(tensor:shape(), function() return tensor end))
+      self:add(name, parts.new(tensor:shape(), function() return tensor end, tensor:hash()))
     end
   end
 end
@@ -105,6 +112,15 @@ function Blueprint:build()
   end)
   out.tokenizer = self.donor.tokenizer()
   return out
+end
+
+--- The model in memory and the report; or with opts.out the summary of what was written there, with
+--- the report in it, or nil, message, code; see model_folder.lua.
+function Blueprint:make(opts, report)
+  if not opts.out then return self:build(), report end
+  local summary, message, code = require("moelua.model_folder").write(self, opts)
+  if summary then summary.report = report end
+  return summary, message, code
 end
 
 return Blueprint

@@ -27,8 +27,7 @@ local function title(i, path)
   return ("model%s%s"):format(i and " " .. i or "", path and (" (%s)"):format(path) or "")
 end
 
---- Is that the name of a stack of experts?
-function donor.is_stack(name) return name:find("%.ffn%.experts%.w%d$") ~= nil end
+local function is_stack(name) return name:find("%.ffn%.experts%.w%d$") ~= nil end
 
 -- ---- in memory --------------------------------------------------------------------------------
 
@@ -83,18 +82,18 @@ local function on_disk(path, i)
   end
   local tensor
   function tensor(name, e)
-    if e or not donor.is_stack(name) then return run.check(P.file:tensor(stored(name, e))) end
+    if e or not is_stack(name) then return run.check(P.file:tensor(stored(name, e))) end
     local list = {}
     for k = 1, count(name) do list[k] = tensor(name, k) end
     return core.concat(list, 1):reshape(#list, table.unpack(info(name, 1).shape))
   end
   local function shape(name, e)
-    if e or not donor.is_stack(name) then return info(name, e).shape end
+    if e or not is_stack(name) then return info(name, e).shape end
     return { count(name), table.unpack(info(name, 1).shape) }
   end
   return { config = config, names = names_of(config), title = title(i, path), dtype = dtype_of(P),
     has = function(name)
-      local known = stored(name, donor.is_stack(name) and 1 or nil)
+      local known = stored(name, is_stack(name) and 1 or nil)
       return known ~= nil and P.file:info(known) ~= nil
     end,
     shape = shape, tensor = tensor,

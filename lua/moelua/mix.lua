@@ -9,6 +9,7 @@ local ffn_parts = require("moelua.ffn_parts")
 local freeze = require("moelua.freeze")
 local layer_choice = require("moelua.layer_choice")
 local model = require("moelua.model")
+local model_folder = require("moelua.model_folder")
 local options = require("moelua.options")
 local parts = require("moelua.parts")
 local router_init = require("moelua.router_init")
@@ -82,16 +83,16 @@ end
 -- ---- averages ---------------------------------------------------------------------------------
 
 -- The tensor of this name in all donors.
-local function column(list, name)
+local function column(list, name, expert)
   local out = {}
-  for i, donor in ipairs(list) do out[i] = parts.copy(donor, name) end
+  for i, donor in ipairs(list) do out[i] = parts.copy(donor, name, expert) end
   return out
 end
 
 -- Integers are no weights: the table of a hash must be the same in all models.
-local function average_of(list, name)
+local function average_of(list, name, expert)
+  if not name:find("%.router%.table$") then return parts.mean(column(list, name, expert)) end
   local first = list[1].tensor(name)
-  if first:dtype() == "f32" then return parts.mean(column(list, name)) end
   for i = 2, #list do
     if list[i].tensor(name):hash() ~= first:hash() then
       raise("average: models 1 and %d do not fit together: %s differs" .. SAME_SEED, i, name)
@@ -107,7 +108,9 @@ function mix.average(models)
   local list = donors.list("average", models)
   check_alike("average", list)
   local plan = Blueprint(options.merge(list[1].config, {}), list[1])
-  for _, name in ipairs(list[1].names) do plan:add(name, average_of(list, name)) end
+  for _, name in ipairs(list[1].names) do
+    plan:add_each(name, function(_, expert) return average_of(list, name, expert) end)
+  end
   return plan:build()
 end
 
@@ -277,14 +280,16 @@ end
 ---             states are those of the dense model that `rest` is of
 ---   freeze    what is not trained afterwards, see freeze.lua: { "experts" }
 ---   seed      of the routers
+---   out, dtype, memory, max_shard_size: instead of a model in memory, a folder that it is written
+---             to tensor by tensor, in bounded memory, see model_folder.lua
 --- With `init` there is a report on each mixture layer, see router_init.lua.
----@param models (moelua.Model|string)[] models, or folders of models
+---@param models (moelua.Model|string)[] models, folders of models, or .gguf files
 ---@param opts table?
----@return moelua.Model model
----@return table? report
+---@return moelua.Model|table|nil model with `out` a summary with `report`; or nil, message, code
+---@return table|string|nil report
 function mix.mix(models, opts)
   local list = donors.list("mix", models)
-  opts = options.check("mix", opts, declared)
+  opts = options.check("mix", opts, options.merge(declared, model_folder.options))
   check_dense(list)
   check_alike("mix", list, function(name) return name:find("%.ffn%.w%d$") ~= nil end)
   check_choices(opts, list)
@@ -303,7 +308,7 @@ function mix.mix(models, opts)
       #list, chosen, opts.seed)
   end
   plan:routers { std = ROUTER_STD, seed = opts.seed, repeats = rows and opts.split, rows = rows }
-  return plan:build(), report
+  return plan:make(opts, report)
 end
 
 return mix

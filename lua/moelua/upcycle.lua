@@ -20,6 +20,7 @@ local ffn_parts = require("moelua.ffn_parts")
 local freeze = require("moelua.freeze")
 local layer_choice = require("moelua.layer_choice")
 local model = require("moelua.model")
+local model_folder = require("moelua.model_folder")
 local options = require("moelua.options")
 local parts = require("moelua.parts")
 local router_init = require("moelua.router_init")
@@ -52,7 +53,7 @@ local function check_share(where, value)
 end
 
 local function check(given)
-  local opts = options.check("upcycle", given, declared)
+  local opts = options.check("upcycle", given, options.merge(declared, model_folder.options))
   for _, name in ipairs({ "experts", "segments" }) do
     if opts[name] < 1 then raise("upcycle: %s must be at least 1, not %d", name, opts[name]) end
   end
@@ -136,7 +137,7 @@ local function describe(plan, donor, opts, chosen)
   for _, name in ipairs(donor.names) do
     local number = tonumber(name:match("^layers%.(%d+)%.ffn%."))
     if not (number and chosen[number + 1]) then
-      plan:add(name, parts.copy(donor, name))
+      plan:add_each(name, function(_, expert) return parts.copy(donor, name, expert) end)
     elseif not done[number] then
       done[number] = true
       add_mixture(plan, donor, opts, number + 1)
@@ -159,11 +160,13 @@ end
 ---             router_init.lua: { by = "clusters", text = corpus }; the default is N(0, 0.02^2)
 ---   freeze    what is not trained afterwards, see freeze.lua
 ---   seed      of the routers, and of all that differs between copies
+---   out, dtype, memory, max_shard_size: instead of a model in memory, a folder that it is written
+---             to tensor by tensor, in bounded memory, see model_folder.lua
 --- With `init` there is a report on each mixture layer, see router_init.lua.
----@param m moelua.Model|string a model, or the path of one
+---@param m moelua.Model|string a model, or the path of a folder or .gguf file
 ---@param given table
----@return moelua.Model model
----@return table? report
+---@return moelua.Model|table|nil model with `out` a summary with `report`; or nil, message, code
+---@return table|string|nil report
 return function(m, given)
   local opts = check(given)
   local donor = donors.of("upcycle", m)
@@ -177,5 +180,5 @@ return function(m, given)
       opts.seed)
   end
   plan:routers { std = ROUTER_STD, seed = opts.seed, repeats = opts.segments, rows = rows }
-  return plan:build(), report
+  return plan:make(opts, report)
 end
