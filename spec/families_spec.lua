@@ -8,6 +8,7 @@ local json, system = core.json, core.system
 
 local KvCache = require("moelua.kv_cache")
 local flops = require("moelua.flops")
+local gguf_export = require("moelua.gguf_export")
 local outline = require("moelua.outline")
 
 local GOLDEN = "spec/golden/families/"
@@ -99,6 +100,20 @@ for _, name in ipairs(names) do
       assert.equal(total, counted)
       assert.is_true(active <= counted and active > 0)
       assert.is_true(flops.per_token(m.config) > 6 * m.config.dim * m.config.vocab)
+    end)
+
+    it("is the same model in GGUF, where llama.cpp has it", function()
+      local path = helper.tmpdir() .. "/model.gguf"
+      local done, message, code = gguf_export.write(m, path, { dtype = "f32" })
+      if not done then
+        assert.matches("^export: ", message)
+        assert.equal("unsupported", code)
+        return
+      end
+      local again = assert(moe.load(path))
+      models.same(m, again)
+      assert.equal(m:logits(ids):bytes(), again:logits(ids):bytes())
+      assert.equal(path, again.path)
     end)
 
     it("stays mapped in 16 bits, and shares its tensors with a twin", function()

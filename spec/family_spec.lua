@@ -171,7 +171,6 @@ describe("other mixtures", function()
 
   it("have the model type moelua, and come back", function()
     for _, ffn in ipairs({
-      { models.mixture(), {} },                                           -- a dense layer
       { models.mixture(), models.mixture({ experts = 3 }) },              -- counts differ
       { models.mixture(), models.mixture({ router = { k = 1, balance = { coef = 0.01 } } }) },
       { models.mixture(), models.mixture({ hidden = 8 }) },
@@ -189,7 +188,7 @@ describe("other mixtures", function()
 
   it("are DeepSeek with shared experts, other gates, or dense layers first", function()
     for _, ffn in ipairs({
-      { {}, models.mixture() }, models.mixture({ router = { gate = "all" } }),
+      { {}, models.mixture() }, { models.mixture(), {} }, models.mixture({ router = { gate = "all" } }),
       models.mixture({ shared = 1 }),
       models.mixture({ segments = 2, shared = 1, router = { gate = "all" } }),
     }) do

@@ -68,19 +68,10 @@ function View:source(name)
   return options.merge(source, { first = entry.first, shape = entry.shape, rows = entry.rows })
 end
 
--- The numbers of a source of one file.
-local function read(source, dtype)
-  if core.checkpoint.read then return core.checkpoint.read(source, dtype) end
-  local whole, message, code = source.file:tensor(source.name, dtype)
-  if not whole or not source.shape then return whole, message, code end
-  return whole:reshape(-1):narrow(1, source.first + 1, product(source.shape))
-    :reshape(table.unpack(source.shape))
-end
-
 function View:tensor(name, dtype)
   local source, message, code = self:source(name)
   if not source then return nil, message, code end
-  return read(source, dtype)
+  return core.checkpoint.read(source, dtype)
 end
 
 --- The bytes of a tensor as they are stored, where they lie in order.
