@@ -2,8 +2,8 @@
 --
 --   assert(gguf_export.write(m, "model.gguf", { dtype = "q8_0" }))
 --
--- The model is one in memory, or what pretrained.open returns; of that, one tensor after the other is
--- read. A model that no architecture of GGUF says exactly is refused, with the reason.
+-- The model is one in memory, or what pretrained.open returns; of that, one tensor after the other
+-- is read. A model that no architecture of GGUF says exactly is refused, with the reason.
 
 local core = require("moelua.core")
 local gguf_names = require("moelua.gguf_names")
@@ -56,7 +56,10 @@ end
 
 local function donor_of(m)
   if getmetatable(m) == model.Model then return in_memory(m) end
-  if type(m) == "table" and m.file and m.config then return on_disk(m) end
+  if type(m) == "table" and m.config then
+    if m.list and m.tensor then return m end
+    if m.file and m.family then return on_disk(m) end
+  end
   raise("gguf_export.write: a model or what pretrained.open returns is expected, not %s",
     core.describe(m))
 end
@@ -93,26 +96,33 @@ local function obstacle_of(config, hf, family)
   end
 end
 
--- What stands in the way of each family that GGUF has, when the model is of none of them.
-local function reasons(config)
-  local lines = {}
-  for _, name in ipairs({ "llama", "mixtral" }) do
-    local _, reason = hf_config.express(config, name)
-    lines[#lines + 1] = ("as %s: %s"):format(name, reason)
+-- What may be said of it: the family that it was read in, or is written in, comes first.
+local function candidates(config)
+  local _, own = hf_config.to_json(config)
+  local list = { own }
+  for _, family in ipairs(hf_config.families) do
+    if family ~= own and family.order then list[#list + 1] = family end
   end
-  return "GGUF has no architecture for this model\n" .. table.concat(lines, "\n")
-    .. "\nhint: dense layers can be mixtures of identical experts, narrower experts can be widened"
-    .. " with zeros"
+  return list
 end
 
--- The fields of config.json and the family, when llama.cpp computes what the model does; or nil and
--- why it does not.
+-- The fields of config.json in a family whose architecture in llama.cpp computes what the model
+-- does; or nil and why there is none: what its own family lacks, and the two that most models are.
 local function express(config)
-  local hf, family = hf_config.to_json(config)
-  if not family.gguf then return nil, reasons(config) end
-  local obstacle = obstacle_of(config, hf, family)
-  if obstacle then return nil, obstacle end
-  return hf, family
+  local lines = {}
+  for i, family in ipairs(candidates(config)) do
+    if family.gguf then
+      local hf, reason = hf_config.express(config, family.model_type)
+      local obstacle = not hf and reason or obstacle_of(config, hf, family)
+      if not obstacle then return hf, family end
+      if i == 1 or family.model_type == "llama" or family.model_type == "mixtral" then
+        lines[#lines + 1] = ("as %s: %s"):format(family.model_type, obstacle)
+      end
+    end
+  end
+  return nil, "GGUF has no architecture for this model\n" .. table.concat(lines, "\n")
+    .. "\nhint: dense layers can be mixtures of identical experts, narrower experts can be widened"
+    .. " with zeros"
 end
 
 -- ---- metadata ---------------------------------------------------------------------------------
@@ -210,17 +220,21 @@ local function convert(t, name, shape, config, permuted)
   return t:reshape(table.unpack(shape))
 end
 
+local function put(writer, stored, donor, plan, name, permuted)
+  local _ <close> = core.scope()
+  local t, message, code = donor.tensor(name)
+  if not t then return nil, message, code end
+  return writer:put(stored, convert(t, name, plan[stored].shape, donor.config, permuted))
+end
+
 local function write_tensors(writer, donor, plan, ours, special, permuted)
   for _, stored in ipairs(writer:names()) do
-    local scope <close> = core.scope()
-    local t, message, code = special[stored], nil, nil
-    if not t then
-      t, message, code = donor.tensor(ours[stored])
-      if not t then return nil, message, code end
-      t = convert(t, ours[stored], plan[stored].shape, donor.config, permuted)
+    local done, message, code
+    if special[stored] then
+      done, message, code = writer:put(stored, special[stored])
+    else
+      done, message, code = put(writer, stored, donor, plan, ours[stored], permuted)
     end
-    local done
-    done, message, code = writer:put(stored, t)
     if not done then return nil, message, code end
   end
   return writer:close()
@@ -228,7 +242,8 @@ end
 
 --- Writes a model as a GGUF file. Vectors, norms and routers stay f32 whatever the dtype; of q8_0,
 --- matrices whose rows are no multiple of 32 become f16.
----@param m table a model, or what pretrained.open returns
+---@param m table a model, what pretrained.open returns, or the description of a model: config,
+---  tokenizer, list() -> { { name, shape } ... } as outline.lua has them, tensor(name) -> f32
 ---@param path string
 ---@param given { dtype?: "f32"|"f16"|"bf16"|"q8_0", name?: string }? dtype: f32 unless given; name:
 ---  that of the model in the file

@@ -8,7 +8,7 @@ local llama = {
   defaults = { vocab_size = 32000, max_position_embeddings = 2048, rms_norm_eps = 1e-6,
     rope_theta = 10000.0, attention_bias = false, mlp_bias = false },
   names = parts.names,
-  gguf = { arch = "llama", permuted = true, keys = parts.gguf_keys, fixed = { mlp_bias = false } },
+  gguf = { arch = "llama", permuted = true, keys = parts.gguf_keys },
 }
 
 function llama.read(hf)
