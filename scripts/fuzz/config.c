@@ -1,7 +1,8 @@
-/* config.c -- a fuzzer of what reads JSON: config.json, tokenizer.json, an index of shards.
+/* config.c -- a fuzzer of what reads text: JSON (config.json, tokenizer.json, an index of shards)
+ * and YAML.
  *
- * The library is the whole one; config.lua makes the texts up and says what must be true of what
- * becomes of them. Here time and memory are watched.
+ * The library is the whole one; a script, config.lua or yaml.lua, makes the texts up and says what
+ * must be true of what becomes of them. Here time and memory are watched.
  */
 #include <ftw.h>
 #include <lauxlib.h>
@@ -52,7 +53,7 @@ _Noreturn static void violation(const char *what) {
 }
 
 static void open_interpreter(void) {
-    static char script[] = FUZZ_SCRIPTS "/config.lua";
+    static char script[] = FUZZ_SCRIPT;
     char *argv[] = {folder};
     snprintf(folder, sizeof folder, "/tmp/moelua-fuzz-%ld", (long)getpid());
     atexit(forget_folder);
