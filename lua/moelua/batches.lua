@@ -13,22 +13,16 @@ local raise = core.raise
 
 local Batches = class("Batches")
 
---- data: a corpus, or { name = corpus }. how: batch, context, seed, vocab and labels of the model
---- (see corpora.labels), and group (see groups.lua): no two of so many rows in a row then share a
---- document.
+--- data: a corpus, or { name = corpus }. how: batch, context, seed, vocab, tokenizer and labels of
+--- the model (see corpora.labels), and group (see groups.lua): no two of so many rows in a row then
+--- share a document.
 function Batches:init(data, how)
   self.corpora = corpora.named(data, "moe.train: data")
   self.names, self.how = corpora.names(self.corpora, "moe.train: data.%s"), how
   if #self.names == 0 then raise("moe.train: data is empty") end
   self.labels = how.labels(self.names)
   self.cursor = { sequences = 0, draws = {} }
-  for _, name in ipairs(self.names) do
-    local vocab = self.corpora[name]:vocab()
-    if vocab > how.vocab then
-      raise("moe.train: corpus '%s' has a vocabulary of %d, the model of %d", name, vocab,
-        how.vocab)
-    end
-  end
+  corpora.check_tokens("moe.train", self.corpora, self.names, how)
 end
 
 -- The name of the corpus of each row of the next batch, and how many rows are of each.
@@ -67,18 +61,22 @@ local function labels_of(self, names)
   return core.tensor(list, "i32")
 end
 
---- The next batch: x and y, ids and targets i32 [batch x context], and labels, which domain each
---- row is of, i32 [batch]; and the cursor behind it. It stays the next one until that is set.
----@return { x: moelua.Tensor, y: moelua.Tensor, labels: moelua.Tensor } batch
+--- The next batch: x and y, ids and targets i32 [batch x context], labels, which domain each row is
+--- of, i32 [batch], and bytes, how many the targets stand for; and the cursor behind it. It stays
+--- the next one until that is set.
+---@return { x: moelua.Tensor, y: moelua.Tensor, labels: moelua.Tensor, bytes: integer } batch
 ---@return table cursor
 function Batches:next()
   local names, share = order(self)
-  local xs, ys, draws = {}, {}, {}
+  local xs, ys, draws, bytes = {}, {}, {}, 0
   for _, name in ipairs(self.names) do
     draws[name] = self.cursor.draws[name] or 0
-    if share[name] then xs[name], ys[name], draws[name] = draw(self, name, share[name]) end
+    if share[name] then
+      xs[name], ys[name], draws[name] = draw(self, name, share[name])
+      bytes = bytes + self.corpora[name]:bytes(ys[name])
+    end
   end
-  return { x = mix(names, xs), y = mix(names, ys), labels = labels_of(self, names) },
+  return { x = mix(names, xs), y = mix(names, ys), labels = labels_of(self, names), bytes = bytes },
     { sequences = self.cursor.sequences + self.how.batch, draws = draws }
 end
 

@@ -2,6 +2,7 @@
 
 local core = require("moelua.core")
 local options = require("moelua.options")
+local token_file = require("moelua.token_file")
 local describe, raise = core.describe, core.raise
 
 local corpora = {}
@@ -29,6 +30,27 @@ function corpora.names(given, what)
   end
   table.sort(names)
   return names
+end
+
+--- Raises unless a model can read the corpora: its vocabulary must be large enough, and its
+--- tokenizer, if it has one, theirs.
+---@param where string the function that was called
+---@param given table<string, moelua.Corpus>
+---@param names string[]
+---@param model { vocab: integer, tokenizer: moelua.Tokenizer? }
+function corpora.check_tokens(where, given, names, model)
+  local own = model.tokenizer and token_file.identity(model.tokenizer)
+  for _, name in ipairs(names) do
+    local vocab, is = given[name]:vocab(), given[name]:metadata().tokenizer
+    if vocab > model.vocab then
+      raise("%s: corpus '%s' has a vocabulary of %d, the model of %d", where, name, vocab,
+        model.vocab)
+    end
+    if own and is and is ~= own then
+      raise("%s: corpus '%s' has the tokens of another tokenizer than the model's: %s instead " ..
+        "of %s\nhint: moe.data.corpus { tokenizer = model.tokenizer, ... }", where, name, is, own)
+    end
+  end
 end
 
 -- The domains that the routers of a model go by; nil when none does.

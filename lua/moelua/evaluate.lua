@@ -1,8 +1,9 @@
--- evaluate.lua: bits per token on the held-out splits, and where the tokens were routed.
+-- evaluate.lua: bits per byte on the held-out splits, and where the tokens were routed.
 --
--- For byte tokens that is bits per byte, which compares across models. A model that mixes sequences
--- is evaluated as it was trained, on groups of unrelated text (groups.lua); with the same `group`
--- every other model reads the same windows.
+-- Bits per byte compare across tokenizers: what all predicted tokens cost, by the bytes of text
+-- that they stand for. A token that ends a document costs something and stands for nothing. A model
+-- that mixes sequences is evaluated as it was trained, on groups of unrelated text (groups.lua);
+-- with the same `group` every other model reads the same windows.
 
 local core = require("moelua.core")
 local corpora = require("moelua.corpora")
@@ -25,7 +26,14 @@ local declared = {
 
 -- ---- sums -------------------------------------------------------------------------------------
 
-local function new_sum() return { nats = 0, tokens = 0, routing = {} } end
+local function new_sum() return { nats = 0, tokens = 0, bytes = 0, routing = {} } end
+
+-- Adds `count` predicted tokens y of a corpus, at a mean cost in nats.
+local function add_cost(job, name, nll, y, count)
+  local sum = job.sums[name]
+  sum.nats, sum.tokens = sum.nats + nll:item() * count, sum.tokens + count
+  sum.bytes = sum.bytes + job.texts[name]:bytes(y)
+end
 
 -- What the layers are told with forward pass `number`, whose rows are of these domains.
 local function told(job, number, labels)
@@ -35,12 +43,12 @@ end
 
 -- Adds what the model makes of ids x and targets y of one corpus, all of which count.
 local function add_batch(job, name, x, y)
-  local labels, sum = {}, job.sums[name]
+  local labels = {}
   for i = 1, x:size(1) do labels[i] = job.labels[name] end
   local _, info = core.no_grad(job.model.loss, job.model, x, y, told(job, job.passes, labels))
   local count = y:count()
-  sum.nats, sum.tokens = sum.nats + info.nll:item() * count, sum.tokens + count
-  routing.add(sum.routing, info.layers, job.model.config.layers, count)
+  add_cost(job, name, info.nll, y, count)
+  routing.add(job.sums[name].routing, info.layers, job.model.config.layers, count)
   job.passes = job.passes + 1
 end
 
@@ -98,12 +106,12 @@ end
 
 -- Adds the part of a forward pass that is of one corpus.
 local function add_part(job, part, hidden, y, infos)
-  local sum, config, count = job.sums[part.name], job.model.config, part.count * job.context
+  local config, count = job.model.config, part.count * job.context
   local own, targets = hidden:narrow(1, part.first, part.count), y:narrow(1, part.first, part.count)
   local nll = own:reshape(-1, config.dim):head_cross_entropy(
     (job.model.head or job.model.embedding):to("f32"), targets:reshape(-1))
-  sum.nats, sum.tokens = sum.nats + nll:item() * count, sum.tokens + count
-  routing.add(sum.routing, infos, config.layers, count, function(info)
+  add_cost(job, part.name, nll, targets, count)
+  routing.add(job.sums[part.name].routing, infos, config.layers, count, function(info)
     local first = (part.first - 1) * job.context + 1
     return info.experts:narrow(1, first, count):bincount(#info.load):totable()
   end)
@@ -139,22 +147,14 @@ local function check_sizes(opts)
   end
 end
 
-local function check_vocabularies(job)
-  for _, name in ipairs(job.names) do
-    local vocab, known = job.texts[name]:vocab(), job.model.config.vocab
-    if vocab > known then
-      raise("evaluate: corpus '%s' has a vocabulary of %d, the model of %d", name, vocab, known)
-    end
-  end
-end
-
 local function new_job(model, texts, opts)
   check_sizes(opts)
   local job = { model = model, texts = corpora.named(texts, "evaluate"), opts = opts, sums = {},
     context = opts.context or model.config.context, passes = 0 }
   job.names = corpora.names(job.texts, "evaluate: '%s'")
   if #job.names == 0 then raise("evaluate: no corpus given") end
-  check_vocabularies(job)
+  corpora.check_tokens("evaluate", job.texts, job.names,
+    { vocab = model.config.vocab, tokenizer = model.tokenizer })
   job.labels = corpora.labels("evaluate", model.config)(job.names)
   job.group = groups.size("evaluate", model, opts.group,
     opts.group or opts.batch, false)
@@ -171,17 +171,20 @@ end
 
 local function result_of(job, left_out)
   local traits = job.model:traits(false)
-  local result = { metric = {}, tokens = {}, routing = {}, split = job.opts.split,
+  local result = { metric = {}, nats = {}, tokens = {}, bytes = {}, routing = {},
+    split = job.opts.split,
     causal = traits.causal, coupled = traits.coupled == "batch", group = job.group,
     left_out = left_out }
   local sums, bits = {}, 0
   for i, name in ipairs(job.names) do
     local sum = job.sums[name]
-    if sum.tokens == 0 then
+    if sum.bytes == 0 then
       raise("evaluate: the %s split of corpus '%s' has no window of %d tokens", job.opts.split,
         job.texts[name].name or "?", job.context)
     end
-    result.metric[name], result.tokens[name] = sum.nats / sum.tokens / math.log(2), sum.tokens
+    result.metric[name], result.nats[name] = sum.nats / sum.bytes / math.log(2),
+      sum.nats / sum.tokens
+    result.tokens[name], result.bytes[name] = sum.tokens, sum.bytes
     result.routing[name], sums[i] = shares_of(sum), sum.routing
     bits = bits + result.metric[name]
   end
@@ -189,9 +192,10 @@ local function result_of(job, left_out)
   return result
 end
 
---- Bits per token of each corpus, the mean over all tokens of its windows, which do not overlap:
+--- Bits per byte of each corpus, over all tokens of its windows, which do not overlap:
 ---   moe.evaluate(model, { name = corpus, ... }, { split = "test" }) ->
----   { metric = { name = bits per token }, mean, tokens = { name = n }, routing = { name = rows },
+---   { metric = { name = bits per byte }, mean, nats = { name = per token }, tokens = { name = n },
+---     bytes = { name = of these tokens }, routing = { name = rows },
 ---     statistics = { figures or false }, causal, coupled, group, left_out = { name = n } }
 --- `mean` is that of the corpora, each with the same weight, and rows[layer][expert] the share of
 --- routed slots (false for layers without a router). statistics, by layer and as if all corpora had
@@ -206,8 +210,9 @@ end
 ---@param model moelua.Model
 ---@param texts moelua.Corpus|table<string, moelua.Corpus>
 ---@param given table?
----@return { metric: table, mean: number, tokens: table, routing: table, statistics: table,
----  split: string, causal: boolean, coupled: boolean, group: integer?, left_out: table? }
+---@return { metric: table, mean: number, nats: table, tokens: table, bytes: table,
+---  routing: table, statistics: table, split: string, causal: boolean, coupled: boolean,
+---  group: integer?, left_out: table? }
 return function(model, texts, given)
   local opts = options.check("moe.evaluate", given, declared)
   expect(type(model) == "table" and type(model.loss) == "function", "evaluate", "model", "a model",

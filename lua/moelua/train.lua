@@ -45,6 +45,8 @@ local function restore(job)
   file:close()
   job.step, job.batches.cursor, job.seconds = facts.step, facts.cursor, facts.seconds
   job.recent, job.validated = facts.recent, facts.validated
+  -- A state that does not tell is of a run on bytes.
+  job.recent.bytes = job.recent.bytes or job.recent.count * job.tokens_per_step
 end
 
 -- ---- the loop ---------------------------------------------------------------------------------
@@ -57,8 +59,10 @@ end
 
 -- One batch tells little: the log and the curve show the mean since the last entry.
 local function log_step(job, entry)
-  entry.bits = job.recent.sum / job.recent.count / math.log(2)
-  job.recent = { sum = 0.0, count = 0 }
+  local recent = job.recent
+  local tokens_per_byte = recent.count * job.tokens_per_step / math.max(recent.bytes, 1)
+  entry.bits = recent.sum / recent.count / math.log(2) * tokens_per_byte
+  job.recent = { sum = 0.0, count = 0, bytes = 0 }
   entry.tokens = entry.step * job.tokens_per_step
   entry.flops = entry.tokens * job.flops_per_token
   entry.seconds = job.seconds
@@ -69,7 +73,8 @@ end
 local function apply(job, done)
   job.optimizer:step(done.entry.lr, done.entry.grad_norm)
   job.step, job.batches.cursor = done.entry.step, done.cursor
-  job.recent = { sum = job.recent.sum + done.nll, count = job.recent.count + 1 }
+  job.recent = { sum = job.recent.sum + done.nll, count = job.recent.count + 1,
+    bytes = job.recent.bytes + done.bytes }
   job.seconds = job.seconds + system.clock() - done.began
   if done.logged then log_step(job, done.entry) end
 end
@@ -83,8 +88,8 @@ local function one_step(job)
   local done = train_step.gradient(job, batch)
   local entry = { step = step, loss = done.loss, grad_norm = done.norm, routing = done.routing,
     lr = schedule.rate(job.rates, step, job.opts.steps) }
-  core.uninterrupted(apply, job, { entry = entry, cursor = cursor, nll = done.nll, began = began,
-    logged = batch.logged })
+  core.uninterrupted(apply, job, { entry = entry, cursor = cursor, nll = done.nll,
+    bytes = batch.bytes, began = began, logged = batch.logged })
   return entry
 end
 
@@ -219,11 +224,11 @@ local function new_job(model, given)
   train_options.check_routers(model.config)
   local context = opts.context or model.config.context
   local batches = Batches(opts.data, { batch = opts.batch, context = context, seed = opts.seed,
-    vocab = model.config.vocab, group = group_of(model, opts),
+    vocab = model.config.vocab, tokenizer = model.tokenizer, group = group_of(model, opts),
     labels = corpora.labels("moe.train", model.config) })
   check_validation(batches, opts, context)
   return { model = model, opts = opts, context = context, step = 0, seconds = 0, entries = {},
-    recent = { sum = 0.0, count = 0 },
+    recent = { sum = 0.0, count = 0, bytes = 0 },
     tokens_per_step = opts.batch * context,
     flops_per_token = flops.per_token(model.config, context),
     rates = { kind = opts.schedule, lr = opts.lr, warmup = opts.warmup, floor = opts.floor,
@@ -284,7 +289,7 @@ end
 --- With `out`, a run folder, the same call again goes on where the last one stopped, bit for bit,
 --- and the model is saved in out/model; an interrupt saves the state of the last complete step.
 --- Raises { message, code = "diverged" } when loss, gradient or weights are no longer finite.
---- The curve has { tokens, bits per token } for each logged step, validation { step, mean } for
+--- The curve has { tokens, bits per byte } for each logged step, validation { step, mean } for
 --- each evaluation, routing the coefficient of variation of the experts' load over logged steps and
 --- mixture layers (mean and largest) and the mean share of dropped slots.
 ---@param model moelua.Model

@@ -22,13 +22,6 @@ local Checkpoint = {}
 ---@param file moelua.Checkpoint
 function Checkpoint.close(file) end
 
---- XXH3-128 of the bytes of a tensor, 32 hexadecimal digits; nil, message, "missing" when there is
---- none.
----@param file moelua.Checkpoint
----@param name string
----@return string?
-function Checkpoint.hash(file, name) end
-
 --- { dtype = "BF16", shape = {2, 3}, bytes = 12 } as the file has it; nil, message, "missing" when
 --- there is no such tensor.
 ---@param file moelua.Checkpoint
@@ -45,11 +38,6 @@ function Checkpoint.metadata(file) end
 ---@param file moelua.Checkpoint
 ---@return string[]
 function Checkpoint.names(file) end
-
---- The path that was opened.
----@param file moelua.Checkpoint
----@return string
-function Checkpoint.path(file) end
 
 --- The bytes of a tensor as the file has them; nil, message, "missing" when there is none.
 ---@param file moelua.Checkpoint
@@ -866,7 +854,11 @@ moe.data = data
 ---              entries and without following links to folders. Files are taken in byte order of
 ---              their paths; .gz and .dz are uncompressed.
 ---   match      Lua pattern for the names of files in folders, as "%.[ch]$"
----   tokenizer  "bytes" (default) or a tokenizer
+---   tokenizer  "bytes" (default), a tokenizer, or the path of one. That of a model is what text
+---              for the model needs: model.tokenizer
+---   separator  tokens around each document: "eos" behind it, "bos" before it, "both" or "none".
+---              When left out: eos where the tokenizer has one, and bos where it begins texts with
+---              that. They are predicted like others, and stand for no bytes.
 ---   cache      where to keep the token file. It is used again while the sources (paths, sizes,
 ---              times) and the options stay the same, and made again when they change or it is
 ---              damaged. Without it nothing is kept.
@@ -884,10 +876,12 @@ function data.corpus(given) end
 --- "format".
 ---@param path string
 ---@param name string? instead of the name in the file
+---@param tok moelua.Tokenizer? the one it was made with, for what shows its text; that of bytes is
+---  known
 ---@return moelua.Corpus? corpus
 ---@return string? message
 ---@return string? code
-function data.open(path, name) end
+function data.open(path, name, tok) end
 
 --- The files that a Debian package installed and whose path matches a Lua pattern, sorted. Without
 --- the package: nil, message with a hint, "missing".
@@ -941,9 +935,10 @@ function domains.survey(...) end
 ---@type boolean
 moe.double = nil
 
---- Bits per token of each corpus, the mean over all tokens of its windows, which do not overlap:
+--- Bits per byte of each corpus, over all tokens of its windows, which do not overlap:
 ---   moe.evaluate(model, { name = corpus, ... }, { split = "test" }) ->
----   { metric = { name = bits per token }, mean, tokens = { name = n }, routing = { name = rows },
+---   { metric = { name = bits per byte }, mean, nats = { name = per token }, tokens = { name = n },
+---     bytes = { name = of these tokens }, routing = { name = rows },
 ---     statistics = { figures or false }, causal, coupled, group, left_out = { name = n } }
 --- `mean` is that of the corpora, each with the same weight, and rows[layer][expert] the share of
 --- routed slots (false for layers without a router). statistics, by layer and as if all corpora had
@@ -958,8 +953,9 @@ moe.double = nil
 ---@param model moelua.Model
 ---@param texts moelua.Corpus|table<string, moelua.Corpus>
 ---@param given table?
----@return { metric: table, mean: number, tokens: table, routing: table, statistics: table,
----  split: string, causal: boolean, coupled: boolean, group: integer?, left_out: table? }
+---@return { metric: table, mean: number, nats: table, tokens: table, bytes: table,
+---  routing: table, statistics: table, split: string, causal: boolean, coupled: boolean,
+---  group: integer?, left_out: table? }
 function moe.evaluate(model, texts, given) end
 
 ---@class moelua.flops
@@ -1697,8 +1693,11 @@ function tokenizer.from_table(file, config) end
 ---@return string? code
 function tokenizer.open(path) end
 
---- The tokenizer that an option names: "bytes", or a tokenizer itself.
+--- The tokenizer that an option names: "bytes", the path of one, or a tokenizer itself.
 ---@param where string the function that was called, for messages
+---@return moelua.Tokenizer? tokenizer
+---@return string? message
+---@return string? code
 function tokenizer.resolve(where, value) end
 
 --- Learns a byte-level BPE from text, see tokenizer_train.lua.
@@ -1718,7 +1717,7 @@ function tokenizer.train(given) end
 --- With `out`, a run folder, the same call again goes on where the last one stopped, bit for bit,
 --- and the model is saved in out/model; an interrupt saves the state of the last complete step.
 --- Raises { message, code = "diverged" } when loss, gradient or weights are no longer finite.
---- The curve has { tokens, bits per token } for each logged step, validation { step, mean } for
+--- The curve has { tokens, bits per byte } for each logged step, validation { step, mean } for
 --- each evaluation, routing the coefficient of variation of the experts' load over logged steps and
 --- mixture layers (mean and largest) and the mean share of dropped slots.
 ---@param model moelua.Model
@@ -1759,82 +1758,5 @@ function moe.upcycle(m, given) end
 
 ---@type string
 moe.version = nil
-
-do
----@class moelua.Corpus
----@field name string
----@field tokenizer moelua.Tokenizer?
----@field path string? the token file, when it has been kept
----@field hash string of tokens, documents and splits: the same for the same text
-local Corpus = {}
-
---- How many tokens a split has; without a split, the whole corpus.
----@param split? "train"|"validation"|"test"
----@return integer
-function Corpus:tokens(split) end
-
---- How many documents a split has; without a split, the whole corpus.
----@param split? "train"|"validation"|"test"
----@return integer
-function Corpus:documents(split) end
-
---- The size of the vocabulary.
----@return integer
-function Corpus:vocab() end
-
---- What the token file says of itself: sources, options, tokenizer.
----@return table<string, string>
-function Corpus:metadata() end
-
---- A training batch: `batch` windows of `context` tokens and the tokens that follow each, drawn
---- without overlap, every window once per epoch. The same seed, stream and draw give the same
---- batch. With `apart` no two of so many successive rows touch the same document; windows that are
---- too near are left out of their epoch. Throws when the split is too short.
----@param given { batch: integer, context: integer, split?: string, seed?: integer,
----  stream?: string, draw?: integer, apart?: integer }
----@return moelua.Tensor x i32 [batch x context]
----@return moelua.Tensor y i32 [batch x context]
----@return integer next_draw the `draw` of the next batch
-function Corpus:batch(given) end
-
---- How many windows an epoch of training draws from; 0 when the split is too short.
----@return integer
-function Corpus:epoch(split, context) end
-
---- How many windows an evaluation reads: all, the last of them partly filled; or at most `limit`,
---- whole ones, evenly spaced.
----@param split "train"|"validation"|"test"
----@param context integer
----@param limit integer?
----@return integer
-function Corpus:windows(split, context, limit) end
-
---- Windows first .. first+n-1 of those.
----@return moelua.Tensor x i32 [n x context], 0 behind the end of the split
----@return moelua.Tensor y i32 [n x context], -1 behind the end of the split
-function Corpus:window_batch(split, context, limit, first, n) end
-
---- The first and the last document that each of those windows touches, its targets included.
----@return moelua.Tensor documents i32 [windows x 2], counted from 0
-function Corpus:window_documents(split, context, limit) end
-
---- Whether each split can fill a window; if not: nil, message, "format".
----@param context integer
----@param splits string[]? all three when left out
----@return true? ok
----@return string? message
----@return string? code
-function Corpus:check(context, splits) end
-
---- Writes the token file to `path`, where moe.data.open finds it, also in another process.
----@param path string
----@return true? ok
----@return string? message
----@return string? code
-function Corpus:save(path) end
-
---- Lets go of the token file at once.
-function Corpus:release() end
-end
 
 return moe
