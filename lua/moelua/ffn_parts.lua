@@ -22,12 +22,12 @@ local function each(f, make)
   return out
 end
 
---- Layer `number` (from 1) of a donor.
-function ffn_parts.of(donor, number)
+--- Layer `number` (from 1) of a donor, or its expert of that number.
+function ffn_parts.of(donor, number, expert)
   local out = {}
   for name in pairs(UNITS) do
-    local full = ("layers.%d.ffn.%s"):format(number - 1, name)
-    if donor.has(full) then out[name] = parts.copy(donor, full) end
+    local full = ("layers.%d.ffn.%s%s"):format(number - 1, expert and "experts." or "", name)
+    if donor.has(full) then out[name] = parts.copy(donor, full, expert) end
   end
   return out
 end

@@ -15,7 +15,7 @@ end
 -- Modules, which are loaded when their name is first used: most scripts need few of them.
 local modules = { "nn", "router", "model", "data", "tokenizer", "checkpoint", "options", "schedule",
   "optimizer", "train", "evaluate", "flops", "help", "domains", "study", "branch", "transition",
-  "upcycle" }
+  "upcycle", "export" }
 -- Functions that are not named as their module is: name -> module, field.
 local fields = { load = { "family", "load" }, mix = { "mix", "mix" },
   average = { "mix", "average" }, add_expert = { "domain_experts", "add" },
