@@ -188,7 +188,8 @@ describe("other mixtures", function()
 
   it("are DeepSeek with shared experts, other gates, or dense layers first", function()
     for _, ffn in ipairs({
-      { {}, models.mixture() }, { models.mixture(), {} }, models.mixture({ router = { gate = "all" } }),
+      { {}, models.mixture() }, { models.mixture(), {} },
+      models.mixture({ router = { gate = "all" } }),
       models.mixture({ shared = 1 }),
       models.mixture({ segments = 2, shared = 1, router = { gate = "all" } }),
     }) do

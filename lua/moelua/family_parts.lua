@@ -90,7 +90,12 @@ end
 ---@return table[]
 function parts.sparse_layers(hf, mixture)
   local dense, list = {}, {}
-  for _, number in ipairs(hf.mlp_only_layers) do dense[number] = true end
+  for _, number in ipairs(hf.mlp_only_layers) do
+    if math.type(number) ~= "integer" then
+      core.raise("mlp_only_layers must list integers, not %s", core.describe(number))
+    end
+    dense[number] = true
+  end
   for i = 1, limits.count("num_hidden_layers", hf.num_hidden_layers, "layers") do
     local sparse = hf.decoder_sparse_step > 0 and i % hf.decoder_sparse_step == 0
     list[i] = sparse and not dense[i - 1] and mixture or parts.dense(hf.intermediate_size)

@@ -103,11 +103,6 @@ local function complete(hf, family)
   local given = {}
   for name in pairs(declared) do given[name] = hf[name] end
   local out = options.merge(hf, options.check("config.json", given, declared))
-  for _, number in ipairs(out.mlp_only_layers or {}) do
-    if math.type(number) ~= "integer" then
-      core.raise("mlp_only_layers must list integers, not %s", core.describe(number))
-    end
-  end
   options.check("config.json: moelua", { router = (hf.moelua or {}).router }, { router = "table" })
   return out
 end
