@@ -192,10 +192,15 @@ describe("a family", function()
       return text
     end
     local mixtral, qwen = read("mixtral"), read("qwen3_moe")
-    assert.equal("there is no mixture of experts", reason(read("llama"), "mixtral"))
-    assert.equal('qk_norm is "head", where it can only say "none"', reason(qwen, "mixtral"))
-    assert.equal('ffn[1].kind is "moe", where it can only say "dense"', reason(mixtral, "llama"))
-    assert.equal("heads of 12 are not dim / heads = 32 / 4 wide", reason(qwen, "olmoe"))
+    assert.equal('layer 1 is of kind "dense", not "moe"', reason(read("llama"), "mixtral"))
+    assert.equal('qk_norm is "head", not "none"', reason(qwen, "mixtral"))
+    assert.equal('layer 1 is of kind "moe", not "dense"', reason(mixtral, "llama"))
+    assert.equal("there are shared experts", reason(read("qwen2_moe"), "mixtral"))
+    mixtral.ffn[2].router.gate = "all"
+    assert.equal('ffn[2].router.gate is "all", where it can only say "selected"',
+      reason(mixtral, "mixtral"))
+    mixtral.ffn[1].router.gate, mixtral.head_dim = "all", 12
+    assert.equal("heads of 12 are not dim / heads = 32 / 4 wide", reason(mixtral, "deepseek"))
     models.misuse(function() hf_config.express(qwen, "gpt2") end,
       "the model_type 'gpt2' is not known\nhint: deepseek, llama, mistral, mixtral, moelua, " ..
       "olmoe, qwen2, qwen2_moe, qwen3 and qwen3_moe are")

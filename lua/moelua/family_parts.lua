@@ -196,8 +196,24 @@ function parts.numbers(config, kind)
   return list
 end
 
---- The reason that a family of mixtures gives for a model that has none.
-parts.no_mixture = "there is no mixture of experts"
+--- The reason why a family of layers of this kind alone cannot say what a model is; nil when its
+--- layers are all of that kind.
+---@param config table
+---@param kind string
+---@return string? reason
+function parts.other_kind(config, kind)
+  for i, layer in ipairs(config.ffn) do
+    if layer.kind ~= kind then
+      return ("layer %d is of kind \"%s\", not \"%s\""):format(i, layer.kind, kind)
+    end
+  end
+end
+
+--- The reason of a family whose queries and keys are normed like this.
+function parts.other_norm(config, qk_norm)
+  if config.qk_norm == qk_norm then return nil end
+  return ("qk_norm is \"%s\", not \"%s\""):format(config.qk_norm, qk_norm)
+end
 
 --- The reason of a family whose heads are hidden_size / num_attention_heads wide, by definition.
 function parts.odd_heads(config)

@@ -76,8 +76,8 @@ local auto_map = { AutoConfig = code .. "configuration_deepseek.DeepseekConfig",
   AutoModelForCausalLM = code .. "modeling_deepseek.DeepseekForCausalLM" }
 
 function deepseek.write(config)
-  local obstacle = parts.odd_heads(config)
-  if obstacle then return nil, obstacle end
+  local reason = parts.other_norm(config, "none") or parts.odd_heads(config)
+  if reason then return nil, reason end
   local layer, dense, number = parts.both(config)
   local balance = layer.router.balance
   return { attention_bias = config.attention_bias == "all", auto_map = auto_map,

@@ -17,6 +17,8 @@ function llama.read(hf)
 end
 
 function llama.write(config)
+  local reason = parts.other_kind(config, "dense") or parts.other_norm(config, "none")
+  if reason then return nil, reason end
   return { attention_bias = config.attention_bias == "all", mlp_bias = config.mlp_bias }
 end
 

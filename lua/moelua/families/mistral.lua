@@ -18,6 +18,10 @@ function mistral.read(hf)
   return options.merge(parts.read(hf), { ffn = parts.dense(hf.intermediate_size) })
 end
 
-function mistral.write() return { sliding_window = core.json.null } end
+function mistral.write(config)
+  local reason = parts.other_kind(config, "dense") or parts.other_norm(config, "none")
+  if reason then return nil, reason end
+  return { sliding_window = core.json.null }
+end
 
 return mistral

@@ -31,7 +31,9 @@ end
 
 function mixtral.write(config)
   local layer = config.ffn[1]
-  if layer.kind ~= "moe" then return nil, parts.no_mixture end
+  local reason = parts.other_kind(config, "moe") or parts.other_norm(config, "none")
+  if layer.shared then reason = "there are shared experts" end
+  if reason then return nil, reason end
   return { num_local_experts = layer.experts, num_experts_per_tok = layer.router.k,
     router_aux_loss_coef = parts.balance_coef(layer),
     router_jitter_noise = layer.router.jitter or 0.0, output_router_logits = false,

@@ -26,9 +26,10 @@ function olmoe.read(hf)
 end
 
 function olmoe.write(config)
-  local layer, obstacle = config.ffn[1], parts.odd_heads(config)
-  if obstacle then return nil, obstacle end
-  if layer.kind ~= "moe" then return nil, parts.no_mixture end
+  local layer = config.ffn[1]
+  local reason = parts.other_kind(config, "moe") or parts.other_norm(config, "whole") or
+    parts.odd_heads(config)
+  if reason then return nil, reason end
   return { attention_bias = config.attention_bias == "all",
     clip_qkv = config.clip_qkv or core.json.null, num_experts = layer.experts,
     num_experts_per_tok = layer.router.k, norm_topk_prob = layer.router.gate == "selected",

@@ -19,8 +19,9 @@ function qwen2.read(hf)
 end
 
 function qwen2.write(config)
-  local obstacle = parts.odd_heads(config)
-  if obstacle then return nil, obstacle end
+  local reason = parts.other_kind(config, "dense") or parts.other_norm(config, "none") or
+    parts.odd_heads(config)
+  if reason then return nil, reason end
   return { use_sliding_window = false, sliding_window = core.json.null }
 end
 

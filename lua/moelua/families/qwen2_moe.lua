@@ -35,8 +35,8 @@ function qwen2_moe.read(hf)
 end
 
 function qwen2_moe.write(config)
-  local obstacle = parts.odd_heads(config)
-  if obstacle then return nil, obstacle end
+  local reason = parts.other_norm(config, "none") or parts.odd_heads(config)
+  if reason then return nil, reason end
   local layer, dense = parts.both(config)
   return { qkv_bias = config.attention_bias == "qkv", intermediate_size = dense.hidden,
     decoder_sparse_step = 1, mlp_only_layers = json.array(parts.numbers(config, "dense")),

@@ -20,6 +20,8 @@ function qwen3.read(hf)
 end
 
 function qwen3.write(config)
+  local reason = parts.other_kind(config, "dense") or parts.other_norm(config, "head")
+  if reason then return nil, reason end
   return { attention_bias = config.attention_bias == "all", use_sliding_window = false,
     sliding_window = core.json.null }
 end

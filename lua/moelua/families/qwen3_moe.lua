@@ -29,6 +29,8 @@ function qwen3_moe.read(hf)
 end
 
 function qwen3_moe.write(config)
+  local reason = parts.other_norm(config, "head")
+  if reason then return nil, reason end
   local layer, dense = parts.both(config)
   return { attention_bias = config.attention_bias == "all", intermediate_size = dense.hidden,
     mlp_only_layers = json.array(parts.numbers(config, "dense")), decoder_sparse_step = 1,
