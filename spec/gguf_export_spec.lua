@@ -150,11 +150,11 @@ describe("gguf_export", function()
     refused("as mixtral: ", small { ffn = { kind = "moe", experts = 4, hidden = 96,
       router = { kind = "expert_choice" } } })
     refused("rotary positions scaled by `dynamic` do not exist in GGUF", golden("llama-dynamic"))
-    refused("means norm_topk_prob = false; this model has true", golden("olmoe-clip"))
+    refused("means clip_qkv = null; this model has 0.8", golden("olmoe-clip"))
     refused("means mlp_only_layers = []; this model has [1]", golden("qwen3_moe-raw"))
     refused("layer 1 has 513 experts, llama.cpp takes at most 512", moe.model.new { dim = 8,
       layers = 1, heads = 1, vocab = 3, context = 8, ffn = { kind = "moe", experts = 513,
-        hidden = 4, router = { kind = "topk", k = 1 } } })
+        hidden = 4, router = { kind = "topk", k = 2 } } })
   end)
 
   it("wants a model", function()

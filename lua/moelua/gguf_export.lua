@@ -70,17 +70,25 @@ local function text(value)
   return type(value) == "table" and json.encode(value) or tostring(value)
 end
 
--- Why the architecture of a family is not what this model is; nil when it is.
-local function obstacle_of(config, hf, family)
-  local arch = family.gguf.arch
-  for field, value in pairs(family.gguf.fixed or {}) do
-    local got, wanted = hf[field], value
+-- The first field, in order of names, whose value the architecture fixes to another one.
+local function fixed_otherwise(hf, family)
+  local fixed, names = family.gguf.fixed or {}, {}
+  for name in pairs(fixed) do names[#names + 1] = name end
+  table.sort(names)
+  for _, name in ipairs(names) do
+    local got, wanted = hf[name], text(fixed[name])
     if got == nil then got = json.null end
-    if text(got) ~= text(wanted) then
-      return ("the architecture `%s` of llama.cpp means %s = %s; this model has %s"):format(arch,
-        field, text(wanted), text(got))
+    if text(got) ~= wanted then
+      return ("the architecture `%s` of llama.cpp means %s = %s; this model has %s"):format(
+        family.gguf.arch, name, wanted, text(got))
     end
   end
+end
+
+-- Why the architecture of a family is not what this model is; nil when it is.
+local function obstacle_of(config, hf, family)
+  local arch, obstacle = family.gguf.arch, fixed_otherwise(hf, family)
+  if obstacle then return obstacle end
   local scaling = config.rope_scaling
   if scaling and scaling.rope_type == "llama3" and arch ~= "llama" then
     return ("the architecture `%s` of llama.cpp has no frequencies of Llama 3"):format(arch)
