@@ -10,29 +10,11 @@
 #include <string.h>
 
 #include "base/ctx.h"
+#include "utf8.h"
 
 #define REQUIRE(condition) ((condition) ? (void)0 : violation("not true: " #condition))
 
 /* --- texts ----------------------------------------------------------------------------------- */
-
-/* Decodes, and asks of each code point whether this is its shortest form. */
-static bool is_utf8(moe_slice s) {
-    for (size_t i = 0; i < s.size;) {
-        unsigned c = (unsigned char)s.data[i++];
-        unsigned tail = c < 0x80 ? 0 : c >> 5 == 6 ? 1 : c >> 4 == 14 ? 2 : c >> 3 == 30 ? 3 : 9;
-        if (tail == 9 || tail > s.size - i) return false;
-        uint32_t code = tail ? c & (0x3fu >> tail) : c;
-        for (unsigned k = 0; k < tail; k++) {
-            unsigned next = (unsigned char)s.data[i++];
-            if (next >> 6 != 2) return false;
-            code = code << 6 | (next & 63);
-        }
-        static const uint32_t least[] = {0, 0x80, 0x800, 0x10000};
-        if (code < least[tail] || code > 0x10ffff) return false;
-        if (code >= 0xd800 && code < 0xe000) return false;
-    }
-    return true;
-}
 
 static bool before(moe_slice a, moe_slice b) {
     for (size_t i = 0; i < a.size && i < b.size; i++)
@@ -74,7 +56,7 @@ static void check_tensor(const moe_safetensors *f, const moe_stored_tensor *t, u
     REQUIRE(bits % 8 == 0);
     REQUIRE(t->begin <= t->end && t->end <= data_size);
     REQUIRE(bits / 8 == t->end - t->begin);
-    REQUIRE(is_utf8(t->name));
+    REQUIRE(is_utf8(t->name.data, t->name.size));
     REQUIRE(moe__safetensors_find(f, t->name) == t);
     const volatile uint8_t *data = moe__safetensors_data(f, t);
     if (t->end > t->begin) (void)(data[0] + data[t->end - t->begin - 1]);
@@ -118,7 +100,8 @@ void check_table(const moe_safetensors *f, const uint8_t *bytes, size_t size) {
         REQUIRE(i == 0 || before(moe__safetensors_get(f, i - 1)->name, t->name));
     }
     for (size_t i = 0; i < npairs; i++) {
-        REQUIRE(is_utf8(pairs[i].key) && is_utf8(pairs[i].value));
+        REQUIRE(is_utf8(pairs[i].key.data, pairs[i].key.size));
+        REQUIRE(is_utf8(pairs[i].value.data, pairs[i].value.size));
         REQUIRE(i == 0 || before(pairs[i - 1].key, pairs[i].key));
     }
     check_cover(f, data_size);
