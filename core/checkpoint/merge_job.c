@@ -248,6 +248,14 @@ int64_t moe__desk_load(moe_desk *d, int64_t first, int64_t n) {
     return some;
 }
 
+int64_t moe__desk_load_one(moe_desk *d, int model, int64_t first, int64_t n) {
+    const moe_merge *m = d->job->m;
+    int64_t some = n < d->job->piece ? n : d->job->piece;
+    load_one(d, &m->models[model], first, some, d->x[model]);
+    if (m->base) load_one(d, m->base, first, some, d->base);
+    return some;
+}
+
 void moe__desk_deltas(moe_desk *d, int64_t n) {
     for (int i = 0; i < d->job->m->count; i++) d->job->k->merge_minus(n, d->base, d->x[i]);
 }

@@ -21,7 +21,7 @@ typedef struct moe_desk {
     float **x;                  /* a piece of each model */
     float *base;                /* of the base, NULL when there is none */
     float *y, *z;               /* of the result; to work with */
-    uint8_t *flags;
+    uint8_t *flags;             /* two for each element of a piece */
     char *own;                  /* what the method asked for, at an address for anything */
     double *sums;               /* of the figures of this span */
     char *out;                  /* the span as it will be stored */
@@ -77,6 +77,8 @@ moe_status moe__job_tasks(moe_job *j, int64_t n, moe_span_fn *fn, void *arg);
 
 /* Puts a piece of all sources on the desk, at most n elements; returns how many. */
 int64_t moe__desk_load(moe_desk *d, int64_t first, int64_t n);
+/* The same for one model and the base alone. */
+int64_t moe__desk_load_one(moe_desk *d, int model, int64_t first, int64_t n);
 /* Looks at what was loaded, for the figures of the merge: once for each element of the tensor. */
 void moe__desk_look(moe_desk *d, int64_t n);
 /* Makes differences from the base of the models on the desk. */
@@ -96,7 +98,9 @@ void moe__slots_sum(const double *slots, int64_t spans, int64_t k, double *out);
 /* --- methods --------------------------------------------------------------------------------- */
 
 #define MOE_METHODS(X)                                                                             \
-    X(copy) X(linear) X(passthrough)
+    X(arcee_fusion) X(breadcrumbs) X(breadcrumbs_ties) X(copy) X(dare_linear) X(dare_ties)         \
+    X(della) X(della_linear) X(karcher) X(linear) X(model_stock) X(multislerp) X(nearswap)         \
+    X(nuslerp) X(passthrough) X(ram) X(ramplus_tl) X(sce) X(slerp) X(task_arithmetic) X(ties)
 #define X(name) extern const moe_method moe__method_##name;
 MOE_METHODS(X)
 #undef X

@@ -18,7 +18,7 @@ void KERNEL(write_f16)(int64_t n, const float *restrict x, uint16_t *restrict y)
     for (int64_t i = 0; i < n; i++) y[i] = moe__to_half(x[i]);
 }
 
-void KERNEL(merge_scale)(int64_t n, float s, const float *restrict x, float *restrict y) {
+void KERNEL(merge_scale)(int64_t n, float s, const float *x, float *y) {
     for (int64_t i = 0; i < n; i++) y[i] = s * x[i];
 }
 
@@ -49,5 +49,270 @@ void KERNEL(merge_signs)(int64_t n, const float *restrict x, const float *restri
 int64_t KERNEL(merge_agreed)(int64_t n, const uint8_t *flags) {
     int64_t count = 0;
     for (int64_t i = 0; i < n; i++) count += flags[i] != 3;
+    return count;
+}
+
+void KERNEL(merge_blend)(int64_t n, const float *a, const float *x, const float *b, const float *z,
+                         float *restrict y) {
+    for (int64_t i = 0; i < n; i++) y[i] = a[i] * x[i] + b[i] * z[i];
+}
+
+void KERNEL(merge_l1)(int64_t n, const float *x, double *restrict lanes) {
+    int64_t i = 0;
+    double sum[16];
+    memcpy(sum, lanes, sizeof sum);
+    for (; i + 16 <= n; i += 16)
+        for (int l = 0; l < 16; l++) sum[l] += (double)__builtin_fabsf(x[i + l]);
+    for (int l = 0; i + l < n; l++) sum[l] += (double)__builtin_fabsf(x[i + l]);
+    memcpy(lanes, sum, sizeof sum);
+}
+
+/* --- by size --------------------------------------------------------------------------------- */
+
+INLINE uint32_t key_of(float x) { return moe__float_bits(x) & 0x7fffffffu; }
+
+void KERNEL(merge_histogram)(int64_t n, const float *x, uint32_t *restrict bins) {
+    for (int64_t i = 0; i < n; i++) bins[key_of(x[i]) >> 15]++;
+}
+
+void KERNEL(merge_histogram_low)(int64_t n, const float *x, uint32_t upper,
+                                 uint32_t *restrict bins) {
+    for (int64_t i = 0; i < n; i++)
+        if (key_of(x[i]) >> 15 == upper) bins[key_of(x[i]) & 0x7fffu]++;
+}
+
+int64_t KERNEL(merge_equal)(int64_t n, const float *x, uint32_t key) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; i++) count += key_of(x[i]) == key;
+    return count;
+}
+
+int64_t KERNEL(merge_between)(int64_t n, uint32_t low, uint32_t high, const float *restrict x,
+                              uint8_t *restrict flags) {
+    int32_t count = 0, least = (int32_t)low, most = (int32_t)high;
+    for (int64_t i = 0; i < n; i++) {
+        int32_t key = (int32_t)key_of(x[i]), stays = (key >= least) & (key <= most);
+        flags[i] = (uint8_t)stays;
+        count += stays;
+    }
+    return count;
+}
+
+/* --- by chance ------------------------------------------------------------------------------- */
+
+#define BLOCKS 16               /* that are made side by side */
+
+typedef struct words {
+    uint32_t w[4][BLOCKS];
+} words;
+
+INLINE void philox_round(words *c, uint32_t k0, uint32_t k1) {
+    for (int b = 0; b < BLOCKS; b++) {
+        uint64_t p0 = (uint64_t)0xD2511F53u * c->w[0][b], p1 = (uint64_t)0xCD9E8D57u * c->w[2][b];
+        uint32_t c1 = c->w[1][b], c3 = c->w[3][b];
+        c->w[0][b] = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
+        c->w[1][b] = (uint32_t)p1;
+        c->w[2][b] = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
+        c->w[3][b] = (uint32_t)p0;
+    }
+}
+
+/* The same numbers as moe__philox gives. */
+void KERNEL(merge_random)(int64_t n, uint64_t seed, uint64_t stream, uint64_t block,
+                          uint32_t *restrict out) {
+    for (int64_t i = 0; i < n; i += BLOCKS) {
+        words c;
+        uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+        for (int b = 0; b < BLOCKS; b++) {
+            uint64_t number = block + (uint64_t)i + (uint64_t)b;
+            c.w[0][b] = (uint32_t)number;
+            c.w[1][b] = (uint32_t)(number >> 32);
+            c.w[2][b] = (uint32_t)stream;
+            c.w[3][b] = (uint32_t)(stream >> 32);
+        }
+        for (int round = 0; round < 10; round++) {
+            philox_round(&c, k0, k1);
+            k0 += 0x9E3779B9u;
+            k1 += 0xBB67AE85u;
+        }
+        int64_t some = n - i < BLOCKS ? n - i : BLOCKS;
+        for (int64_t b = 0; b < some; b++)
+            for (int w = 0; w < 4; w++) out[4 * (i + b) + w] = c.w[w][b];
+    }
+}
+
+int64_t KERNEL(merge_below)(int64_t n, const uint32_t *restrict random, uint64_t limit,
+                            uint8_t *restrict flags) {
+    int32_t count = 0;
+    if (limit >> 32) {
+        memset(flags, 1, (size_t)n);
+        return n;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        int32_t stays = random[i] < (uint32_t)limit;
+        flags[i] = (uint8_t)stays;
+        count += stays;
+    }
+    return count;
+}
+
+void KERNEL(merge_mask)(int64_t n, const uint8_t *restrict flags, float *restrict x) {
+    for (int64_t i = 0; i < n; i++) x[i] = flags[i] ? x[i] : 0;
+}
+
+/* --- sums ------------------------------------------------------------------------------------ */
+
+void KERNEL(merge_vote)(int64_t n, float w, const float *restrict x, const float *restrict total,
+                        float *restrict y, float *restrict divisor) {
+    for (int64_t i = 0; i < n; i++) {
+        float share = w * x[i], signed_share = total[i] >= 0 ? share : -share;
+        y[i] += signed_share > 0 ? share : 0;
+        divisor[i] += signed_share > 0 ? w : 0;
+    }
+}
+
+void KERNEL(merge_divide)(int64_t n, const float *restrict divisor, float least,
+                          float *restrict y) {
+    for (int64_t i = 0; i < n; i++) {
+        float by = divisor[i] > least || least <= 0 ? divisor[i] : least;
+        y[i] /= by == 0 ? 1 : by;
+    }
+}
+
+void KERNEL(merge_finish)(int64_t n, float lambda, const float *restrict base, float *restrict y) {
+    for (int64_t i = 0; i < n; i++) y[i] = base[i] + lambda * y[i];
+}
+
+void KERNEL(merge_variance)(int64_t n, int count, const float *const *x, float *restrict y) {
+    float share = 1 / (float)count;
+    for (int64_t i = 0; i < n; i++) {
+        float mean = 0, sum = 0;
+        for (int m = 0; m < count; m++) mean += x[m][i];
+        mean *= share;
+        for (int m = 0; m < count; m++) sum += (x[m][i] - mean) * (x[m][i] - mean);
+        y[i] = sum * share;
+    }
+}
+
+void KERNEL(merge_nearswap)(int64_t n, float t, const float *restrict base,
+                            const float *restrict x, float *restrict y) {
+    for (int64_t i = 0; i < n; i++) {
+        float apart = __builtin_fabsf(base[i] - x[i]);
+        float w = t / (apart > 1e-6f ? apart : 1e-6f);
+        w = w > 1 ? 1 : w > 0 ? w : 0;
+        y[i] = w * x[i] + (1 - w) * base[i];
+    }
+}
+
+int64_t KERNEL(merge_count_changed)(int64_t n, float epsilon, const float *restrict d,
+                                    uint8_t *restrict counts) {
+    int32_t sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int32_t changed = __builtin_fabsf(d[i]) > epsilon;
+        counts[i] = (uint8_t)(counts[i] + changed);
+        sum += changed;
+    }
+    return sum;
+}
+
+int64_t KERNEL(merge_changed)(int64_t n, float epsilon, const float *restrict d,
+                              const uint8_t *restrict counts, int64_t *alone) {
+    int32_t sum = 0, single = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int32_t changed = __builtin_fabsf(d[i]) > epsilon;
+        sum += changed;
+        single += changed & (counts[i] == 1);
+    }
+    *alone = single;
+    return sum;
+}
+
+void KERNEL(merge_add_changed)(int64_t n, float epsilon, float factor,
+                               const uint8_t *restrict counts, const float *restrict d,
+                               float *restrict y) {
+    for (int64_t i = 0; i < n; i++) {
+        float part = counts[i] > 1 ? d[i] / (float)counts[i] : d[i] * factor;
+        y[i] += __builtin_fabsf(d[i]) > epsilon ? part : 0;
+    }
+}
+
+/* --- divergence ------------------------------------------------------------------------------ */
+
+float KERNEL(merge_max)(int64_t n, const float *x, float max) {
+    for (int64_t i = 0; i < n; i++) max = x[i] > max ? x[i] : max;
+    return max;
+}
+
+/* exp(x) for x <= 0, 0 where that is no normal number: 2^k times a polynomial for the rest. */
+INLINE float exp_below(float x) {
+    float shifted = x * 1.44269504f + 0x1.8p23f, k = shifted - 0x1.8p23f;
+    float r = (x - k * 0x1.62ep-1f) - k * 0x1.0bfbe8p-15f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1;
+    float y = moe__bits_float(moe__float_bits(p) + (moe__float_bits(shifted) << 23));
+    return x < -87.33654f ? 0 : y;
+}
+
+/* ln(x) of a normal number: x = m 2^e with m in [1/sqrt 2, sqrt 2), the series of atanh. */
+INLINE float log_of(float x) {
+    int32_t bits = (int32_t)moe__float_bits(x), e = (bits - 0x3f3504f3) >> 23;
+    float m = moe__bits_float((uint32_t)(bits - (int32_t)((uint32_t)e << 23)));
+    float s = (m - 1) / (m + 1), s2 = s * s;
+    float p = 2.0f / 9;
+    p = p * s2 + 2.0f / 7;
+    p = p * s2 + 2.0f / 5;
+    p = p * s2 + 2.0f / 3;
+    p = p * s2 + 2;
+    return p * s + (float)e * 0.69314718f;
+}
+
+void KERNEL(merge_exp_sum)(int64_t n, const float *x, float max, double *restrict lanes) {
+    int64_t i = 0;
+    double sum[16];
+    memcpy(sum, lanes, sizeof sum);
+    for (; i + 16 <= n; i += 16)
+        for (int l = 0; l < 16; l++) sum[l] += (double)exp_below(x[i + l] - max);
+    for (int l = 0; i + l < n; l++) sum[l] += (double)exp_below(x[i + l] - max);
+    memcpy(lanes, sum, sizeof sum);
+}
+
+INLINE float divergence_of(float x, float x_scale, float z, float z_scale) {
+    float p = exp_below(x) * x_scale + 1e-8f, q = exp_below(z) * z_scale + 1e-8f;
+    return p * log_of(p / q);
+}
+
+void KERNEL(merge_divergence)(int64_t n, const float *x, float x_max, float x_scale,
+                              const float *z, float z_max, float z_scale,
+                              double *restrict lanes) {
+    int64_t i = 0;
+    double sum[16];
+    memcpy(sum, lanes, sizeof sum);
+    for (; i + 16 <= n; i += 16)
+        for (int l = 0; l < 16; l++)
+            sum[l] += (double)divergence_of(x[i + l] - x_max, x_scale, z[i + l] - z_max, z_scale);
+    for (int l = 0; i + l < n; l++)
+        sum[l] += (double)divergence_of(x[i + l] - x_max, x_scale, z[i + l] - z_max, z_scale);
+    memcpy(lanes, sum, sizeof sum);
+}
+
+void KERNEL(merge_importance)(int64_t n, float factor, const float *restrict x,
+                              const float *restrict base, float *restrict y) {
+    for (int64_t i = 0; i < n; i++) y[i] = __builtin_fabsf(x[i] - base[i]) * factor;
+}
+
+int64_t KERNEL(merge_choose)(int64_t n, float threshold, const float *restrict importance,
+                             const float *restrict x, const float *restrict base,
+                             float *restrict y) {
+    int32_t count = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int32_t taken = importance[i] >= threshold;
+        y[i] = taken ? x[i] : base[i];
+        count += taken;
+    }
     return count;
 }
