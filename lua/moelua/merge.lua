@@ -145,9 +145,10 @@ local function check_out(plans, opt, found)
     found:add(nil, "out is missing: the folder of the result")
     return
   end
+  opt.out = opt.out:gsub("(.)/+$", "%1")
   for _, plan in ipairs(plans) do
     for _, model in ipairs(plan.models) do
-      if model.path == opt.out:gsub("(.)/+$", "%1") then
+      if model.path == opt.out then
         found:add(nil, ("out is `%s`, which is one of the models"):format(opt.out))
       end
     end

@@ -33,8 +33,9 @@ end
 function report.line(entry, figures)
   local from = json.array({})
   for i, input in ipairs(entry.others) do from[i] = input.model.path end
-  local agreement = figures.agreement
-  if agreement and agreement ~= agreement then agreement = nil end
+  -- Differences of two models from their own mean never have one sign.
+  local agreement = entry.base_input and figures.agreement or nil
+  if agreement ~= agreement then agreement = nil end
   return { name = entry.name, kind = entry.kind, layer = entry.layer, dtype = entry.dtype,
     shape = list_of(entry.shape), parameters = entry.params,
     method = type(entry.method) == "function" and "function" or entry.method, models = from,

@@ -44,12 +44,6 @@ local function row_of(part, token)
   return id and id < part.vocab and id or nil
 end
 
--- Gives a token the row of model `from` in model `m`, unless it has one and may keep it.
-local function override(lists, part, place, token, rule)
-  if not rule.force and row_of(part, token) then return end
-  lists.rows[place], lists.from[place] = rule.row, rule.model
-end
-
 local function check_rules(given, models, parts, union, found)
   local rules = {}
   for token, rule in pairs(given) do
@@ -61,18 +55,24 @@ local function check_rules(given, models, parts, union, found)
       found:add(nil, ("tokenizer.tokens: '%s' has no row of its own in '%s'"):format(token,
         tostring(rule.source)))
     else
-      rules[#rules + 1] = { token = token, id = id, model = i, row = row, force = rule.force }
+      rules[#rules + 1] = { token = token, id = id, model = i, force = rule.force }
     end
   end
   return rules
 end
 
+-- Whose row of a token model `m` takes: 0 is its own.
+local function donor(rule, m, part)
+  local keeps = not rule.force and row_of(part, rule.token)
+  return (keeps or rule.model == m) and 0 or rule.model
+end
+
 local function apply_rules(rules, parts, union)
   if #rules == 0 then return end
   for m, gather in ipairs(union.rows) do
-    local lists = { rows = gather.rows:totable(), from = gather.from:totable() }
-    for _, rule in ipairs(rules) do override(lists, parts[m], rule.id + 1, rule.token, rule) end
-    union.rows[m] = { rows = core.tensor(lists.rows, "i32"), from = core.tensor(lists.from, "i32") }
+    local from = gather.from:totable()
+    for _, rule in ipairs(rules) do from[rule.id + 1] = donor(rule, m, parts[m]) end
+    union.rows[m] = { rows = gather.rows, from = core.tensor(from, "i32") }
   end
 end
 
