@@ -175,8 +175,8 @@ modules:
   it("warns of parameters that a model cannot have for itself", function()
     local stage = one("merge_method: linear\nmodels:\n  - model: a\n" ..
       "    parameters: {weight: 1, normalize: false}\n")
-    assert.same({ "m.yml:4: models[1].parameters: 'normalize' is one of the whole merge, here it " ..
-      "changes nothing" }, stage.warnings)
+    assert.same({ "m.yml:4: models[1].parameters: 'normalize' is one of the whole merge, here " ..
+      "it changes nothing" }, stage.warnings)
   end)
 
   it("checks types and ranges of what it can", function()
@@ -253,8 +253,8 @@ describe("several configurations", function()
     wrong_with(named("a", "b") .. "---\n" .. named("b", "a"), "m.yml:5: name: 'b' needs its own " ..
       "result")
     wrong_with(named("a", "x") .. "---\n" .. named(nil, "b"), "m.yml:1: name: nobody needs 'a'")
-    wrong_with(named("a", "x") .. "---\n" .. named("a", "y"), "m.yml:5: name: 'a' is there twice",
-      "m.yml:1: name: nobody needs 'a'")
+    wrong_with(named("a", "x") .. "---\n" .. named("a", "y"), "m.yml:1: name: nobody needs 'a'",
+      "m.yml:5: name: 'a' is there twice")
     wrong_with(named(nil, "x") .. "---\n" .. named(nil, "y"), "2 merges have no name: only the " ..
       "last one, which makes the result, needs none")
     wrong_with(named("../a", "x"), "m.yml:1: name: '../a' cannot be the name of a folder")

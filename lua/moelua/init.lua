@@ -19,7 +19,8 @@ local modules = { "nn", "router", "model", "data", "tokenizer", "checkpoint", "o
 -- Functions that are not named as their module is: name -> module, field.
 local fields = { load = { "family", "load" }, mix = { "mix", "mix" },
   average = { "mix", "average" }, add_expert = { "domain_experts", "add" },
-  remove_expert = { "domain_experts", "remove" }, balance_hash = { "routers.hash", "balance" } }
+  remove_expert = { "domain_experts", "remove" }, merge = { "merge", "merge" },
+  verify = { "merge.manifest", "verify" }, balance_hash = { "routers.hash", "balance" } }
 for _, name in ipairs(modules) do fields[name] = { name } end
 
 -- The methods of tensors are these functions too; x[1] would otherwise be nil without a word.

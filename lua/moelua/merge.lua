@@ -59,14 +59,15 @@ local function read_file(path)
   return documents, problems.new(path, lines), text
 end
 
--- A Lua table as text: without functions, and what belongs to the call.
+-- A Lua table as text that mergekit would read: without functions, and what belongs to the call.
 local function text_of(documents)
   local function plain(value)
     if type(value) == "function" then return "function" end
     if type(value) ~= "table" then return value end
     local new = {}
     for k, v in pairs(value) do
-      if not (value == documents[1] and declared[k]) then new[k] = plain(v) end
+      local of_call = value == documents[1] and declared[k]
+      if not of_call then new[k == "method" and "merge_method" or k] = plain(v) end
     end
     return new
   end
@@ -243,6 +244,17 @@ local function check_folder(opt, identity)
   end
 end
 
+-- Removes what an earlier merge has left, of which the new one may not write every file.
+local function clear(folder)
+  local before = manifest.read(folder)
+  os.remove(folder .. "/" .. manifest.NAME)
+  for _, output in ipairs(before and before.outputs or {}) do
+    if type(output.name) == "string" and not output.name:find("/", 1, true) then
+      os.remove(folder .. "/" .. output.name)
+    end
+  end
+end
+
 local function check_room(plans, opt)
   local needed = 0
   for _, plan in ipairs(plans) do needed = needed + plan.totals.bytes_written end
@@ -284,7 +296,7 @@ local function carry_out(plans, open, opt)
   local lock, message, code = system.lock(inner .. "/lock")
   if code == "busy" then message = opt.out .. " is in use by another process" end
   run.check(lock, message, code)
-  os.remove(opt.out .. "/" .. manifest.NAME)
+  clear(opt.out)
   local facts = work:make(plans[#plans])
   lock:release()
   system.remove_tree(inner)

@@ -34,9 +34,10 @@ end
 local function short(n)
   if n < 999.5 then return ("%.0f"):format(n) end
   if n < 999950 then return ("%.1fk"):format(n / 1e3) end
-  if n < 999950000 then return ("%.1fM"):format(n / 1e6) end
-  return ("%.1fG"):format(n / 1e9)
+  return ("%.1fM"):format(n / 1e6)
 end
+
+local function token_rate(n) return short(n) .. " tok/s" end
 
 --- Seconds for people: 5s, 1m05s, 2h03m, 4d01h.
 ---@param seconds number
@@ -107,8 +108,7 @@ end
 -- How fast it goes and how long it takes: to its end, or from its beginning when that was reached.
 local function timing(self, row, now)
   local steps, tokens = speeds(row, row.ended or now)
-  local rate = tokens and short(tokens) .. " " .. self.unit or
-    steps and ("%.3g step/s"):format(steps)
+  local rate = tokens and self.rate(tokens) or steps and ("%.3g step/s"):format(steps)
   if is_over(row) then return rate, duration((row.ended or now) - self.started) end
   return rate, steps and row.total and "eta " .. duration((row.total - row.step) / steps)
 end
@@ -288,7 +288,7 @@ local function new(options, names, start)
     clock = options.clock or system.clock,
     last = -math.huge, behind = 0,
     host = host,
-    unit = options.unit or "tok/s",
+    rate = options.rate or token_rate,
     silent = options.quiet or not host,
     live = host and host.live,
   }, Progress)
@@ -348,8 +348,8 @@ function Progress:__close()
 end
 
 --- One job. Options: name, total (steps; may be missing), start (the step that a continued job
---- starts from, default 0), unit (of what info.tokens counts, a second: "tok/s"), quiet, out (a
---- file).
+--- starts from, default 0), rate (a function that makes text of the tokens of a second), quiet,
+--- out (a file).
 ---@param options table
 function progress.new(options)
   local self = new(options, { options.name or "" }, options.start or 0)

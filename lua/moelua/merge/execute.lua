@@ -52,7 +52,7 @@ local function write_tensors(plan, folder, opt, identity)
     list[i], by_name[entry.name] = assembled(entry, opt, identity), entry
   end
   local bar <close> = progress.new { name = plan.stage.name or "merge", total = #list,
-    quiet = opt.quiet, unit = "B/s" }
+    quiet = opt.quiet, rate = function(n) return bytes(n) .. "/s" end }
   local summary, message, code = assembly.write(folder, list, { memory = opt.memory,
     max_shard_size = opt.max_shard_size, on_tensor = function(made, figures)
       local entry = by_name[made.name]

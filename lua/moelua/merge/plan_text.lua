@@ -123,6 +123,7 @@ local DISK_RATE = 1e9           -- bytes per second that a usual disk reads or w
 local function time_line(seconds, total)
   local disk = (total.bytes_read + total.bytes_written) / DISK_RATE
   local function text(s) return s < 1 and "less than 1s" or progress.duration(s) end
+  if math.max(seconds, disk) < 1 then return text(0) end
   return ("%s: arithmetic %s, as measured on samples; a disk of 1 GB/s %s"):format(
     text(math.max(seconds, disk)), text(seconds), text(disk))
 end

@@ -23,33 +23,40 @@ end
 function Problems:place(given, key)
   local lines = self.lines[given] or {}
   local line = lines[key] or first_line(lines)
-  return line and ("%s:%d: "):format(self.file, line) or ""
+  return line and ("%s:%d: "):format(self.file, line) or "", line
 end
 
 --- Adds a problem. Problems with the same key are the same one in several tensors.
 ---@param key string? nil: it is one of its own
 ---@param text string
-function Problems:add(key, text)
+---@param line integer? of the file
+function Problems:add(key, text, line)
   local known = key and self.by_key[key]
   if known then
     known.more = known.more + 1
     return
   end
-  local problem = { text = text, more = 0 }
+  local problem = { text = text, more = 0, line = line or math.huge, place = #self.list }
   self.list[#self.list + 1] = problem
   if key then self.by_key[key] = problem end
 end
 
 --- Adds a problem of what the table has under the key.
 function Problems:at(given, key, fmt, ...)
-  local place = self:place(given, key)
-  self:add(nil, place .. fmt:format(...))
+  local place, line = self:place(given, key)
+  self:add(nil, place .. fmt:format(...), line)
 end
 
---- The texts, in the order in which they were found.
+local function earlier(a, b)
+  if a.line ~= b.line then return a.line < b.line end
+  return a.place < b.place
+end
+
+--- The texts, in the order of the lines, then in that in which they were found.
 ---@return string[]
 function Problems:texts()
   local texts = {}
+  table.sort(self.list, earlier)
   for i, problem in ipairs(self.list) do
     local more = problem.more
     -- The number belongs to the sentence, which may be followed by a hint.

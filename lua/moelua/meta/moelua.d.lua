@@ -22,6 +22,13 @@ local Checkpoint = {}
 ---@param file moelua.Checkpoint
 function Checkpoint.close(file) end
 
+--- XXH3-128 of the bytes of a tensor, 32 hexadecimal digits; nil, message, "missing" when there is
+--- none.
+---@param file moelua.Checkpoint
+---@param name string
+---@return string?
+function Checkpoint.hash(file, name) end
+
 --- { dtype = "BF16", shape = {2, 3}, bytes = 12 } as the file has it; nil, message, "missing" when
 --- there is no such tensor.
 ---@param file moelua.Checkpoint
@@ -38,6 +45,11 @@ function Checkpoint.metadata(file) end
 ---@param file moelua.Checkpoint
 ---@return string[]
 function Checkpoint.names(file) end
+
+--- The path that was opened.
+---@param file moelua.Checkpoint
+---@return string
+function Checkpoint.path(file) end
 
 --- The bytes of a tensor as the file has them; nil, message, "missing" when there is none.
 ---@param file moelua.Checkpoint
@@ -958,6 +970,25 @@ moe.double = nil
 ---  group: integer?, left_out: table? }
 function moe.evaluate(model, texts, given) end
 
+--- Writes a mixture for programs of others. Options:
+---   format            "mixtral": a Hugging Face directory with the names and fields of Mixtral, and
+---                     the files of the tokenizer byte for byte; "gguf": a file for llama.cpp, also
+---                     of dense models and of the other families that it has. By default what the
+---                     ending of `out` says
+---   dtype             "f32", "f16", "bf16"; for GGUF also "q8_0". Default: as it is stored, f32 for
+---                     a model in memory, and for GGUF
+---   dense_as_experts  dense layers become identical experts, which is exact
+---   memory, max_shard_size    see model_folder.lua
+--- What the format cannot say is refused: nil, the reason with the nearest thing that is possible,
+--- "unsupported".
+---@param m moelua.Model|string a model, or the path of one
+---@param out string a folder, or a file for GGUF
+---@param given table?
+---@return table|true|nil summary
+---@return string? message
+---@return string? code
+function moe.export(m, out, given) end
+
 ---@class moelua.flops
 local flops = {}
 moe.flops = flops
@@ -1005,6 +1036,29 @@ moe.kernels = nil
 ---@return string? code
 function moe.load(path, opts) end
 
+--- Merges models. The configuration is the path of a file of YAML, as mergekit reads it, or a
+--- table of the same form, in which `method` is short for `merge_method` and may be a function
+--- (tensors, base, params, name) -> Tensor of f32 tensors; a table may hold the options, too.
+--- Models are Hugging Face directories or .gguf files. The tensors are read, merged in f32 and
+--- rounded once, in bounded memory; a run that was cut short goes on where it stopped. Options:
+---   out            the folder of the result: model, tokenizer, README.md, merge.json (what it was
+---                  made of, hashes of what was written), merge.jsonl and report.html
+---   memory         most bytes to work with, default "512M"
+---   seed           of the masks of methods that drop elements at random, default 1
+---   max_shard_size bytes of tensors in a file, default 5e9
+---   plan           true reads headers only and returns the plan: { text, facts, stages }
+---   allow_crimes   true merges models of different architectures where names and shapes agree
+---   hash_inputs    true adds the hashes of the input files to merge.json: they are read once more
+---   fresh          true writes over what the folder holds
+---   quiet          true shows no progress
+--- What is wrong with the configuration or the models is told all at once.
+---@param source string|table
+---@param given table?
+---@return table? summary what merge.json says, with seconds, and lines and table of the report
+---@return string? message
+---@return string? code
+function moe.merge(source, given) end
+
 --- Branch-Train-MiX (Sukhbaatar et al. 2024): every feed-forward layer of every model
 --- becomes an expert, everything else is the plain mean over all models, in f32. Routers are the
 --- only new parameters: N(0, 0.02^2). The seed model is passed like the others: it becomes the
@@ -1022,11 +1076,13 @@ function moe.load(path, opts) end
 ---             states are those of the dense model that `rest` is of
 ---   freeze    what is not trained afterwards, see freeze.lua: { "experts" }
 ---   seed      of the routers
+---   out, dtype, memory, max_shard_size: instead of a model in memory, a folder that it is written
+---             to tensor by tensor, in bounded memory, see model_folder.lua
 --- With `init` there is a report on each mixture layer, see router_init.lua.
----@param models (moelua.Model|string)[] models, or folders of models
+---@param models (moelua.Model|string)[] models, folders of models, or .gguf files
 ---@param opts table?
----@return moelua.Model model
----@return table? report
+---@return moelua.Model|table|nil model with `out` a summary with `report`; or nil, message, code
+---@return table|string|nil report
 function moe.mix(models, opts) end
 
 ---@class moelua.model
@@ -1749,12 +1805,22 @@ function moe.transition(m, given) end
 ---             router_init.lua: { by = "clusters", text = corpus }; the default is N(0, 0.02^2)
 ---   freeze    what is not trained afterwards, see freeze.lua
 ---   seed      of the routers, and of all that differs between copies
+---   out, dtype, memory, max_shard_size: instead of a model in memory, a folder that it is written
+---             to tensor by tensor, in bounded memory, see model_folder.lua
 --- With `init` there is a report on each mixture layer, see router_init.lua.
----@param m moelua.Model|string a model, or the path of one
+---@param m moelua.Model|string a model, or the path of a folder or .gguf file
 ---@param given table
----@return moelua.Model model
----@return table? report
+---@return moelua.Model|table|nil model with `out` a summary with `report`; or nil, message, code
+---@return table|string|nil report
 function moe.upcycle(m, given) end
+
+--- Checks a merged model against the manifest beside it: every file is there and has the bytes that
+--- were written.
+---@param folder string of a finished merge
+---@return boolean? whole
+---@return string? message
+---@return string? code "format" when a file is damaged, "missing" without a manifest
+function moe.verify(folder) end
 
 ---@type string
 moe.version = nil
