@@ -89,40 +89,44 @@ local function owners(ids, token)
   return count, first
 end
 
--- Where models without the token get its row: which other source, and which row of it. Tokens whose
--- rows are a mean are appended to `means`.
+-- Where models without the token get its row: the number of another source, 0 for none. Tokens
+-- whose rows are a mean are appended to `means`.
 local function donor(plan, token)
   local count, first = owners(plan.ids, token)
-  if count == 0 then return 0, -1 end
-  if count > 1 and plan.ids[plan.base][token] then first = plan.base end
-  if count == 1 or first == plan.base then return first, plan.ids[first][token] end
+  if count == 0 then return 0 end
+  if plan.ids[plan.base][token] then return plan.base end
+  if count == 1 then return first end
   plan.means[#plan.means + 1] = { token = token, count = count }
-  return #plan.ids + 1, #plan.means - 1
+  return #plan.ids + 1
 end
 
--- Donors of all tokens, by id from 1: lists of others and of rows.
+-- Of all tokens of the united tokenizer, by id from 1: the donor, and the computed row that is one,
+-- or -1.
 local function donors(plan, tok, size)
-  local from, rows = {}, {}
+  local from, mean = {}, {}
   for id = 0, size - 1 do
     local token = tok:token(id)
-    if token then from[id + 1], rows[id + 1] = donor(plan, token)
-    else from[id + 1], rows[id + 1] = 0, -1 end
+    local had = #plan.means
+    from[id + 1] = token and donor(plan, token) or 0
+    mean[id + 1] = #plan.means > had and had or -1
   end
-  return from, rows
+  return from, mean
 end
 
--- The gather of one model: a row of its own where it has one, else the donor's.
-local function gather(plan, m, tok, given)
-  local rows, from, own = {}, {}, plan.ids[m]
-  for i = 1, given.tokens do
-    local token = tok:token(i - 1)
+-- The gather of one model: its own rows, or -1, and who gives the others.
+local function gather(plan, m, union, from, mean)
+  local own, rows, sources = plan.ids[m], {}, {}
+  for i = 1, union.tokens do
+    local token = union.tokenizer:token(i - 1)
     local id = token and own[token]
-    rows[i], from[i] = id or given.rows[i], id and 0 or given.from[i]
+    rows[i], sources[i] = id or -1, id and 0 or from[i]
   end
-  for i = given.tokens + 1, given.size do
-    rows[i], from[i] = #plan.means + m - 1, #plan.ids + 1
+  local computed = table.move(mean, 1, union.tokens, 1, {})
+  for i = union.tokens + 1, union.size do
+    rows[i], sources[i], computed[i] = -1, #plan.ids + 1, #plan.means + m - 1
   end
-  return { rows = core.tensor(rows, "i32"), from = core.tensor(from, "i32") }
+  return { rows = core.tensor(rows, "i32"), from = core.tensor(sources, "i32"),
+    computed = core.tensor(computed, "i32") }
 end
 
 -- What the computed rows are made of: for each model its row of each token, or -1, and one over how
@@ -151,9 +155,9 @@ end
 ---@field tokenizer moelua.Tokenizer
 ---@field size integer rows of the united embeddings
 ---@field tokens integer those that are ids of the tokenizer; the others round the size up
----@field rows { rows: moelua.Tensor, from: moelua.Tensor }[] by model, i32 [size]: row i is row
----  rows[i] of the model's own source where from[i] is 0, else of the others[from[i]] of
----  vocabulary.sources; -1 is a row of zeros
+---@field rows { rows: moelua.Tensor, from: moelua.Tensor, computed: moelua.Tensor }[] by model, i32
+---  [size]: from[i] is 0 where row i is the model's own rows[i] or, when that is -1, zeros; else
+---  the model whose own row it is, and behind the last model row computed[i] of the computed ones
 ---@field computed integer how many rows no model holds
 
 --- The vocabulary of several models, and the gathers that bring their embeddings to it. Options:
@@ -173,11 +177,8 @@ function vocabulary.union(models, given)
   local tok = i and models[i].tokenizer or merged_tokenizer(models, opts.base)
   local union = { tokenizer = tok, tokens = tok.vocab, size = padded(tok.vocab,
     opts.pad_to_multiple_of), rows = {} }
-  local from, rows = donors(plan, tok, union.tokens)
-  for m in ipairs(models) do
-    union.rows[m] = gather(plan, m, tok,
-      { rows = rows, from = from, tokens = union.tokens, size = union.size })
-  end
+  local from, mean = donors(plan, tok, union.tokens)
+  for m in ipairs(models) do union.rows[m] = gather(plan, m, union, from, mean) end
   union.means, union.padded = means_of(plan), union.size > union.tokens
   union.computed = #plan.means + (union.padded and #models or 0)
   return union
@@ -194,6 +195,11 @@ local function with(source, fields)
   return result
 end
 
+local function shape_of(source)
+  return source.shape or source.tensor and source.tensor:shape()
+    or source.file:info(source.name).shape
+end
+
 -- The sum of rows first .. last of the means over the models that have them, by their weights.
 local function mean_rows(means, sources, dim, first, last)
   local n, sum = last - first + 1, nil
@@ -207,8 +213,7 @@ local function mean_rows(means, sources, dim, first, last)
 end
 
 -- The mean of all rows of an embedding, f32 [1 x dim].
-local function mean_of_all(source)
-  local rows, dim = source.shape[1], source.shape[2]
+local function mean_of_all(source, rows, dim)
   local sum = core.zeros(1, dim)
   for first = 0, rows - 1, MOST do
     local _ <close> = core.scope()
@@ -234,7 +239,7 @@ local function computed(union, sources, dim)
   end
   for _, source in ipairs(union.padded and sources or {}) do
     local _ <close> = core.scope()
-    put(mean_of_all(source))
+    put(mean_of_all(source, shape_of(source)[1], dim))
   end
   return result
 end
@@ -244,11 +249,12 @@ local function check_sources(union, sources)
   if #sources ~= #union.rows then
     raise("vocabulary.sources: %d sources for %d models", #sources, #union.rows)
   end
-  local dim = sources[1].shape[2]
+  local dim = shape_of(sources[1])[2]
   for i, source in ipairs(sources) do
-    if #source.shape ~= 2 or source.shape[2] ~= dim then
-      raise("vocabulary.sources: sources[%d] is [%s], sources[1] has rows of %d", i,
-        table.concat(source.shape, " x "), dim)
+    local shape = shape_of(source)
+    if #shape ~= 2 or shape[2] ~= dim or source.rows then
+      raise("vocabulary.sources: sources[%d] is %s[%s]: rows of %s are needed", i,
+        source.rows and "a gather of " or "", table.concat(shape, " x "), dim)
     end
   end
   return dim
@@ -259,16 +265,18 @@ end
 ---@param sources table[] one of each model in the order of the union, [vocab x dim]
 ---@return table[]
 function vocabulary.sources(union, sources)
-  local dim = check_sources(union, sources)
-  local others = table.move(sources, 1, #sources, 1, {})
-  if union.computed > 0 then
-    local rows = core.no_grad(computed, union, sources, dim)
-    others[#others + 1] = { tensor = rows, shape = { union.computed, dim } }
-  end
-  local result = {}
+  local dim, others, result = check_sources(union, sources), {}, {}
+  local shape = { union.size, dim }
   for m, source in ipairs(sources) do
-    result[m] = with(source, { shape = { union.size, dim }, rows = union.rows[m].rows,
-      from = union.rows[m].from, others = others })
+    others[m] = with(source, { shape = shape, rows = union.rows[m].rows })
+  end
+  local rows = union.computed > 0 and core.no_grad(computed, union, sources, dim)
+  for m in ipairs(sources) do
+    local all = table.move(others, 1, #others, 1, {})
+    if rows then
+      all[#all + 1] = { tensor = rows, shape = shape, rows = union.rows[m].computed }
+    end
+    result[m] = with(others[m], { from = union.rows[m].from, others = all })
   end
   return result
 end
