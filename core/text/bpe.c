@@ -40,6 +40,37 @@ static void remember(moe_known_word *w, const char *text, size_t size, const uin
     if (count) memcpy(w->ids, ids, count * sizeof *ids);
 }
 
+/* ---- words ---------------------------------------------------------------------------------- */
+
+#define MARK "\xE2\x96\x81"     /* U+2581, which stands for a space */
+#define MARK_SIZE 3
+
+/* Where the first mark lies that follows another character; `size` when there is none. */
+static size_t next_word(const char *text, size_t size) {
+    const char *end = text + size, *at = text;
+    while (at < end && (at = memmem(at, (size_t)(end - at), MARK, MARK_SIZE)) != NULL) {
+        bool follows_mark = at - text >= MARK_SIZE && memcmp(at - MARK_SIZE, MARK, MARK_SIZE) == 0;
+        if (at > text && !follows_mark) return (size_t)(at - text);
+        at += MARK_SIZE;
+    }
+    return size;
+}
+
+/* Sentencepiece's vocabularies come without pre-tokens. When no token has a mark behind another
+ * character, merging word by word comes to the same. */
+static bool marks_begin_words(const moe_bpe *b) {
+    const moe_vocabulary *v = &b->vocabulary;
+    if (b->byte_level || b->ignore_merges) return false;
+    if (moe__vocabulary_model(v, MARK, MARK_SIZE) == MOE_NO_ID) return false;
+    for (uint32_t id = 0; id < v->count; id++) {
+        size_t size = v->tokens[id].size;
+        if ((v->tokens[id].flags & MOE_TOKEN_MODEL) &&
+            next_word(moe__token_text(v, id), size) < size)
+            return false;
+    }
+    return true;
+}
+
 /* ---- making --------------------------------------------------------------------------------- */
 
 static uint32_t id_of_byte(const moe_bpe *b, uint8_t byte) {
@@ -57,6 +88,7 @@ moe_status moe__bpe_ready(moe_bpe *b) {
     if (!b->known) return moe__no_memory(b->ctx, bytes, "known words");
     memset(b->known, 0, bytes);
     for (int byte = 0; byte < 256; byte++) b->byte[byte] = id_of_byte(b, (uint8_t)byte);
+    b->marks_begin_words = marks_begin_words(b);
     return MOE_OK;
 }
 
@@ -194,7 +226,7 @@ static moe_status merge_word(moe_bpe *b, const char *text, size_t size, collecto
     return moe__merges_apply(&b->merges, c->ids, &c->count);
 }
 
-moe_status moe__bpe_encode(moe_bpe *b, const char *text, size_t size, moe_buffer *ids) {
+static moe_status encode_word(moe_bpe *b, const char *text, size_t size, moe_buffer *ids) {
     moe_known_word *known = size <= KNOWN_BYTES ? known_word(b, text, size) : NULL;
     if (known && is_known(known, text, size))
         return moe__buffer_add(ids, known->ids, known->count * sizeof *known->ids);
@@ -203,4 +235,14 @@ moe_status moe__bpe_encode(moe_bpe *b, const char *text, size_t size, moe_buffer
     if (status != MOE_OK) return status;
     if (known) remember(known, text, size, c.ids, c.count);
     return moe__buffer_add(ids, c.ids, c.count * sizeof *c.ids);
+}
+
+moe_status moe__bpe_encode(moe_bpe *b, const char *text, size_t size, moe_buffer *ids) {
+    if (!b->marks_begin_words) return encode_word(b, text, size, ids);
+    moe_status status = MOE_OK;
+    for (size_t at = 0, n; at < size && status == MOE_OK; at += n) {
+        n = next_word(text + at, size - at);
+        status = encode_word(b, text + at, n, ids);
+    }
+    return status;
 }

@@ -19,6 +19,7 @@ typedef struct moe_bpe {
     moe_vocabulary vocabulary;
     moe_merges merges;
     bool byte_level, byte_fallback, fuse_unknown, ignore_merges;
+    bool marks_begin_words;     /* no merge crosses from another character to U+2581 */
     uint32_t unknown;           /* id, or MOE_NO_ID */
     uint32_t byte[256];         /* the ids of single bytes, MOE_NO_ID where there is none */
     moe_known_word *known;

@@ -5,10 +5,12 @@
  */
 #include "system.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "tensor/tensor.h"
+#include "text/scores.h"
 #include "text/tokenizer.h"
 
 #define TOKENIZER_TYPE "moelua.Tokenizer.handle"
@@ -128,6 +130,79 @@ static int set_merges(lua_State *L) {
         if (!fits) return wrong_merge(L, i);
     }
     return status == MOE_OK ? lmoe_succeed(L) : lmoe_fail_status(L, status);
+}
+
+/* ---- making: scores ------------------------------------------------------------------------- */
+
+/* What is made while merges are listed, until the tokenizer goes. */
+static moe_status list_scored(lua_State *L, moe_tokenizer *t) {
+    const moe_vocabulary *v = &t->model.vocabulary;
+    moe_buffer scores = {.ctx = t->ctx};
+    moe_status status = MOE_OK;
+    for (uint32_t id = 0; id < v->count && status == MOE_OK; id++) {
+        lua_rawgeti(L, 2, (lua_Integer)id + 1);
+        float score = lua_type(L, -1) == LUA_TNUMBER ? (float)lua_tonumber(L, -1) : NAN;
+        lua_pop(L, 1);
+        status = moe__buffer_add(&scores, &score, sizeof score);
+    }
+    t->text.size = 0;
+    if (status == MOE_OK)
+        status = moe__scored_merges(v, (const float *)(void *)scores.data, &t->text);
+    moe__buffer_free(&scores);
+    return status;
+}
+
+/* scores(list): a number for each id from 0 on that merges make or take, false for others. Instead
+ * of merges. */
+static int set_scores(lua_State *L) {
+    moe_tokenizer *t = check_tokenizer(L, "scores");
+    luaL_checktype(L, 2, LUA_TTABLE);
+    moe_status status = list_scored(L, t);
+    if (status == MOE_OK)
+        status = moe__bpe_take_scored(&t->model, (const moe_scored *)(void *)t->text.data,
+                                      t->text.size / sizeof(moe_scored));
+    return status == MOE_OK ? lmoe_succeed(L) : lmoe_fail_status(L, status);
+}
+
+/* Pushes the texts of two tokens with a space between them. */
+static void push_pair(lua_State *L, const moe_vocabulary *v, uint32_t left, uint32_t right) {
+    lua_pushlstring(L, moe__token_text(v, left), v->tokens[left].size);
+    lua_pushliteral(L, " ");
+    lua_pushlstring(L, moe__token_text(v, right), v->tokens[right].size);
+    lua_concat(L, 3);
+}
+
+/* scored_merges(list): the merges that those scores mean, as tokenizer.json lists them. */
+static int scored_merges(lua_State *L) {
+    moe_tokenizer *t = check_tokenizer(L, "scored_merges");
+    luaL_checktype(L, 2, LUA_TTABLE);
+    lmoe_check(L, list_scored(L, t));
+    size_t count = t->text.size / sizeof(moe_scored);
+    lua_createtable(L, (int)count, 0);
+    for (size_t i = 0; i < count; i++) {
+        const moe_scored *merge = (const moe_scored *)(void *)t->text.data + i;
+        push_pair(L, &t->model.vocabulary, merge->left, merge->right);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    return 1;
+}
+
+/* merge_list(): { "left right", ... } by rank, and what they become, ids from 0 on. Of merges that
+ * share a rank one is left. */
+static int merge_list(lua_State *L) {
+    const moe_tokenizer *t = check_tokenizer(L, "merge_list");
+    const moe_merges *m = &t->model.merges;
+    lua_createtable(L, (int)m->count, 0);
+    lua_createtable(L, (int)m->count, 0);
+    for (uint64_t i = 0; m->table && i <= m->mask; i++) {
+        const moe_merge *merge = &m->table[i];
+        if (merge->rank == MOE_NO_ID) continue;
+        push_pair(L, &t->model.vocabulary, merge->left, merge->right);
+        lua_rawseti(L, -3, (lua_Integer)merge->rank + 1);
+        lua_pushinteger(L, merge->into);
+        lua_rawseti(L, -2, (lua_Integer)merge->rank + 1);
+    }
+    return 2;
 }
 
 /* ---- making: the rest ------------------------------------------------------------------------ */
@@ -370,7 +445,9 @@ static int split_pattern(lua_State *L) {
 
 void lmoe_add_tokenizer(lua_State *L) {
     static const luaL_Reg methods[] = {
-        {"vocabulary", set_vocabulary}, {"merges", set_merges}, {"model", set_model},
+        {"vocabulary", set_vocabulary}, {"merges", set_merges},
+        {"scores", set_scores}, {"scored_merges", scored_merges}, {"merge_list", merge_list},
+        {"model", set_model},
         {"added", add_token}, {"step", add_step}, {"encode", encode}, {"pack", pack},
         {"decode", decode}, {"byte_lengths", byte_lengths}, {"digest", digest}, {"token", token}, {"id", id_of}, {"vocab", vocab},
         {"release", release}, {NULL, NULL}};

@@ -1,7 +1,7 @@
 -- tokenizer.lua: text to token ids and back.
 --
 --   local tok = moe.tokenizer.bytes()               -- one id per byte
---   local tok = assert(moe.tokenizer.open("model")) -- a model directory, or a tokenizer.json
+--   local tok = assert(moe.tokenizer.open("model")) -- or a tokenizer.json, a .gguf
 --   tok:encode("ab")            -- a list of ids
 --   tok:decode({ 97, 98 })      -- a text
 --   tok:save("model")           -- tokenizer.json and tokenizer_config.json
@@ -10,6 +10,7 @@ local Bytes = require("moelua.byte_tokenizer")
 local class = require("moelua.tokenizer_class")
 local core = require("moelua.core")
 local expect = require("moelua.expect")
+local gguf = require("moelua.tokenizer_gguf")
 local json, raise, system = core.json, core.raise, core.system
 
 local tokenizer = {}
@@ -80,6 +81,45 @@ end
 ---@return string? code
 function tokenizer.train(given) return require("moelua.tokenizer_train")(given) end
 
+-- ---- GGUF -----------------------------------------------------------------------------------
+
+local function from_gguf(metadata)
+  local file, config, scores = gguf.read(metadata)
+  if not file then return nil, config, scores end
+  local tok, made
+  local function files()
+    if scores and not made then file.model.merges = tok.handle:scored_merges(scores) end
+    made = made or written(file, config)
+    return made
+  end
+  local message, code
+  tok, message, code = class.new(file, config, files, scores)
+  return tok, message, code
+end
+
+--- The tokenizer that the metadata of a GGUF file describe: what its Checkpoint's metadata()
+--- returns.
+---@param metadata table
+---@return moelua.Tokenizer? tokenizer
+---@return string? message
+---@return string? code
+function tokenizer.from_gguf(metadata)
+  expect(type(metadata) == "table", "tokenizer.from_gguf", "metadata", "a table", metadata)
+  local tok, message, code = from_gguf(metadata)
+  if not tok then return nil, "tokenizer.from_gguf: " .. message, code end
+  return tok
+end
+
+local function open_gguf(path)
+  local file, message, code = core.checkpoint.open(path)
+  if not file then return nil, message, code, true end
+  local metadata = file:metadata()
+  file:close()
+  local tok
+  tok, message, code = from_gguf(metadata)
+  return tok, message and ("%s: %s"):format(path, message), code
+end
+
 -- ---- files ------------------------------------------------------------------------------------
 
 -- What lies beside a tokenizer.json and belongs to it.
@@ -118,6 +158,7 @@ local function read_files(path)
 end
 
 local function open(path)
+  if path:lower():find("%.gguf$") then return open_gguf(path) end
   local files, where, code = read_files(path)
   if not files then return nil, where, code, true end
   local file, message
@@ -134,7 +175,7 @@ local function open(path)
   return tok, message and ("%s: %s"):format(where, message), code
 end
 
---- Opens a tokenizer.json, or that of a model directory.
+--- Opens a tokenizer.json, that of a model directory, or that of a GGUF file.
 ---@param path string
 ---@return moelua.Tokenizer? tokenizer
 ---@return string? message

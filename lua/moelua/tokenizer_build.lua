@@ -96,19 +96,21 @@ end
 local LISTS = { "normalizer", "splitter", "decoder" }
 
 -- In the order in which the core needs them.
-local function fill(handle, file)
+local function fill(handle, file, scores)
   local model = file.model
   if type(model) ~= "table" then refuse("format", "there is no model") end
   check_model(model)
   local made = { normalizer = parts.normalizer(file.normalizer),
     splitter = parts.pre_tokenizer(file.pre_tokenizer), decoder = parts.decoder(file.decoder),
     around = parts.post_processor(file.post_processor) }
+  made.scores = scores
   local tokens, flags = copied(field(model, "vocab", "table", {}, "model")), {}
   made.added = add_tokens(field(file, "added_tokens", "table", {}, "file"), tokens, flags)
   made.byte_level = made.splitter.byte_level or false
   made.splitter.byte_level = nil
   checked(handle:vocabulary(tokens, flags))
-  checked(handle:merges(field(model, "merges", "table", {}, "model")))
+  if scores then checked(handle:scores(scores))
+  else checked(handle:merges(field(model, "merges", "table", {}, "model"))) end
   checked(handle:model(switches(model, made.byte_level)))
   for _, list in ipairs(LISTS) do
     for _, step in ipairs(made[list]) do checked(handle:step(list, step)) end
@@ -119,15 +121,17 @@ local function fill(handle, file)
 end
 
 --- The core's tokenizer of the table of a tokenizer.json, and what was read of it: the steps of
---- normalizer, splitter and decoder, what is put around ids, the added tokens, byte_level.
+--- normalizer, splitter and decoder, what is put around ids, the added tokens, byte_level. With
+--- `scores`, by id + 1, these order merges instead of the list in the file.
+---@param file table
+---@param scores table?
 ---@return userdata? handle
 ---@return table|string description or message
 ---@return string? code
-return function(file)
+return function(file, scores)
   local handle = core.text.tokenizer()
-  local ok, result = pcall(fill, handle, file)
-  if ok then return handle, result end
+  local made, message, code = parts.attempt(fill, handle, file, scores)
+  if made then return handle, made end
   handle:release()
-  if type(result) ~= "table" or not result.refused then error(result, 0) end
-  return nil, result.refused, result.code
+  return nil, message, code
 end

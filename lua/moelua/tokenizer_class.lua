@@ -163,15 +163,14 @@ local function take_roles(tok, config)
 end
 
 --- A tokenizer of the table of a tokenizer.json and that of a tokenizer_config.json. `files`
---- returns what files() will.
+--- returns what files() will; `scores` is as in tokenizer_build.lua.
 ---@return moelua.Tokenizer?
 ---@return string? message
 ---@return string? code
-function class.new(file, config, files)
-  local handle, description, code = build(file)
+function class.new(file, config, files, scores)
+  local handle, description, code = build(file, scores)
   if not handle then return nil, description, code end
-  description.files = files
-  description.chat_template = type(config.chat_template) == "string" and config.chat_template or nil
+  description.files, description.config = files, config
   return take_roles(setmetatable({ handle = handle, description = description, name = "bpe",
     vocab = handle:vocab() }, Tokenizer), config)
 end

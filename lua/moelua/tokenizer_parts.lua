@@ -17,6 +17,15 @@ end
 
 local refuse = parts.refuse
 
+--- What f returns, or nil, message, code when it refused.
+function parts.attempt(f, ...)
+  local results = table.pack(pcall(f, ...))
+  if results[1] then return table.unpack(results, 2, results.n) end
+  local reason = results[2]
+  if type(reason) ~= "table" or not reason.refused then error(reason, 0) end
+  return nil, reason.refused, reason.code
+end
+
 --- A field of a described type; nil and null give `default`.
 function parts.field(object, name, kind, default, where)
   local value = object[name]
