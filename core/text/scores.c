@@ -74,3 +74,21 @@ moe_status moe__bpe_take_scored(moe_bpe *b, const moe_scored *merges, size_t cou
     }
     return status;
 }
+
+moe_status moe__bpe_list_merges(const moe_bpe *b, moe_buffer *out) {
+    const moe_vocabulary *v = &b->vocabulary;
+    moe_status status = MOE_OK;
+    for (uint64_t i = 0; b->merges.table && i <= b->merges.mask && status == MOE_OK; i++) {
+        const moe_merge *merge = &b->merges.table[i];
+        if (merge->rank == MOE_NO_ID) continue;
+        moe_scored listed = {
+            merge->left, merge->right, merge->into,
+            characters(moe__token_text(v, merge->left), v->tokens[merge->left].size),
+            characters(moe__token_text(v, merge->right), v->tokens[merge->right].size),
+            -(float)merge->rank};
+        status = moe__buffer_add(out, &listed, sizeof listed);
+    }
+    if (status == MOE_OK && out->size)
+        qsort(out->data, out->size / sizeof(moe_scored), sizeof(moe_scored), compare);
+    return status;
+}

@@ -26,4 +26,7 @@ moe_status moe__scored_merges(const moe_vocabulary *v, const float *scores, moe_
 /* Makes these the merges of a model. */
 moe_status moe__bpe_take_scored(moe_bpe *b, const moe_scored *merges, size_t count);
 
+/* Lists the merges of any model in order, as above, with the rank below zero as score. */
+moe_status moe__bpe_list_merges(const moe_bpe *b, moe_buffer *out);
+
 #endif

@@ -6,6 +6,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "text/scores.h"
 #include "text/unicode.h"
 
 /* ---- making --------------------------------------------------------------------------------- */
@@ -174,16 +175,27 @@ moe_status moe__tokenizer_lengths(moe_tokenizer *t, int32_t *lengths) {
     return status;
 }
 
-uint64_t moe__tokenizer_digest(const moe_tokenizer *t) {
+static uint64_t merges_digest(const moe_buffer *list, uint64_t hash) {
+    const moe_scored *merges = (const moe_scored *)(const void *)list->data;
+    for (size_t i = 0; i < list->size / sizeof *merges; i++) {
+        uint32_t merge[3] = {merges[i].left, merges[i].right, merges[i].into};
+        hash = XXH3_64bits_withSeed(merge, sizeof merge, hash);
+    }
+    return hash;
+}
+
+moe_status moe__tokenizer_digest(moe_tokenizer *t, uint64_t *hash) {
     const moe_bpe *m = &t->model;
     const moe_vocabulary *v = &m->vocabulary;
     uint32_t switches[] = {m->byte_level, m->byte_fallback, m->fuse_unknown, m->ignore_merges,
                            m->unknown, v->count};
-    uint64_t hash = XXH3_64bits(switches, sizeof switches);
+    *hash = XXH3_64bits(switches, sizeof switches);
     for (uint32_t id = 0; id < v->count; id++) {
         const moe_token *token = &v->tokens[id];
-        hash = XXH3_64bits_withSeed(moe__token_text(v, id), token->size, hash + token->flags);
+        *hash = XXH3_64bits_withSeed(moe__token_text(v, id), token->size, *hash + token->flags);
     }
-    return XXH3_64bits_withSeed(m->merges.table,
-                                ((size_t)m->merges.mask + 1) * sizeof *m->merges.table, hash);
+    t->text.size = 0;
+    moe_status status = moe__bpe_list_merges(m, &t->text);
+    if (status == MOE_OK) *hash = merges_digest(&t->text, *hash);
+    return status;
 }

@@ -48,6 +48,6 @@ moe_status moe__tokenizer_decode(moe_tokenizer *t, const uint32_t *ids, size_t c
 moe_status moe__tokenizer_lengths(moe_tokenizer *t, int32_t *lengths);
 
 /* XXH3-64 of vocabulary, merges and the switches of the model. */
-uint64_t moe__tokenizer_digest(const moe_tokenizer *t);
+moe_status moe__tokenizer_digest(moe_tokenizer *t, uint64_t *hash);
 
 #endif

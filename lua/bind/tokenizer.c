@@ -6,7 +6,6 @@
 #include "system.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "tensor/tensor.h"
@@ -56,6 +55,10 @@ static bool measure(lua_State *L, int index, extent *e) {
     if (highest >= 2 * (lua_Integer)e->entries + MOST_GAPS) {
         lua_pushfstring(L, "id %I is out of range for %I tokens", (LUAI_UACINT)highest,
                         (LUAI_UACINT)e->entries);
+        return lmoe_fail(L, "format"), false;
+    }
+    if (e->entries == 0) {
+        lua_pushliteral(L, "the vocabulary is empty");
         return lmoe_fail(L, "format"), false;
     }
     e->ids = (uint32_t)(highest + 1);
@@ -134,7 +137,7 @@ static int set_merges(lua_State *L) {
 
 /* ---- making: scores ------------------------------------------------------------------------- */
 
-/* What is made while merges are listed, until the tokenizer goes. */
+/* Lists the merges that the scores at index 2 mean in t->text. */
 static moe_status list_scored(lua_State *L, moe_tokenizer *t) {
     const moe_vocabulary *v = &t->model.vocabulary;
     moe_buffer scores = {.ctx = t->ctx};
@@ -172,35 +175,21 @@ static void push_pair(lua_State *L, const moe_vocabulary *v, uint32_t left, uint
     lua_concat(L, 3);
 }
 
-/* scored_merges(list): the merges that those scores mean, as tokenizer.json lists them. */
-static int scored_merges(lua_State *L) {
-    moe_tokenizer *t = check_tokenizer(L, "scored_merges");
-    luaL_checktype(L, 2, LUA_TTABLE);
-    lmoe_check(L, list_scored(L, t));
+/* merge_list(): { "left right", ... } in order, and what they become, as ids. */
+static int merge_list(lua_State *L) {
+    moe_tokenizer *t = check_tokenizer(L, "merge_list");
+    t->text.size = 0;
+    lmoe_check(L, moe__bpe_list_merges(&t->model, &t->text));
     size_t count = t->text.size / sizeof(moe_scored);
     lua_createtable(L, (int)count, 0);
+    lua_createtable(L, (int)count, 0);
+    t = check_tokenizer(L, "merge_list");
     for (size_t i = 0; i < count; i++) {
-        const moe_scored *merge = (const moe_scored *)(void *)t->text.data + i;
+        const moe_scored *merge = (const moe_scored *)(const void *)t->text.data + i;
         push_pair(L, &t->model.vocabulary, merge->left, merge->right);
-        lua_rawseti(L, -2, (lua_Integer)i + 1);
-    }
-    return 1;
-}
-
-/* merge_list(): { "left right", ... } by rank, and what they become, ids from 0 on. Of merges that
- * share a rank one is left. */
-static int merge_list(lua_State *L) {
-    const moe_tokenizer *t = check_tokenizer(L, "merge_list");
-    const moe_merges *m = &t->model.merges;
-    lua_createtable(L, (int)m->count, 0);
-    lua_createtable(L, (int)m->count, 0);
-    for (uint64_t i = 0; m->table && i <= m->mask; i++) {
-        const moe_merge *merge = &m->table[i];
-        if (merge->rank == MOE_NO_ID) continue;
-        push_pair(L, &t->model.vocabulary, merge->left, merge->right);
-        lua_rawseti(L, -3, (lua_Integer)merge->rank + 1);
+        lua_rawseti(L, -3, (lua_Integer)i + 1);
         lua_pushinteger(L, merge->into);
-        lua_rawseti(L, -2, (lua_Integer)merge->rank + 1);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
     }
     return 2;
 }
@@ -408,12 +397,11 @@ static int byte_lengths(lua_State *L) {
     return 1;
 }
 
-/* digest(): of vocabulary, merges and switches, 16 hexadecimal digits. */
+/* digest(): of vocabulary, merges and switches, an integer. */
 static int digest(lua_State *L) {
-    lua_Unsigned hash = moe__tokenizer_digest(check_tokenizer(L, "digest"));
-    char text[17];
-    snprintf(text, sizeof text, "%016llx", (unsigned long long)hash);
-    lua_pushstring(L, text);
+    uint64_t hash;
+    lmoe_check(L, moe__tokenizer_digest(check_tokenizer(L, "digest"), &hash));
+    lua_pushinteger(L, (lua_Integer)hash);
     return 1;
 }
 
@@ -446,7 +434,7 @@ static int split_pattern(lua_State *L) {
 void lmoe_add_tokenizer(lua_State *L) {
     static const luaL_Reg methods[] = {
         {"vocabulary", set_vocabulary}, {"merges", set_merges},
-        {"scores", set_scores}, {"scored_merges", scored_merges}, {"merge_list", merge_list},
+        {"scores", set_scores}, {"merge_list", merge_list},
         {"model", set_model},
         {"added", add_token}, {"step", add_step}, {"encode", encode}, {"pack", pack},
         {"decode", decode}, {"byte_lengths", byte_lengths}, {"digest", digest}, {"token", token}, {"id", id_of}, {"vocab", vocab},

@@ -88,7 +88,7 @@ local function from_gguf(metadata)
   if not file then return nil, config, scores end
   local tok, made
   local function files()
-    if scores and not made then file.model.merges = tok.handle:scored_merges(scores) end
+    if scores and not made then file.model.merges = json.array((tok.handle:merge_list())) end
     made = made or written(file, config)
     return made
   end
