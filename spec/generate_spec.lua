@@ -183,3 +183,95 @@ describe("generate", function()
       "generate: the model has no tokenizer\nhint: model.tokenizer = moe.tokenizer.bytes()")
   end)
 end)
+
+describe("generate", function()
+  local m = models.tiny({ context = 32, std = 0.4 })
+  local greedy = { max_tokens = 12, temperature = 0 }
+  local function with(more)
+    local opts = {}
+    for _, part in ipairs({ greedy, more }) do
+      for key, value in pairs(part) do opts[key] = value end
+    end
+    return opts
+  end
+
+  -- A byte tokenizer that ends texts with `eos`, and begins them with `bos` when that is given.
+  local function tokenizer(eos, bos)
+    local bytes = moe.tokenizer.bytes()
+    return setmetatable({ eos = eos, bos = bos, encode = function(_, text)
+      local ids = bytes:encode(text)
+      if bos then table.insert(ids, 1, bos) end
+      return ids
+    end }, { __index = bytes })
+  end
+
+  -- What comes after the prompt, and where in it an id is that did not occur before.
+  local all = m:generate_ids(prompt, greedy)
+  local function first_of(id)
+    for i, other in ipairs(all) do if other == id then return i end end
+  end
+  local at = first_of(all[5])
+  local before = table.move(all, 1, at, 1, {})
+
+  after_each(function() m.tokenizer, m.generation_config, m.config.hf = nil, nil, nil end)
+
+  it("ends with the tokens that end texts", function()
+    m.tokenizer = tokenizer(all[at])
+    assert.same(before, m:generate_ids(prompt, greedy))
+    assert.same(all, m:generate_ids(prompt, with { eos = false }))
+    assert.equal(m.tokenizer:decode(table.move(all, 1, at - 1, 1, {})),
+      m:generate("hello", greedy))
+    m.tokenizer = nil
+    m.generation_config = ('{ "eos_token_id": [300, %d] }'):format(all[at])
+    assert.same(before, m:generate_ids(prompt, greedy))
+    m.generation_config = ('{ "eos_token_id": %d }'):format(all[at])
+    assert.same(before, m:generate_ids(prompt, greedy))
+    m.generation_config = "no JSON"
+    m.config.hf = { eos_token_id = all[at] }
+    assert.same(before, m:generate_ids(prompt, greedy))
+    m.config.hf = nil
+    assert.same(all, m:generate_ids(prompt, greedy))
+    assert.same(before, m:generate_ids(prompt, with { stop_ids = { 7777, all[at] } }))
+  end)
+
+  it("begins texts as the tokenizer does", function()
+    m.tokenizer = tokenizer(nil, 3)
+    local ids = table.move(prompt, 1, #prompt, 2, { 3 })
+    assert.equal(m.tokenizer:decode(m:generate_ids(ids, greedy)), m:generate("hello", greedy))
+    -- Also when the beginning of the prompt has no room.
+    local text = ("x"):rep(40)
+    local kept = { 3 }
+    for i = 2, 20 do kept[i] = 120 end
+    assert.equal(m.tokenizer:decode(m:generate_ids(kept, greedy)), m:generate(text, greedy))
+    assert.equal(12, #m:generate("", greedy))
+  end)
+
+  it("does not end the prompt", function()
+    local plain = m:generate_ids(prompt, greedy)
+    m.tokenizer = tokenizer()
+    local encode = m.tokenizer.encode
+    m.tokenizer.eos = 999
+    m.tokenizer.encode = function(self, text)
+      local ids = encode(self, text)
+      ids[#ids + 1] = 999
+      return ids
+    end
+    assert.equal(m.tokenizer:decode(plain), m:generate("hello", greedy))
+  end)
+
+  it("tells text as it comes", function()
+    m.tokenizer = tokenizer(all[at])
+    local heard = { {}, {} }
+    local texts = m:generate({ "hello", "hells" }, with { on_text = function(text, i)
+      table.insert(heard[i], text)
+    end })
+    assert.same(texts, { table.concat(heard[1]), table.concat(heard[2]) })
+    assert.is_true(#heard[1] > 1 or at < 3)
+    m.tokenizer = nil
+    misuse(function() m:generate_ids(prompt, { on_text = print }) end,
+      "generate: the model has no tokenizer\nhint: model.tokenizer = moe.tokenizer.bytes()")
+    misuse(function() m:generate_ids(prompt, { stop_ids = { "x" } }) end,
+      'generate: stop_ids[1] must be a token id, not "x"')
+    misuse(function() m:generate_ids(prompt, { stop = "" }) end, "generate: stop is empty")
+  end)
+end)

@@ -3,13 +3,17 @@
 -- Several prompts share the steps: a weight is read once for all of them. Each prompt goes in by
 -- itself and each row of a step is computed by itself, so that a prompt gets the same tokens in a
 -- list as alone.
+--
+-- A text ends with the token that the model ends texts with: that of its tokenizer, and those that
+-- its config.json and generation_config.json call eos.
 
 local core = require("moelua.core")
 local Cache = require("moelua.kv_cache")
 local expect = require("moelua.expect")
 local options = require("moelua.options")
 local stepwise = require("moelua.stepwise")
-local raise = core.raise
+local Stream = require("moelua.text_stream")
+local json, raise = core.json, core.raise
 
 local generate = {}
 
@@ -20,6 +24,9 @@ local declared = {
   top_p = { "number", 1.0 },
   seed = { "integer", 1 },
   stop = "string",                      -- ends with the token that completes this text
+  eos = { "boolean", true },            -- ends with a token that ends texts
+  stop_ids = "table",                   -- more such tokens
+  on_text = "function",                 -- gets text as it comes, and the number of the prompt
   domain = "string",                    -- of the text, for experts by domain
   -- Element type of the cache. By default that of the weights: keys and values of a model in bf16
   -- are no more precise than that, and a cache in f32 takes twice the memory and reading.
@@ -43,13 +50,25 @@ local function check_ids(ids, i)
 end
 
 -- A prompt that fits goes in whole, and the context bounds what comes out. A longer one loses its
--- beginning, so that the tokens asked for find room, in at most half of the context. Number i of a
--- list draws as it would alone with seed + i - 1.
+-- beginning, but for the token that begins all texts, so that the tokens asked for find room, in at
+-- most half of the context.
+local function fitting(model, ids, wanted)
+  local context, kept = model.config.context, #ids
+  if kept < context then return table.move(ids, 1, kept, 1, {}) end
+  kept = math.max(1, context - math.min(wanted, context // 2))
+  local prompt = table.move(ids, #ids - kept + 1, #ids, 1, {})
+  local bos = model.tokenizer and model.tokenizer.bos
+  if bos and ids[1] == bos and kept > 1 then prompt[1] = bos end
+  return prompt
+end
+
+-- Number i of a list draws as it would alone with seed + i - 1.
 local function new_sequence(model, ids, opts, i)
-  local context, wanted, kept = model.config.context, opts.max_tokens, #ids
-  if kept >= context then kept = math.max(1, context - math.min(wanted, context // 2)) end
-  return { prompt = table.move(ids, #ids - kept + 1, #ids, 1, {}), out = {},
-    count = math.min(wanted, context - kept), seed = opts.seed + i - 1 }
+  local prompt = fitting(model, ids, opts.max_tokens)
+  return { prompt = prompt, out = {}, seed = opts.seed + i - 1,
+    count = math.min(opts.max_tokens, model.config.context - #prompt),
+    stream = opts.streams and Stream(model.tokenizer, prompt, { stop = opts.stop,
+      emit = opts.on_text and function(text) opts.on_text(text, i) end }) }
 end
 
 -- The number of a domain, from 0, in the layers that route by domain; nil when there are none.
@@ -65,6 +84,33 @@ local function label_of(model, name)
     end
   end
   if name then raise("generate: domain '%s': the model has no experts by domain", name) end
+end
+
+local function tokenizer_of(model)
+  return model.tokenizer or
+    raise("generate: the model has no tokenizer\nhint: model.tokenizer = moe.tokenizer.bytes()")
+end
+
+-- An id, a list of them, or nothing, as configurations have it.
+local function add_ids(ends, value)
+  for _, id in ipairs(type(value) == "table" and value or { value }) do
+    if math.type(id) == "integer" then ends[id] = true end
+  end
+end
+
+-- The ids that end a text, as keys.
+local function ends_of(model, opts)
+  local ends, tok = {}, model.tokenizer
+  for i, id in ipairs(opts.stop_ids or {}) do
+    expect(math.type(id) == "integer", "generate", ("stop_ids[%d]"):format(i), "a token id", id)
+    ends[id] = true
+  end
+  if not opts.eos then return ends end
+  if tok then add_ids(ends, { tok.eos, tok.eot }) end
+  add_ids(ends, model.config.hf and model.config.hf.eos_token_id)
+  local generation = model.generation_config and json.decode(model.generation_config)
+  add_ids(ends, type(generation) == "table" and generation.eos_token_id or nil)
+  return ends
 end
 
 local function check(model, given)
@@ -83,27 +129,22 @@ local function check(model, given)
   opts.cache = opts.cache or model.embedding:dtype()
   stepwise.check("generate", model)
   opts.label = label_of(model, opts.domain)
+  opts.ends = ends_of(model, opts)
+  if opts.stop == "" then raise("generate: stop is empty") end
+  opts.streams = opts.stop ~= nil or opts.on_text ~= nil
+  if opts.streams then tokenizer_of(model) end
   return opts
 end
 
-local function tokenizer_of(model)
-  return model.tokenizer or
-    raise("generate: the model has no tokenizer\nhint: model.tokenizer = moe.tokenizer.bytes()")
-end
-
--- Whether the newest of the ids has completed `stop`. As every token is a byte at least, the last
--- #stop of them hold whatever it could complete.
-local function completes(model, ids, stop)
-  local tail = table.move(ids, math.max(1, #ids - #stop + 1), #ids, 1, {})
-  return tokenizer_of(model):decode(tail):find(stop, 1, true) ~= nil
-end
-
 -- Draws the next token of a sequence from its row of logits; true when it was the last one.
-local function draw(model, sequence, row, opts)
+local function draw(sequence, row, opts)
   local out = sequence.out
   out[#out + 1] = core.sample(row, { temperature = opts.temperature, top_k = opts.top_k,
     top_p = opts.top_p, seed = sequence.seed, index = #out + 1 })
-  return #out >= sequence.count or (opts.stop ~= nil and completes(model, out, opts.stop))
+  sequence.ended = opts.ends[out[#out]] == true
+  if sequence.ended then return true end
+  local stopped = sequence.stream and sequence.stream:update(out)
+  return stopped or #out >= sequence.count
 end
 
 -- What layers are told in a step: a router that draws gets other numbers in every one.
@@ -125,7 +166,7 @@ end
 local function read_prompt(model, sequence, cache, place, opts)
   local _ <close> = core.scope()
   local logits = next_logits(model, { sequence }, { sequence.prompt }, cache:only(place), opts)
-  return draw(model, sequence, logits:select(1, 1), opts)
+  return draw(sequence, logits:select(1, 1), opts)
 end
 
 -- One token for every active sequence; those that end make room for the last one.
@@ -135,7 +176,7 @@ local function step(model, active, cache, opts)
   for b, sequence in ipairs(active) do feed[b] = { sequence.out[#sequence.out] } end
   local logits = next_logits(model, active, feed, cache, opts)
   for b = #active, 1, -1 do
-    if draw(model, active[b], logits:select(1, b), opts) then
+    if draw(active[b], logits:select(1, b), opts) then
       cache:remove(b, #active)
       active[b] = active[#active]
       active[#active] = nil
@@ -169,10 +210,28 @@ local function run(model, list, opts)
   until read == #list and #active == 0
 end
 
---- Token ids after the given ones; those that `stop` is made of come last. A list of lists gives a
---- list of results. Options: max_tokens, temperature (0: always the most likely token), top_k,
---- top_p (Holtzman et al. 2020), seed, stop, domain (its name, where experts are by domain), cache
---- ("f32", "bf16" or "f16": its element type, by default that of the weights).
+-- The finished sequences of a list of prompts in ids.
+local function sequences(model, prompts, opts)
+  local list = {}
+  for i, prompt in ipairs(prompts) do list[i] = new_sequence(model, prompt, opts, i) end
+  core.no_grad(run, model, list, opts)
+  return list
+end
+
+-- The text of a sequence, without the token that ended it.
+local function text_of(sequence)
+  local out = sequence.out
+  if not sequence.ended then return sequence.stream:finish(out) end
+  return sequence.stream:finish(table.move(out, 1, #out - 1, 1, {}))
+end
+
+--- Token ids after the given ones; those that `stop` is made of, and the one that ends the text,
+--- come last. A list of lists gives a list of results. Options: max_tokens, temperature (0: always
+--- the most likely token), top_k, top_p (Holtzman et al. 2020), seed, stop (a text), eos (false:
+--- tokens that end texts do not), stop_ids (more that do), on_text (called with each piece of
+--- text as soon as its characters are whole, and the number of the prompt), domain (its name, where
+--- experts are by domain), cache ("f32", "bf16" or "f16": its element type, by default that of the
+--- weights).
 --- Generation ends at the context length. A prompt that leaves no room loses its beginning.
 --- Number i of a list draws as it would alone with seed + i - 1.
 ---@param ids integer[]|integer[][]
@@ -181,13 +240,12 @@ end
 function generate.ids(model, ids, given)
   local opts = check(model, given)
   local many = type(ids) == "table" and type(ids[1]) == "table"
-  local list, out = {}, {}
-  for i, prompt in ipairs(many and ids or { ids }) do
-    check_ids(prompt, many and i)
-    list[i] = new_sequence(model, prompt, opts, i)
-    out[i] = list[i].out
+  local prompts, out = many and ids or { ids }, {}
+  for i, prompt in ipairs(prompts) do check_ids(prompt, many and i) end
+  for i, sequence in ipairs(sequences(model, prompts, opts)) do
+    if sequence.stream then text_of(sequence) end
+    out[i] = sequence.out
   end
-  core.no_grad(run, model, list, opts)
   return many and out or out[1]
 end
 
@@ -198,28 +256,36 @@ local function check_prompt(prompt)
   end
 end
 
+-- The ids of a prompt, begun as the tokenizer begins texts. It is not ended: it goes on.
+local function ids_of(tokenizer, text)
+  local ids, around = tokenizer:encode(text), tokenizer:encode("")
+  if tokenizer.eos and around[#around] == tokenizer.eos and ids[#ids] == tokenizer.eos then
+    ids[#ids] = nil
+  end
+  return ids
+end
+
 --- Text after the prompt, up to the text `stop` if that is given; a list of prompts gives a list of
---- texts. Options as for generate_ids.
+--- texts. Options as for generate_ids. Special tokens are no text. What is no UTF-8 becomes U+FFFD,
+--- but for models of bytes.
 ---@param prompt string|string[]
 ---@param given table?
 ---@return string|string[]
 function generate.text(model, prompt, given)
-  local stop = check(model, given).stop
+  local opts = check(model, given)
   local many = type(prompt) == "table" and (#prompt == 0 or type(prompt[1]) == "string")
-  for _, text in ipairs(many and prompt or { prompt }) do check_prompt(text) end
+  local texts, prompts, out = many and prompt or { prompt }, {}, {}
+  for _, text in ipairs(texts) do check_prompt(text) end
   local tokenizer = tokenizer_of(model)
-  local function text_of(ids)
-    local text = tokenizer:decode(ids)
-    local at = stop and text:find(stop, 1, true)
-    return at and text:sub(1, at - 1) or text
+  opts.streams = true
+  for i, text in ipairs(texts) do
+    prompts[i] = ids_of(tokenizer, text)
+    check_ids(prompts[i], many and i)
   end
-  if not many then return text_of(generate.ids(model, tokenizer:encode(prompt), given)) end
-  local ids, out = {}, {}
-  for i, text in ipairs(prompt) do ids[i] = tokenizer:encode(text) end
-  for i, list in ipairs(#ids > 0 and generate.ids(model, ids, given) or {}) do
-    out[i] = text_of(list)
+  for i, sequence in ipairs(#texts > 0 and sequences(model, prompts, opts) or {}) do
+    out[i] = text_of(sequence)
   end
-  return out
+  return many and out or out[1]
 end
 
 return generate

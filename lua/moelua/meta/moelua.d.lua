@@ -1153,16 +1153,20 @@ function Model:count() end
 function Model:forward(ids, how, cache) end
 
 --- Text after the prompt, up to the text `stop` if that is given; a list of prompts gives a list of
---- texts. Options as for generate_ids.
+--- texts. Options as for generate_ids. Special tokens are no text. What is no UTF-8 becomes U+FFFD,
+--- but for models of bytes.
 ---@param prompt string|string[]
 ---@param given table?
 ---@return string|string[]
 function Model.generate(model, prompt, given) end
 
---- Token ids after the given ones; those that `stop` is made of come last. A list of lists gives a
---- list of results. Options: max_tokens, temperature (0: always the most likely token), top_k,
---- top_p (Holtzman et al. 2020), seed, stop, domain (its name, where experts are by domain), cache
---- ("f32", "bf16" or "f16": its element type, by default that of the weights).
+--- Token ids after the given ones; those that `stop` is made of, and the one that ends the text,
+--- come last. A list of lists gives a list of results. Options: max_tokens, temperature (0: always
+--- the most likely token), top_k, top_p (Holtzman et al. 2020), seed, stop (a text), eos (false:
+--- tokens that end texts do not), stop_ids (more that do), on_text (called with each piece of
+--- text as soon as its characters are whole, and the number of the prompt), domain (its name, where
+--- experts are by domain), cache ("f32", "bf16" or "f16": its element type, by default that of the
+--- weights).
 --- Generation ends at the context length. A prompt that leaves no room loses its beginning.
 --- Number i of a list draws as it would alone with seed + i - 1.
 ---@param ids integer[]|integer[][]
