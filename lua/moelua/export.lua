@@ -1,13 +1,13 @@
--- export.lua: a mixture for programs of others: as a Mixtral directory, which transformers, vLLM and
--- llama.cpp's converter compute exactly as we do, or as a GGUF file.
+-- export.lua: a mixture for programs of others: as a Mixtral directory, which transformers, vLLM
+-- and llama.cpp's converter compute exactly as we do, or as a GGUF file.
 --
 --   assert(moe.export(model, "out"))                                 -- or the path of a model
 --   assert(moe.export("runs/mix/model", "out.gguf", { dtype = "q8_0" }))
 --
 -- Mixtral has in every layer as many experts of one width, and makes the gates of the k chosen sum
 -- to one. What is not like that, but comes to the same, is made so: narrower experts get hidden
--- units of zeros, a factor of all gates goes into W2, soft routing is the choice of all experts, and
--- with dense_as_experts a dense layer is as many copies of itself. What is left is refused.
+-- units of zeros, a factor of all gates goes into W2, soft routing is the choice of all experts,
+-- and with dense_as_experts a dense layer is as many copies of itself. What is left is refused.
 
 local core = require("moelua.core")
 local Blueprint = require("moelua.blueprint")
@@ -95,7 +95,7 @@ local checks = {
     end)
     return j and ("layers %d and %d choose %d of %d and %d of %d experts"):format(i, j,
       chosen(one), one.experts, chosen(other), other.experts),
-      "the same in every layer: a router without bias cannot leave an expert out"
+      "have the same in every layer: a router without bias cannot leave an expert out"
   end,
   function(config)
     for _, name in ipairs({ "mlp_bias", "clip_qkv" }) do
@@ -227,12 +227,12 @@ local function check(given, out)
 end
 
 --- Writes a mixture for programs of others. Options:
----   format            "mixtral": a Hugging Face directory with the names and fields of Mixtral, and
----                     the files of the tokenizer byte for byte; "gguf": a file for llama.cpp, also
----                     of dense models and of the other families that it has. By default what the
----                     ending of `out` says
----   dtype             "f32", "f16", "bf16"; for GGUF also "q8_0". Default: as it is stored, f32 for
----                     a model in memory, and for GGUF
+---   format            "mixtral": a Hugging Face directory with the names and fields of Mixtral,
+---                     and the files of the tokenizer byte for byte; "gguf": a file for llama.cpp,
+---                     also of dense models and of the other families that it has. By default what
+---                     the ending of `out` says
+---   dtype             "f32", "f16", "bf16"; for GGUF also "q8_0". Default: as it is stored, f32
+---                     for a model in memory, and for GGUF
 ---   dense_as_experts  dense layers become identical experts, which is exact
 ---   memory, max_shard_size    see model_folder.lua
 --- What the format cannot say is refused: nil, the reason with the nearest thing that is possible,

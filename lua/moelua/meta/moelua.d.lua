@@ -22,13 +22,6 @@ local Checkpoint = {}
 ---@param file moelua.Checkpoint
 function Checkpoint.close(file) end
 
---- XXH3-128 of the bytes of a tensor, 32 hexadecimal digits; nil, message, "missing" when there is
---- none.
----@param file moelua.Checkpoint
----@param name string
----@return string?
-function Checkpoint.hash(file, name) end
-
 --- { dtype = "BF16", shape = {2, 3}, bytes = 12 } as the file has it; nil, message, "missing" when
 --- there is no such tensor.
 ---@param file moelua.Checkpoint
@@ -45,11 +38,6 @@ function Checkpoint.metadata(file) end
 ---@param file moelua.Checkpoint
 ---@return string[]
 function Checkpoint.names(file) end
-
---- The path that was opened.
----@param file moelua.Checkpoint
----@return string
-function Checkpoint.path(file) end
 
 --- The bytes of a tensor as the file has them; nil, message, "missing" when there is none.
 ---@param file moelua.Checkpoint
@@ -971,12 +959,12 @@ moe.double = nil
 function moe.evaluate(model, texts, given) end
 
 --- Writes a mixture for programs of others. Options:
----   format            "mixtral": a Hugging Face directory with the names and fields of Mixtral, and
----                     the files of the tokenizer byte for byte; "gguf": a file for llama.cpp, also
----                     of dense models and of the other families that it has. By default what the
----                     ending of `out` says
----   dtype             "f32", "f16", "bf16"; for GGUF also "q8_0". Default: as it is stored, f32 for
----                     a model in memory, and for GGUF
+---   format            "mixtral": a Hugging Face directory with the names and fields of Mixtral,
+---                     and the files of the tokenizer byte for byte; "gguf": a file for llama.cpp,
+---                     also of dense models and of the other families that it has. By default what
+---                     the ending of `out` says
+---   dtype             "f32", "f16", "bf16"; for GGUF also "q8_0". Default: as it is stored, f32
+---                     for a model in memory, and for GGUF
 ---   dense_as_experts  dense layers become identical experts, which is exact
 ---   memory, max_shard_size    see model_folder.lua
 --- What the format cannot say is refused: nil, the reason with the nearest thing that is possible,
@@ -1035,29 +1023,6 @@ moe.kernels = nil
 ---@return string? message
 ---@return string? code
 function moe.load(path, opts) end
-
---- Merges models. The configuration is the path of a file of YAML, as mergekit reads it, or a
---- table of the same form, in which `method` is short for `merge_method` and may be a function
---- (tensors, base, params, name) -> Tensor of f32 tensors; a table may hold the options, too.
---- Models are Hugging Face directories or .gguf files. The tensors are read, merged in f32 and
---- rounded once, in bounded memory; a run that was cut short goes on where it stopped. Options:
----   out            the folder of the result: model, tokenizer, README.md, merge.json (what it was
----                  made of, hashes of what was written), merge.jsonl and report.html
----   memory         most bytes to work with, default "512M"
----   seed           of the masks of methods that drop elements at random, default 1
----   max_shard_size bytes of tensors in a file, default 5e9
----   plan           true reads headers only and returns the plan: { text, facts, stages }
----   allow_crimes   true merges models of different architectures where names and shapes agree
----   hash_inputs    true adds the hashes of the input files to merge.json: they are read once more
----   fresh          true writes over what the folder holds
----   quiet          true shows no progress
---- What is wrong with the configuration or the models is told all at once.
----@param source string|table
----@param given table?
----@return table? summary what merge.json says, with seconds, and lines and table of the report
----@return string? message
----@return string? code
-function moe.merge(source, given) end
 
 --- Branch-Train-MiX (Sukhbaatar et al. 2024): every feed-forward layer of every model
 --- becomes an expert, everything else is the plain mean over all models, in f32. Routers are the
@@ -1153,20 +1118,16 @@ function Model:count() end
 function Model:forward(ids, how, cache) end
 
 --- Text after the prompt, up to the text `stop` if that is given; a list of prompts gives a list of
---- texts. Options as for generate_ids. Special tokens are no text. What is no UTF-8 becomes U+FFFD,
---- but for models of bytes.
+--- texts. Options as for generate_ids.
 ---@param prompt string|string[]
 ---@param given table?
 ---@return string|string[]
 function Model.generate(model, prompt, given) end
 
---- Token ids after the given ones; those that `stop` is made of, and the one that ends the text,
---- come last. A list of lists gives a list of results. Options: max_tokens, temperature (0: always
---- the most likely token), top_k, top_p (Holtzman et al. 2020), seed, stop (a text), eos (false:
---- tokens that end texts do not), stop_ids (more that do), on_text (called with each piece of
---- text as soon as its characters are whole, and the number of the prompt), domain (its name, where
---- experts are by domain), cache ("f32", "bf16" or "f16": its element type, by default that of the
---- weights).
+--- Token ids after the given ones; those that `stop` is made of come last. A list of lists gives a
+--- list of results. Options: max_tokens, temperature (0: always the most likely token), top_k,
+--- top_p (Holtzman et al. 2020), seed, stop, domain (its name, where experts are by domain), cache
+--- ("f32", "bf16" or "f16": its element type, by default that of the weights).
 --- Generation ends at the context length. A prompt that leaves no room loses its beginning.
 --- Number i of a list draws as it would alone with seed + i - 1.
 ---@param ids integer[]|integer[][]
@@ -1817,14 +1778,6 @@ function moe.transition(m, given) end
 ---@return moelua.Model|table|nil model with `out` a summary with `report`; or nil, message, code
 ---@return table|string|nil report
 function moe.upcycle(m, given) end
-
---- Checks a merged model against the manifest beside it: every file is there and has the bytes that
---- were written.
----@param folder string of a finished merge
----@return boolean? whole
----@return string? message
----@return string? code "format" when a file is damaged, "missing" without a manifest
-function moe.verify(folder) end
 
 ---@type string
 moe.version = nil
