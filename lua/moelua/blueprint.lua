@@ -17,11 +17,15 @@ local raise = core.raise
 
 local Blueprint = class("Blueprint")
 
---- config: complete. donor: whose tokenizer it gets.
-function Blueprint:init(config, donor)
+--- config: complete. donor: whose tokenizer it gets, unless another is given.
+function Blueprint:init(config, donor, tokenizer)
   self.config, self.donor, self.slots = config, donor, {}
+  self.given_tokenizer = tokenizer
   self.mixtures = {}            -- by the number of the layer: does it get experts here?
 end
+
+--- The tokenizer of the model; nil when there is none.
+function Blueprint:tokenizer() return self.given_tokenizer or self.donor.tokenizer() end
 
 --- Says what a tensor, or number `expert` (from 1) of a stack of them, is made of.
 function Blueprint:add(name, made, expert)
@@ -110,7 +114,7 @@ function Blueprint:build()
   core.no_grad(function()
     for _, slot in ipairs(self.slots) do fill(tensors[slot.name], slot) end
   end)
-  out.tokenizer = self.donor.tokenizer()
+  out.tokenizer, out.generation_config = self:tokenizer(), self.donor.generation_config
   return out
 end
 

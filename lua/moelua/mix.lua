@@ -8,6 +8,7 @@ local donors = require("moelua.donor")
 local ffn_parts = require("moelua.ffn_parts")
 local freeze = require("moelua.freeze")
 local layer_choice = require("moelua.layer_choice")
+local mix_vocabulary = require("moelua.mix_vocabulary")
 local model = require("moelua.model")
 local model_folder = require("moelua.model_folder")
 local options = require("moelua.options")
@@ -123,6 +124,7 @@ local declared = {
   split = { "integer", 1 },             -- cut every layer into so many experts
   blend = { "boolean", false },         -- experts of pieces of all models
   scale = { "number", 1 },              -- of the output of all experts
+  vocabulary = { "string|table", "union" },     -- of models with different ones
   init = "table",                       -- of the routers, see router_init.lua
   freeze = "table",                     -- what is not trained afterwards, see freeze.lua
 }
@@ -207,8 +209,9 @@ end
 
 -- What is no expert.
 local function rest_of(list, opts, name)
-  if opts.rest == "mean" then return parts.mean(column(list, name)) end
-  return parts.copy(list[opts.rest], name)
+  local table_of = opts.united and (name == "embedding" or name == "head") and opts.united.parts
+  local all = table_of and table_of(name) or column(list, name)
+  return opts.rest == "mean" and parts.mean(all) or all[opts.rest]
 end
 
 local function dense_layer(list, opts, number)
@@ -226,7 +229,8 @@ local function dense_model(list, opts, config)
   for i, ffn in ipairs(config.ffn) do
     widths[i] = options.merge(ffn, { hidden = ffn_parts.width(layer_of(i)) })
   end
-  return { config = options.merge(config, { ffn = widths }), tokenizer = list[1].tokenizer,
+  return { config = options.merge(config, { ffn = widths }),
+    tokenizer = function() return opts.united and opts.united.tokenizer or list[1].tokenizer() end,
     part_of = function(name)
       local number, matrix = name:match("^layers%.(%d+)%.ffn%.(w%d)$")
       return number and layer_of(number + 1)[matrix] or rest_of(list, opts, name)
@@ -237,7 +241,7 @@ end
 -- dense layer. `std` is that of the routers, the only parameters which are drawn.
 local function mixture_config(config, layers, routing, opts)
   local out = options.merge(config, { seed = opts.seed, std = ROUTER_STD, ffn = {},
-    freeze = opts.freeze })
+    freeze = opts.freeze, vocab = opts.united and opts.united.size or config.vocab })
   for i, ffn in ipairs(config.ffn) do
     local experts = layers[i]
     out.ffn[i] = experts.w1 and options.merge(ffn, { hidden = ffn_parts.width(experts) }) or
@@ -275,6 +279,8 @@ end
 ---             what it was; scale = C undoes that
 ---   blend     as many experts as models, each of an equal piece of every model
 ---   scale     of the output of all experts (in W2), default 1
+---   vocabulary  of models with different tokenizers: "union", "base" or { model = i }, whose rows
+---             come from whoever has the token, see vocabulary.lua
 ---   init      of the routers from hidden states, one row for each model, see router_init.lua:
 ---             { by = "means", text = { corpus, corpus, ... } }; the default is N(0, 0.02^2). The
 ---             states are those of the dense model that `rest` is of
@@ -291,7 +297,10 @@ function mix.mix(models, opts)
   local list = donors.list("mix", models)
   opts = options.check("mix", opts, options.merge(declared, model_folder.options))
   check_dense(list)
-  check_alike("mix", list, function(name) return name:find("%.ffn%.w%d$") ~= nil end)
+  opts.united = mix_vocabulary(list, opts.vocabulary)
+  check_alike("mix", list, function(name)
+    return name:find("%.ffn%.w%d$") or opts.united and (name == "embedding" or name == "head")
+  end)
   check_choices(opts, list)
   freeze.check("mix", opts.freeze)
   local layers, chosen = {}, layer_choice("mix", opts.layers, list[1].config.layers)
@@ -300,7 +309,8 @@ function mix.mix(models, opts)
   end
   local count = #list * opts.split
   local routing = opts.router or { k = math.min(2, count), balance = { form = "btx", coef = 0.01 } }
-  local plan = Blueprint(mixture_config(list[1].config, layers, routing, opts), list[1])
+  local plan = Blueprint(mixture_config(list[1].config, layers, routing, opts), list[1],
+    opts.united and opts.united.tokenizer)
   describe(plan, list, opts, layers)
   local rows, report
   if opts.init then

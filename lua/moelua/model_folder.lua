@@ -21,11 +21,11 @@ model_folder.options = {
 
 local torch_types = { F32 = "float32", F16 = "float16", BF16 = "bfloat16" }
 
--- The sources of all parts; nil when one of them is no copy of what lies in a file.
+-- The sources of all parts; nil when one of them is more than what lies in a file.
 local function sources_of(list)
   local sources = {}
   for i, x in ipairs(list) do
-    sources[i] = x.kind == "copy" and x.donor.source(x.name, x.expert) or nil
+    sources[i] = parts.source(x)
     if not sources[i] then return nil end
   end
   return sources
@@ -40,14 +40,14 @@ end
 -- The files that a part is computed from, so that a plan is known to be the same again.
 local function inputs_of(x)
   local list = {}
-  parts.each_copy(x, function(copy) list[#list + 1] = copy.donor.source(copy.name, copy.expert) end)
+  parts.each_copy(x, function(copy) list[#list + 1] = parts.source(copy) end)
   return list
 end
 
 local function computed(x)
   local about = { parts.describe(x) }
   parts.each_copy(x, function(copy)
-    if not copy.donor.source(copy.name, copy.expert) then
+    if not parts.source(copy) then
       about[#about + 1] = copy.donor.tensor(copy.name, copy.expert):contiguous():hash()
     end
   end)
@@ -80,7 +80,7 @@ end
 
 -- What stands beside the weights; config.json comes last and says that all is there.
 local function write_rest(plan, out, hf)
-  local tokenizer, ok, message, code = plan.donor.tokenizer(), true, nil, nil
+  local tokenizer, ok, message, code = plan:tokenizer(), true, nil, nil
   if tokenizer then ok, message, code = tokenizer:save(out) end
   if ok and plan.donor.generation_config then
     ok, message, code = system.write(out .. "/generation_config.json", plan.donor.generation_config)

@@ -150,6 +150,26 @@ function parts.rows_of(x, ids)
   return total / #x.from
 end
 
+--- Rows of several tables, `list`, in an order of their own: source() is where they lie, see
+--- core.checkpoint.read.
+function parts.gathered(list, shape, source, about)
+  local made = part("gathered", list, shape, function()
+    return core.checkpoint.read(source(), "f32")
+  end, about)
+  made.source = source
+  return made
+end
+
+--- Where the numbers of a part lie in files; nil for what has to be computed, or is in memory.
+function parts.source(x)
+  if x.kind == "copy" then return x.donor.source(x.name, x.expert) end
+  local stored = x.kind == "gathered"
+  parts.each_copy(x, function(copy)
+    stored = stored and copy.donor.source(copy.name, copy.expert) ~= nil
+  end)
+  return stored and x.source() or nil
+end
+
 --- What a part is made of, as text: the same for the same numbers from the same donors.
 function parts.describe(x)
   local words = {}
