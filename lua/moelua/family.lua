@@ -129,6 +129,7 @@ end
 
 -- The complaint about the first tensor that is missing, misshapen or not ours; nil when all fit.
 local function complain(m, P)
+  local _ <close> = core.scope()
   local wanted, message, file = {}, nil, P.file
   each_tensor(m, P.family, function(name, tensor)
     wanted[name] = true
@@ -163,23 +164,37 @@ local function copy_stored(file, name, tensor)
   return message, code
 end
 
-local function copy_stack(P, name, stack)
-  for e = 1, stack:size(1) do
-    local message, code = copy_stored(P.file, P:name(name, e - 1), stack:select(1, e))
+-- The tensor becomes what the file has, if that could be read.
+local function replace(layer, field, stored, message, code)
+  if not stored then return message, code end
+  local blank = layer[field]
+  layer[field] = stored
+  blank:free()
+end
+
+-- The experts of a stack lie apart in most files; in some they are stacked as they are here.
+local function fill_stack(P, name, layer, field)
+  local dtype, names = layer[field]:dtype(), {}
+  for e = 1, layer[field]:size(1) do names[e] = P:name(name, e - 1) end
+  local source = in_16_bits[dtype] and P.file:stack(names)
+  if source then return replace(layer, field, core.checkpoint.read(source, dtype)) end
+  local stack = layer[field]:detach()
+  for e, stored in ipairs(names) do
+    local message, code = copy_stored(P.file, stored, stack:select(1, e))
     if message then return message, code end
   end
 end
 
 -- Nothing, or a message and its code. A matrix in 16 bits is the file's own, where it is mapped and
--- of that type: nothing is read before it is needed. The experts of a stack lie apart in a file.
+-- of that type: nothing is read before it is needed.
 local function fill(m, P)
   for _, entry in ipairs(nn.saved(m)) do
     local name, tensor, layer, field = table.unpack(entry)
     local message, code
     if is_stack(name) then
-      message, code = copy_stack(P, name, tensor:detach())
+      message, code = fill_stack(P, name, layer, field)
     elseif in_16_bits[tensor:dtype()] then
-      layer[field], message, code = P.file:tensor(P:name(name), tensor:dtype())
+      message, code = replace(layer, field, P.file:tensor(P:name(name), tensor:dtype()))
     else
       message, code = copy_stored(P.file, P:name(name), tensor:detach())
     end

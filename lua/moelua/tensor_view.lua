@@ -68,6 +68,31 @@ function View:source(name)
   return options.merge(source, { first = entry.first, shape = entry.shape, rows = entry.rows })
 end
 
+-- The stored elements of an entry: where they begin, and how many they are.
+local function place_of(self, entry)
+  return entry.first or 0, product(entry.shape or self.file:info(entry.name).shape)
+end
+
+--- Where tensors of equal shapes lie that follow each other in the file, as one of a dimension
+--- more; nil where they do not.
+---@param names string[]
+---@return table? source
+function View:stack(names)
+  local start = self.entries[names[1]]
+  if not start then return nil end
+  local first, count = place_of(self, start)
+  for i, name in ipairs(names) do
+    local entry = self.entries[name]
+    if not entry or entry.rows or entry.name ~= start.name then return nil end
+    local at, n = place_of(self, entry)
+    if n ~= count or at ~= first + (i - 1) * count then return nil end
+  end
+  local source = self.file:source(start.name)
+  local shape = start.shape or self.file:info(start.name).shape
+  return source and options.merge(source, { first = first,
+    shape = { #names, table.unpack(shape) } })
+end
+
 function View:tensor(name, dtype)
   local source, message, code = self:source(name)
   if not source then return nil, message, code end

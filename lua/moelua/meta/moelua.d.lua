@@ -22,6 +22,13 @@ local Checkpoint = {}
 ---@param file moelua.Checkpoint
 function Checkpoint.close(file) end
 
+--- XXH3-128 of the bytes of a tensor, 32 hexadecimal digits; nil, message, "missing" when there is
+--- none.
+---@param file moelua.Checkpoint
+---@param name string
+---@return string?
+function Checkpoint.hash(file, name) end
+
 --- { dtype = "BF16", shape = {2, 3}, bytes = 12 } as the file has it; nil, message, "missing" when
 --- there is no such tensor.
 ---@param file moelua.Checkpoint
@@ -38,6 +45,11 @@ function Checkpoint.metadata(file) end
 ---@param file moelua.Checkpoint
 ---@return string[]
 function Checkpoint.names(file) end
+
+--- The path that was opened.
+---@param file moelua.Checkpoint
+---@return string
+function Checkpoint.path(file) end
 
 --- The bytes of a tensor as the file has them; nil, message, "missing" when there is none.
 ---@param file moelua.Checkpoint
@@ -1024,6 +1036,29 @@ moe.kernels = nil
 ---@return string? code
 function moe.load(path, opts) end
 
+--- Merges models. The configuration is the path of a file of YAML, as mergekit reads it, or a
+--- table of the same form, in which `method` is short for `merge_method` and may be a function
+--- (tensors, base, params, name) -> Tensor of f32 tensors; a table may hold the options, too.
+--- Models are Hugging Face directories or .gguf files. The tensors are read, merged in f32 and
+--- rounded once, in bounded memory; a run that was cut short goes on where it stopped. Options:
+---   out            the folder of the result: model, tokenizer, README.md, merge.json (what it was
+---                  made of, hashes of what was written), merge.jsonl and report.html
+---   memory         most bytes to work with, default "512M"
+---   seed           of the masks of methods that drop elements at random, default 1
+---   max_shard_size bytes of tensors in a file, default 5e9
+---   plan           true reads headers only and returns the plan: { text, facts, stages }
+---   allow_crimes   true merges models of different architectures where names and shapes agree
+---   hash_inputs    true adds the hashes of the input files to merge.json: they are read once more
+---   fresh          true writes over what the folder holds
+---   quiet          true shows no progress
+--- What is wrong with the configuration or the models is told all at once.
+---@param source string|table
+---@param given table?
+---@return table? summary what merge.json says, with seconds, and lines and table of the report
+---@return string? message
+---@return string? code
+function moe.merge(source, given) end
+
 --- Branch-Train-MiX (Sukhbaatar et al. 2024): every feed-forward layer of every model
 --- becomes an expert, everything else is the plain mean over all models, in f32. Routers are the
 --- only new parameters: N(0, 0.02^2). The seed model is passed like the others: it becomes the
@@ -1036,6 +1071,8 @@ function moe.load(path, opts) end
 ---             what it was; scale = C undoes that
 ---   blend     as many experts as models, each of an equal piece of every model
 ---   scale     of the output of all experts (in W2), default 1
+---   vocabulary  of models with different tokenizers: "union", "base" or { model = i }, whose rows
+---             come from whoever has the token, see vocabulary.lua
 ---   init      of the routers from hidden states, one row for each model, see router_init.lua:
 ---             { by = "means", text = { corpus, corpus, ... } }; the default is N(0, 0.02^2). The
 ---             states are those of the dense model that `rest` is of
@@ -1118,16 +1155,20 @@ function Model:count() end
 function Model:forward(ids, how, cache) end
 
 --- Text after the prompt, up to the text `stop` if that is given; a list of prompts gives a list of
---- texts. Options as for generate_ids.
+--- texts. Options as for generate_ids. Special tokens are no text. What is no UTF-8 becomes U+FFFD,
+--- but for models of bytes.
 ---@param prompt string|string[]
 ---@param given table?
 ---@return string|string[]
 function Model.generate(model, prompt, given) end
 
---- Token ids after the given ones; those that `stop` is made of come last. A list of lists gives a
---- list of results. Options: max_tokens, temperature (0: always the most likely token), top_k,
---- top_p (Holtzman et al. 2020), seed, stop, domain (its name, where experts are by domain), cache
---- ("f32", "bf16" or "f16": its element type, by default that of the weights).
+--- Token ids after the given ones; those that `stop` is made of, and the one that ends the text,
+--- come last. A list of lists gives a list of results. Options: max_tokens, temperature (0: always
+--- the most likely token), top_k, top_p (Holtzman et al. 2020), seed, stop (a text), eos (false:
+--- tokens that end texts do not), stop_ids (more that do), on_text (called with each piece of
+--- text as soon as its characters are whole, and the number of the prompt), domain (its name, where
+--- experts are by domain), cache ("f32", "bf16" or "f16": its element type, by default that of the
+--- weights).
 --- Generation ends at the context length. A prompt that leaves no room loses its beginning.
 --- Number i of a list draws as it would alone with seed + i - 1.
 ---@param ids integer[]|integer[][]
@@ -1698,6 +1739,14 @@ moe.tokenizer = tokenizer
 ---@return moelua.ByteTokenizer
 function tokenizer.bytes() end
 
+--- The tokenizer that the metadata of a GGUF file describe: what its Checkpoint's metadata()
+--- returns.
+---@param metadata table
+---@return moelua.Tokenizer? tokenizer
+---@return string? message
+---@return string? code
+function tokenizer.from_gguf(metadata) end
+
 --- A tokenizer of the table that a tokenizer.json holds. `config` is the table of a
 --- tokenizer_config.json: bos_token, eos_token, unk_token, pad_token, chat_template.
 ---@param file table
@@ -1707,7 +1756,7 @@ function tokenizer.bytes() end
 ---@return string? code
 function tokenizer.from_table(file, config) end
 
---- Opens a tokenizer.json, or that of a model directory.
+--- Opens a tokenizer.json, that of a model directory, or that of a GGUF file.
 ---@param path string
 ---@return moelua.Tokenizer? tokenizer
 ---@return string? message
@@ -1778,6 +1827,14 @@ function moe.transition(m, given) end
 ---@return moelua.Model|table|nil model with `out` a summary with `report`; or nil, message, code
 ---@return table|string|nil report
 function moe.upcycle(m, given) end
+
+--- Checks a merged model against the manifest beside it: every file is there and has the bytes that
+--- were written.
+---@param folder string of a finished merge
+---@return boolean? whole
+---@return string? message
+---@return string? code "format" when a file is damaged, "missing" without a manifest
+function moe.verify(folder) end
 
 ---@type string
 moe.version = nil
