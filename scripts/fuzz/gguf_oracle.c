@@ -275,15 +275,15 @@ void check_elements(moe_ctx *ctx, const moe_gguf *f) {
         moe_tensor *t;
         moe_dtype as = moe__stored_compute(e[i].type);
         wide count = count_of(&e[i]);
-        if (count > 4096) continue;
+        if (count > 512) continue;      /* the time goes into elements otherwise */
         moe_status s = moe__entry_tensor(ctx, "made up", NULL, &e[i], as, &t);
         REQUIRE(s == MOE_OK || s == MOE_EUNSUPPORTED);
         if (s != MOE_OK) continue;
         REQUIRE((wide)moe_tensor_count(t) == count);
         check_numbers(&e[i], t);
         moe_tensor_release(t);
-        if (as != MOE_F32) continue;
-        s = moe__entry_tensor(ctx, "made up", NULL, &e[i], narrow[i % 2], &t);
+        if (as != MOE_F32 || i % 4) continue;
+        s = moe__entry_tensor(ctx, "made up", NULL, &e[i], narrow[i / 4 % 2], &t);
         REQUIRE(s == MOE_OK && (wide)moe_tensor_count(t) == count);
         moe_tensor_release(t);
     }

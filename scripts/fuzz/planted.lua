@@ -1,14 +1,16 @@
--- planted.lua: does the fuzzer find bugs? Plants one at a time in a copy of the reader and counts
--- the executions until it is found, for three seeds. Run by `scripts/dev fuzz planted` as
+-- planted.lua: do the fuzzers find bugs? Plants one at a time in a copy of a reader and counts the
+-- executions until it is found, for three seeds. Run by `scripts/dev fuzz planted` as
 --   lua5.4 scripts/fuzz/planted.lua ROOT BUILD_FOLDER [NAME...]
 -- The last line is `N passed, N failed`, a bug that one seed misses being a failure.
 --
--- Every entry is { name, file, text, replacement }. The text has to occur exactly once, so that
--- the list complains when the reader changes. Bugs that a later check makes up for are no bugs:
--- without the comparison of begin and end, for one, the size of a reversed range fits no shape.
+-- Every entry is { name, file, text, replacement, fuzzer or nil when the file says which }. The text
+-- has to occur exactly once, so that the list complains when the reader changes. Bugs that a later
+-- check makes up for are no bugs: without the comparison of begin and end, for one, the size of a
+-- reversed range fits no shape.
 
 local LIMIT = 1000000
 local READ, JSON, STORED = "safetensors_read.c", "json.c", "stored.c"
+local LIST, ENTRY, GGUF, BLOCKS = "list.c", "entry.c", "gguf_read.c", "blocks.c"
 
 local bugs = {
   { "header length unchecked", READ, "if (n > size - 8)", "if (n > size)" },
@@ -35,11 +37,11 @@ local bugs = {
   { "no UTF-8", READ, "if (valid != f->header_size)", "if (valid + 1 < f->header_size && false)" },
   { "leak when refused", READ, "    if (s)\n        moe__safetensors_close(f);",
     "    if (s == MOE_EFORMAT) return s;\n    if (s)\n        moe__safetensors_close(f);" },
-  { "double free without memory", READ, "    if (!items) return false;",
+  { "double free without memory", LIST, "    if (!items) return false;",
     "    if (!items) moe__free(ctx, l->items, l->capacity * l->size);\n" ..
       "    if (!items) return false;" },
-  { "view at any address", READ, "(uintptr_t)moe__safetensors_data(f, t) % size == 0", "size > 0" },
-  { "control character in a message", READ, "c < 0x20 || c == 0x7f", "c < 0x20" },
+  { "view at any address", ENTRY, "(uintptr_t)e->data % bytes == 0", "bytes > 0" },
+  { "control character in a message", ENTRY, "c < 0x20 || c == 0x7f", "c < 0x20" },
   { "product of sizes overflows", STORED,
     "__builtin_mul_overflow(count, shape[i], &count))", "(count *= shape[i], false))" },
   { "size above 2^63", STORED, "if (shape[i] > INT64_MAX || ", "if (" },
@@ -67,6 +69,43 @@ local bugs = {
     "" },
   { "something behind the header", JSON,
     'return peek(j) < 0 || moe__json_fail(j, "something follows the value");', "return true;" },
+
+  { "gguf: string past the end", GGUF, "sizeof size) || size > left(f)) return false;",
+    "sizeof size)) return false;" },
+  { "gguf: array past the end", GGUF, "&bytes) || bytes > left(f))", "&bytes))" },
+  { "gguf: size of an array overflows", GGUF,
+    "__builtin_mul_overflow(p->count, moe__gguf_type_size(p->type), &bytes)",
+    "(bytes = p->count * 4, false)" },
+  { "gguf: boolean of any value", GGUF, "if (p->data[i] & ~1)", "if (p->data[i] & ~3)" },
+  { "gguf: type 13", GGUF, "if (type >= MOE_GGUF_TYPES)", "if (type > MOE_GGUF_TYPES)" },
+  { "gguf: array of arrays", GGUF, "if (p->array && type == MOE_GGUF_ARRAY)", "if (false)" },
+  { "gguf: alignment 0", GGUF, "if (alignment == 0 || alignment", "if (alignment" },
+  { "gguf: alignment of another type", GGUF, "if (p->array || p->type != MOE_GGUF_U32)",
+    "if (p->array)" },
+  { "gguf: five dimensions", GGUF, "if (e->rank > MOE_GGUF_MAX_DIMS)",
+    "if (e->rank > MOE_GGUF_MAX_DIMS + 1)" },
+  { "gguf: other offset", GGUF, "if (e->at != *end)", "if (e->at > *end)" },
+  { "gguf: data missing", GGUF, "|| e->bytes > available - e->at)", ")" },
+  { "gguf: something at the end", GGUF, "f->file_size == padded) return MOE_OK;",
+    "f->file_size >= padded) return MOE_OK;" },
+  { "gguf: key twice", GGUF, "if (by_key(pairs(f) + i - 1, pairs(f) + i) == 0)",
+    "if (by_key(pairs(f) + i - 1, pairs(f) + i) == 1)" },
+  { "gguf: tensor twice", GGUF, "if (by_name(tensors(f) + i - 1, tensors(f) + i) == 0)",
+    "if (by_name(tensors(f) + i - 1, tensors(f) + i) == 1)" },
+  { "gguf: leak when refused", GGUF, "    if (s)\n        moe__gguf_close(f);",
+    "    if (s == MOE_EFORMAT) return s;\n    if (s)\n        moe__gguf_close(f);" },
+  { "gguf: shapes of the other order", GGUF, "for (uint32_t i = e->rank; i-- > 0;)",
+    "for (uint32_t i = 0; i < e->rank; i++)" },
+  { "gguf: memory for all that is said", GGUF, "    if (*npairs > MAX_PAIRS)\n",
+    "    moe__free(f->ctx, moe__alloc(f->ctx, 64 * (size_t)*npairs), 64 * (size_t)*npairs);\n" ..
+      "    if (*npairs > MAX_PAIRS)\n" },
+  { "gguf: rows of part of a block", "stored.c", "if (row % types[type].elements)",
+    "if (count % types[type].elements)", "gguf" },
+  { "gguf: bytes of blocks overflow", "stored.c",
+    "bool over = __builtin_mul_overflow(blocks, (uint64_t)types[type].bytes, bytes);",
+    "bool over = false; *bytes = blocks * types[type].bytes;", "gguf" },
+  { "gguf: sign of Q8_0", BLOCKS, "y[j] = (float)(signed char)b[2 + j] * d;",
+    "y[j] = (float)b[2 + j] * d;" },
 }
 
 local root, build = arg[1], arg[2]
@@ -100,10 +139,12 @@ local flags = "-std=c11 -D_GNU_SOURCE -DMOELUA_TESTING -DMOE_REAL=float -O2 -g -
   "-fsanitize-coverage=inline-8bit-counters,pc-table"
 local libraries = "$(pkg-config --libs openblas jansson zlib) -lpthread -lm"
 
+local makers = { safetensors = "fuzz_files", gguf = "fuzz_gguf_files" }
+
 -- The fuzzer over the copy with the bug: the linker takes the rest of the core from the archive.
-local function compile(folder, file)
-  local objects = build .. "/CMakeFiles/fuzz_safetensors.dir/scripts/fuzz/*.o " ..
-    build .. "/CMakeFiles/fuzz_files.dir/scripts/fuzz/*.o"
+local function compile(folder, file, fuzzer)
+  local function of(name) return ("%s/CMakeFiles/%s.dir/scripts/fuzz/*.o "):format(build, name) end
+  local objects = of("fuzz_" .. fuzzer) .. of(makers[fuzzer])
   return sh(("clang %s -I%s -c %s -o %s.o && " ..
     "clang -fsanitize=fuzzer,address,undefined %s.o %s %s %s -o %s")
     :format(flags, quote(root .. "/core"), quote(folder .. "/" .. file), quote(folder .. "/bug"),
@@ -122,13 +163,14 @@ local function hunt(folder, seed)
 end
 
 local function try(number, bug)
-  local name, file, text, replacement = table.unpack(bug)
+  local name, file, text, replacement, fuzzer = table.unpack(bug)
+  fuzzer = fuzzer or (file == GGUF or file == BLOCKS) and "gguf" or "safetensors"
   local folder = ("%s/planted/%02d"):format(build, number)
   local source, why = plant(read(root .. "/core/checkpoint/" .. file), text, replacement)
   if not source then return false, why end
   sh(("rm -rf %s && mkdir -p %s"):format(quote(folder), quote(folder)))
   write(folder .. "/" .. file, source)
-  if not compile(folder, file) then return false, "it does not compile" end
+  if not compile(folder, file, fuzzer) then return false, "it does not compile" end
   local counts, all = {}, true
   for seed = 1, 3 do
     local count = hunt(folder, seed)
