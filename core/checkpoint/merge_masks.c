@@ -8,6 +8,7 @@
 #define ALIGNED(bytes) (((bytes) + 63) & ~(size_t)63)
 #define DIGITS 2048             /* of a pass of sorting: 11 bits */
 #define PASSES 3
+#define FEW 64                  /* columns that are sorted without counting digits */
 
 static bool by_size(moe_thinning how) { return how == MOE_KEEP_LARGEST || how == MOE_KEEP_MIDDLE; }
 
@@ -134,9 +135,21 @@ static const uint32_t *draw(const moe_masks *o, int model, int64_t first, int64_
     return words + skip;
 }
 
+/* Short rows: by insertion. */
+static uint64_t *sort_few(uint64_t *pairs, int64_t n) {
+    for (int64_t i = 1; i < n; i++) {
+        uint64_t one = pairs[i];
+        int64_t at = i;
+        for (; at > 0 && pairs[at - 1] > one; at--) pairs[at] = pairs[at - 1];
+        pairs[at] = one;
+    }
+    return pairs;
+}
+
 /* Sorts by the keys, which have 31 bits, and among equal ones by column. */
 static uint64_t *sort_pairs(const row_desk *r, int64_t n) {
     uint64_t *from = r->pairs, *to = r->other;
+    if (n <= FEW) return sort_few(from, n);
     memset(r->digits, 0, PASSES * DIGITS * sizeof *r->digits);
     for (int64_t i = 0; i < n; i++)
         for (int pass = 0; pass < PASSES; pass++)
