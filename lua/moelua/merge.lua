@@ -285,22 +285,29 @@ local function new_work(plans, open, opt)
   return self
 end
 
-local function carry_out(plans, open, opt)
-  local work = new_work(plans, open, opt)
-  local identity = work.identities[plans[#plans]]
-  check_folder(opt, identity)
-  if not opt.fresh and finished(opt.out, identity) then return finished(opt.out, identity) end
-  check_room(plans, opt)
+-- Makes the result under a lock of its folder.
+local function make_locked(work, plan)
+  local opt = work.opt
   local inner = opt.out .. "/" .. STAGES
   run.check(system.make_folder(inner))
-  local lock, message, code = system.lock(inner .. "/lock")
+  local lock <close>, message, code = system.lock(inner .. "/lock")
   if code == "busy" then message = opt.out .. " is in use by another process" end
   run.check(lock, message, code)
   clear(opt.out)
-  local facts = work:make(plans[#plans])
-  lock:release()
+  local facts = work:make(plan)
   system.remove_tree(inner)
   return facts
+end
+
+local function carry_out(plans, open, opt)
+  local work = new_work(plans, open, opt)
+  local last = plans[#plans]
+  local identity = work.identities[last]
+  check_folder(opt, identity)
+  local before = not opt.fresh and finished(opt.out, identity)
+  if before then return before end
+  check_room(plans, opt)
+  return make_locked(work, last)
 end
 
 -- The plans for who only asked for them.

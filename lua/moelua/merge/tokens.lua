@@ -45,8 +45,11 @@ local function row_of(part, token)
 end
 
 local function check_rules(given, models, parts, union, found)
-  local rules = {}
-  for token, rule in pairs(given) do
+  local rules, names = {}, {}
+  for token in pairs(given) do names[#names + 1] = token end
+  table.sort(names)
+  for _, token in ipairs(names) do
+    local rule = given[token]
     local id, i = union.tokenizer:id(token), place_of(models, rule.source)
     local row = i and row_of(parts[i], token)
     if not id then
