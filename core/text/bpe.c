@@ -92,6 +92,11 @@ moe_status moe__bpe_ready(moe_bpe *b) {
     return MOE_OK;
 }
 
+void moe__bpe_set_ignore_merges(moe_bpe *b, bool ignore) {
+    b->ignore_merges = ignore;
+    memset(b->known, 0, KNOWN_WORDS * sizeof *b->known);
+}
+
 void moe__bpe_close(moe_bpe *b) {
     if (!b->ctx) return;
     moe__vocabulary_close(&b->vocabulary);

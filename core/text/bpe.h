@@ -30,6 +30,9 @@ typedef struct moe_bpe {
 moe_status moe__bpe_ready(moe_bpe *b);
 void moe__bpe_close(moe_bpe *b);
 
+/* Whether words that are tokens are merged all the same; what is remembered is forgotten. */
+void moe__bpe_set_ignore_merges(moe_bpe *b, bool ignore);
+
 /* Adds merge number `rank` of two tokens by their texts. MOE_EFORMAT when one of them, or what they
  * become, is no token of the model. */
 moe_status moe__bpe_add_merge(moe_bpe *b, const char *left, size_t left_size, const char *right,

@@ -175,6 +175,31 @@ moe_status moe__tokenizer_lengths(moe_tokenizer *t, int32_t *lengths) {
     return status;
 }
 
+static moe_status merged_id(moe_tokenizer *t, uint32_t id, uint32_t *merged) {
+    moe_status status = moe__tokenizer_decode(t, &id, 1, (moe_decoding){.raw = true});
+    t->ids.size = 0;
+    if (status == MOE_OK) status = moe__bpe_encode(&t->model, t->text.data, t->text.size, &t->ids);
+    if (status != MOE_OK) return status;
+    *merged = t->ids.size == sizeof id ? *(const uint32_t *)(const void *)t->ids.data : MOE_NO_ID;
+    return MOE_OK;
+}
+
+/* What whole words became is forgotten before and after. */
+moe_status moe__tokenizer_unmerged(moe_tokenizer *t, uint32_t *id) {
+    bool ignore = t->model.ignore_merges;
+    const moe_vocabulary *v = &t->model.vocabulary;
+    moe_status status = MOE_OK;
+    moe__bpe_set_ignore_merges(&t->model, false);
+    for (*id = 0; *id < v->count; ++*id) {
+        uint32_t merged = *id;
+        if (v->tokens[*id].flags == MOE_TOKEN_MODEL) status = merged_id(t, *id, &merged);
+        if (status != MOE_OK || merged != *id) break;
+    }
+    moe__bpe_set_ignore_merges(&t->model, ignore);
+    if (*id == v->count) *id = MOE_NO_ID;
+    return status;
+}
+
 static uint64_t merges_digest(const moe_buffer *list, uint64_t hash) {
     const moe_scored *merges = (const moe_scored *)(const void *)list->data;
     for (size_t i = 0; i < list->size / sizeof *merges; i++) {

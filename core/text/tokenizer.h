@@ -47,6 +47,10 @@ moe_status moe__tokenizer_decode(moe_tokenizer *t, const uint32_t *ids, size_t c
 /* For each id the bytes that it adds to a text that has begun: 0 for special tokens and gaps. */
 moe_status moe__tokenizer_lengths(moe_tokenizer *t, int32_t *lengths);
 
+/* The first token of a byte-level model that merging its bytes does not make; MOE_NO_ID when there
+ * is none. */
+moe_status moe__tokenizer_unmerged(moe_tokenizer *t, uint32_t *id);
+
 /* XXH3-64 of vocabulary, merges and the switches of the model. */
 moe_status moe__tokenizer_digest(moe_tokenizer *t, uint64_t *hash);
 

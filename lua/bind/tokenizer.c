@@ -167,6 +167,15 @@ static int set_scores(lua_State *L) {
     return status == MOE_OK ? lmoe_succeed(L) : lmoe_fail_status(L, status);
 }
 
+/* unmerged(): the first id of a model's token that merging its bytes does not make, or nil. */
+static int unmerged(lua_State *L) {
+    uint32_t id;
+    lmoe_check(L, moe__tokenizer_unmerged(check_tokenizer(L, "unmerged"), &id));
+    if (id == MOE_NO_ID) return 0;
+    lua_pushinteger(L, id);
+    return 1;
+}
+
 /* Pushes the texts of two tokens with a space between them. */
 static void push_pair(lua_State *L, const moe_vocabulary *v, uint32_t left, uint32_t right) {
     lua_pushlstring(L, moe__token_text(v, left), v->tokens[left].size);
@@ -175,15 +184,13 @@ static void push_pair(lua_State *L, const moe_vocabulary *v, uint32_t left, uint
     lua_concat(L, 3);
 }
 
-/* merge_list(): { "left right", ... } in order, and what they become, as ids. */
-static int merge_list(lua_State *L) {
-    moe_tokenizer *t = check_tokenizer(L, "merge_list");
-    t->text.size = 0;
-    lmoe_check(L, moe__bpe_list_merges(&t->model, &t->text));
+/* Pushes { "left right", ... } of what is listed in t->text, and what they become, as ids. */
+static int push_listed(lua_State *L) {
+    moe_tokenizer *t = check_tokenizer(L, "merges");
     size_t count = t->text.size / sizeof(moe_scored);
     lua_createtable(L, (int)count, 0);
     lua_createtable(L, (int)count, 0);
-    t = check_tokenizer(L, "merge_list");
+    t = check_tokenizer(L, "merges");
     for (size_t i = 0; i < count; i++) {
         const moe_scored *merge = (const moe_scored *)(const void *)t->text.data + i;
         push_pair(L, &t->model.vocabulary, merge->left, merge->right);
@@ -192,6 +199,22 @@ static int merge_list(lua_State *L) {
         lua_rawseti(L, -2, (lua_Integer)i + 1);
     }
     return 2;
+}
+
+/* merge_list(): the merges in order, and what they become. */
+static int merge_list(lua_State *L) {
+    moe_tokenizer *t = check_tokenizer(L, "merge_list");
+    t->text.size = 0;
+    lmoe_check(L, moe__bpe_list_merges(&t->model, &t->text));
+    return push_listed(L);
+}
+
+/* scored_merges(list): the same of those that scores mean. */
+static int scored_merges(lua_State *L) {
+    moe_tokenizer *t = check_tokenizer(L, "scored_merges");
+    luaL_checktype(L, 2, LUA_TTABLE);
+    lmoe_check(L, list_scored(L, t));
+    return push_listed(L);
 }
 
 /* ---- making: the rest ------------------------------------------------------------------------ */
@@ -435,6 +458,7 @@ void lmoe_add_tokenizer(lua_State *L) {
     static const luaL_Reg methods[] = {
         {"vocabulary", set_vocabulary}, {"merges", set_merges},
         {"scores", set_scores}, {"merge_list", merge_list},
+        {"scored_merges", scored_merges}, {"unmerged", unmerged},
         {"model", set_model},
         {"added", add_token}, {"step", add_step}, {"encode", encode}, {"pack", pack},
         {"decode", decode}, {"byte_lengths", byte_lengths}, {"digest", digest}, {"token", token}, {"id", id_of}, {"vocab", vocab},

@@ -3,6 +3,7 @@
 -- On disk it is a Hugging Face tokenizer: byte-level BPE with the 256 symbols of GPT-2's alphabet
 -- as vocabulary, without merges, each byte's symbol with the byte as id.
 
+local class = require("moelua.tokenizer_class")
 local core = require("moelua.core")
 local expect = require("moelua.expect")
 local json, raise, system = core.json, core.raise, core.system
@@ -163,6 +164,12 @@ end
 ---@return string
 function Bytes:hash()
   return system.hash(self:files()["tokenizer.json"])
+end
+
+--- The metadata of a GGUF file that describe it: key -> value.
+---@return table
+function Bytes:gguf()
+  return assert(class.new(tokenizer_table(), {}, function() return self:files() end)):gguf()
 end
 
 -- ---- reading ----------------------------------------------------------------------------------

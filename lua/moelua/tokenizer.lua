@@ -94,6 +94,7 @@ local function from_gguf(metadata)
   end
   local message, code
   tok, message, code = class.new(file, config, files, scores)
+  if tok then tok.description.pre = metadata[gguf.PREFIX .. "pre"] end
   return tok, message, code
 end
 

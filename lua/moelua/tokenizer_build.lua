@@ -111,7 +111,10 @@ local function fill(handle, file, scores)
   checked(handle:vocabulary(tokens, flags))
   if scores then checked(handle:scores(scores))
   else checked(handle:merges(field(model, "merges", "table", {}, "model"))) end
-  checked(handle:model(switches(model, made.byte_level)))
+  local model_switches = switches(model, made.byte_level)
+  made.ignore_merges, made.byte_fallback = model_switches.ignore_merges,
+    model_switches.byte_fallback
+  checked(handle:model(model_switches))
   for _, list in ipairs(LISTS) do
     for _, step in ipairs(made[list]) do checked(handle:step(list, step)) end
   end

@@ -8,6 +8,7 @@ local build = require("moelua.tokenizer_build")
 local core = require("moelua.core")
 local expect = require("moelua.expect")
 local options = require("moelua.options")
+local to_gguf = require("moelua.tokenizer_to_gguf")
 local json, system = core.json, core.system
 
 ---@class moelua.Tokenizer
@@ -116,6 +117,26 @@ function Tokenizer:files()
   local files = {}
   for name, content in pairs(self.description.files()) do files[name] = content end
   return files
+end
+
+--- The template of conversations that comes with it; nil when there is none.
+---@return string?
+function Tokenizer:chat_template()
+  local given = self.description.config.chat_template
+  if type(given) == "string" then return given end
+  for _, named in ipairs(type(given) == "table" and given or {}) do
+    if type(named) == "table" and named.name == "default" then return named.template end
+  end
+  return self:files()["chat_template.jinja"]
+end
+
+--- The metadata of a GGUF file that describe it: key -> value. What these cannot say gives nil, the
+--- reason, "unsupported".
+---@return table? metadata
+---@return string? message
+---@return string? code
+function Tokenizer:gguf()
+  return to_gguf(self)
 end
 
 --- Writes the tokenizer into a model directory, which is made if need be.
