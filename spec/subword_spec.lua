@@ -148,6 +148,22 @@ describe("a corpus of subwords", function()
       "other-hash"):format(path), "format" }, { none, message, code })
   end)
 
+  it("tells which lines of test train has as well", function()
+    local folder = helper.tmpdir()
+    local known, other = ("k"):rep(21), ("o"):rep(30)
+    -- The same lines at odd and even places: their tokens differ.
+    local texts, n = { train = "a\n" .. known .. "\nzz\n",
+      test = known .. "\n" .. other .. "\nzz" }, 0
+    for split, text in pairs(texts) do
+      repeat n = n + 1 until helper.split_of(text .. "\n" .. n) == split
+      write(folder .. "/" .. split, text .. "\n" .. n)
+    end
+    for _, tok in ipairs({ "bytes", pairs_tokenizer() }) do
+      local corpus = assert(data.corpus { path = folder, tokenizer = tok })
+      assert.same({ 0.5, 1, 2 }, { data.shared_lines(corpus) })
+    end
+  end)
+
   it("is foretold", function()
     local corpus, folder = corpus_of(pairs_tokenizer())
     local plan = assert(data.survey { path = folder, tokenizer = pairs_tokenizer() })

@@ -1,4 +1,6 @@
 /* lines.c -- how much of the test split a model may have seen: lines that train holds as well. */
+#include "text/lines.h"
+
 #include <string.h>
 
 #include "text/corpus.h"
@@ -6,98 +8,121 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-/* Hashes of lines, open addressing; 0 marks a free place. */
-typedef struct line_set {
-    uint64_t *slot;
-    size_t bytes;
-    uint64_t mask;
-} line_set;
+/* ---- lines ---------------------------------------------------------------------------------- */
 
-typedef void visit_fn(void *arg, uint64_t hash);
+static uint32_t symbol_at(const char *p, int width) {
+    uint32_t value = 0;
+    memcpy(&value, p, (size_t)width);
+    return value;
+}
 
-static bool is_newline(const moe_corpus *c, const char *id, uint32_t newline) {
-    if (c->width == 2) {
-        uint16_t value;
-        memcpy(&value, id, sizeof value);
-        return value == newline;
+/* The next line of more than `longer` symbols that begins at or after *at; false when there is
+ * none. Its hash is never 0. */
+static bool next_line(const moe_lines *set, const char *text, int64_t n, int64_t *at,
+                      uint64_t *hash) {
+    while (*at < n) {
+        int64_t begin = *at, end = begin;
+        while (end < n && symbol_at(text + end * set->width, set->width) != set->newline) end++;
+        *at = end + 1;
+        if (end - begin <= set->longer) continue;
+        *hash = XXH3_64bits(text + begin * set->width, (size_t)((end - begin) * set->width));
+        *hash += *hash == 0;
+        return true;
     }
-    uint32_t value;
-    memcpy(&value, id, sizeof value);
-    return value == newline;
+    return false;
 }
 
-/* Calls visit with the hash of each line of a document that is longer than asked for. */
-static void document_lines(const moe_corpus *c, int64_t from, int64_t to, uint32_t newline,
-                           int64_t longer, visit_fn *visit, void *arg) {
-    for (int64_t begin = from; begin < to;) {
-        int64_t end = begin;
-        while (end < to && !is_newline(c, c->ids + end * c->width, newline)) end++;
-        if (end - begin > longer) {
-            uint64_t hash = XXH3_64bits(c->ids + begin * c->width,
-                                        (size_t)((end - begin) * c->width));
-            visit(arg, hash ? hash : 1);
-        }
-        begin = end + 1;
-    }
-}
+/* ---- the set -------------------------------------------------------------------------------- */
 
-static void split_lines(const moe_corpus *c, int split, uint32_t newline, int64_t longer,
-                        visit_fn *visit, void *arg) {
-    const moe_part *part = &c->part[split];
-    for (int64_t d = 0; d < part->documents; d++) {
-        int64_t from = part->from[d];
-        document_lines(c, from, from + part->at[d + 1] - part->at[d], newline, longer, visit, arg);
-    }
-}
-
-static void count_line(void *arg, uint64_t hash) {
-    (void)hash;
-    ++*(uint64_t *)arg;
-}
+static size_t slots_of(const moe_lines *set) { return set->slots.size / sizeof(uint64_t); }
 
 /* The place of the hash, or the free one where it belongs. */
-static uint64_t *find(const line_set *set, uint64_t hash) {
-    uint64_t i = hash & set->mask;
-    while (set->slot[i] && set->slot[i] != hash) i = (i + 1) & set->mask;
-    return &set->slot[i];
+static uint64_t *find(const moe_lines *set, uint64_t hash) {
+    uint64_t *slots = (uint64_t *)(void *)set->slots.data;
+    size_t mask = slots_of(set) - 1, i = hash & mask;
+    while (slots[i] && slots[i] != hash) i = (i + 1) & mask;
+    return slots + i;
 }
 
-static void insert_line(void *arg, uint64_t hash) { *find(arg, hash) = hash; }
-
-typedef struct tally {
-    const line_set *set;
-    int64_t lines, shared;
-} tally;
-
-static void look_up_line(void *arg, uint64_t hash) {
-    tally *t = arg;
-    t->lines++;
-    t->shared += *find(t->set, hash) == hash;
-}
-
-/* Room for the lines of the train split, at most half full. */
-static moe_status open_set(const moe_corpus *c, uint32_t newline, int64_t longer, line_set *set) {
-    uint64_t lines = 0, room = 2;
-    split_lines(c, MOE_TRAIN, newline, longer, count_line, &lines);
-    while (room < 2 * lines) room *= 2;
-    set->bytes = (size_t)room * sizeof *set->slot;
-    set->mask = room - 1;
-    set->slot = moe__alloc(c->ctx, set->bytes);
-    if (!set->slot) return moe__no_memory(c->ctx, set->bytes, "the lines of a corpus");
-    memset(set->slot, 0, set->bytes);
+/* Twice as many slots, or the first. */
+static moe_status grow(moe_lines *set) {
+    moe_lines old = *set;
+    size_t bytes = old.slots.size ? 2 * old.slots.size : 1024 * sizeof(uint64_t);
+    set->slots = (moe_buffer){.ctx = set->ctx};
+    moe_status status = moe__buffer_reserve(&set->slots, bytes);
+    if (status != MOE_OK) {
+        set->slots = old.slots;
+        return status;
+    }
+    memset(set->slots.data, 0, bytes);
+    set->slots.size = bytes;
+    for (size_t i = 0; i < slots_of(&old); i++) {
+        uint64_t hash = ((uint64_t *)(void *)old.slots.data)[i];
+        if (hash) *find(set, hash) = hash;
+    }
+    moe__buffer_free(&old.slots);
     return MOE_OK;
+}
+
+moe_status moe__lines_add(moe_lines *set, const char *text, int64_t n) {
+    uint64_t hash;
+    for (int64_t at = 0; next_line(set, text, n, &at, &hash);) {
+        if (2 * (set->known + 1) > slots_of(set)) {
+            moe_status status = grow(set);
+            if (status != MOE_OK) return status;
+        }
+        uint64_t *slot = find(set, hash);
+        set->known += *slot == 0;
+        *slot = hash;
+    }
+    return MOE_OK;
+}
+
+void moe__lines_tally(const moe_lines *set, const char *text, int64_t n, int64_t *lines,
+                      int64_t *shared) {
+    uint64_t hash;
+    for (int64_t at = 0; next_line(set, text, n, &at, &hash);) {
+        ++*lines;
+        *shared += set->known > 0 && *find(set, hash) == hash;
+    }
+}
+
+void moe__lines_open(moe_ctx *ctx, int width, uint32_t newline, int64_t longer, moe_lines *out) {
+    *out = (moe_lines){.ctx = ctx, .width = width, .newline = newline, .longer = longer,
+                       .slots.ctx = ctx};
+    moe__ctx_retain(ctx);
+}
+
+void moe__lines_close(moe_lines *set) {
+    if (!set->ctx) return;
+    moe__buffer_free(&set->slots);
+    moe__ctx_release(set->ctx);
+    set->ctx = NULL;
+}
+
+/* ---- a corpus ------------------------------------------------------------------------------- */
+
+static const char *document(const moe_corpus *c, const moe_part *part, int64_t d, int64_t *n) {
+    *n = part->at[d + 1] - part->at[d];
+    return c->ids + part->from[d] * c->width;
 }
 
 moe_status moe__corpus_shared_lines(const moe_corpus *c, uint32_t newline, int64_t longer,
                                     int64_t *lines, int64_t *shared) {
-    line_set set;
-    moe_status status = open_set(c, newline, longer, &set);
-    if (status != MOE_OK) return status;
-    split_lines(c, MOE_TRAIN, newline, longer, insert_line, &set);
-    tally t = {.set = &set};
-    split_lines(c, MOE_TEST, newline, longer, look_up_line, &t);
-    moe__free(c->ctx, set.slot, set.bytes);
-    *lines = t.lines;
-    *shared = t.shared;
-    return MOE_OK;
+    const moe_part *train = &c->part[MOE_TRAIN], *test = &c->part[MOE_TEST];
+    moe_lines set;
+    moe_status status = MOE_OK;
+    int64_t n;
+    *lines = *shared = 0;
+    moe__lines_open(c->ctx, c->width, newline, longer, &set);
+    for (int64_t d = 0; d < train->documents && status == MOE_OK; d++) {
+        const char *ids = document(c, train, d, &n);
+        status = moe__lines_add(&set, ids, n);
+    }
+    for (int64_t d = 0; d < test->documents && status == MOE_OK; d++) {
+        const char *ids = document(c, test, d, &n);
+        moe__lines_tally(&set, ids, n, lines, shared);
+    }
+    moe__lines_close(&set);
+    return status;
 }

@@ -180,6 +180,7 @@ void lmoe_open_checkpoint(lua_State *L);
 void lmoe_open_text(lua_State *L);
 void lmoe_add_tokenizer(lua_State *L);      /* adds `tokenizer` to the table `text` */
 void lmoe_add_training(lua_State *L);       /* of tokenizers, to the same */
+void lmoe_add_lines(lua_State *L);          /* `lines`, to the same */
 void lmoe_open_slots(lua_State *L);         /* userdata that hold tensors, see class.lua */
 
 #endif

@@ -355,4 +355,5 @@ void lmoe_open_text(lua_State *L) {
     luaL_newlib(L, functions);
     lmoe_add_tokenizer(L);
     lmoe_add_training(L);
+    lmoe_add_lines(L);
 }

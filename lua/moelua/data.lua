@@ -76,17 +76,38 @@ function data.text(corpus, split, n)
   return (corpus.tokenizer:decode(corpus.handle:ids(split, 1, n)))
 end
 
+local LONGER = 20       -- bytes of a line that says where a text comes from
+
+-- Documents of a split as text, which `visit` gets one by one.
+local function each_text(corpus, split, visit)
+  for i = 1, corpus:documents(split) do
+    local ids = corpus.handle:ids(split, corpus.handle:document(split, i))
+    visit(corpus.tokenizer:decode(ids, { raw = true, skip_special = true }))
+  end
+end
+
+-- The lines of a corpus whose tokens may hold several lines, or parts of one.
+local function lines_of_text(corpus)
+  local known <close> = core.text.lines(LONGER)
+  local lines, shared = 0, 0
+  each_text(corpus, "train", function(text) known:add(text) end)
+  each_text(corpus, "test", function(text)
+    local n, common = known:tally(text)
+    lines, shared = lines + n, shared + common
+  end)
+  return lines, shared
+end
+
 --- Which share of the lines of the test split, longer than 20 bytes, the train split holds too.
----@param corpus moelua.Corpus of bytes
+---@param corpus moelua.Corpus
 ---@return number share 0 to 1; 0 when there are no such lines
 ---@return integer shared
 ---@return integer lines
 function data.shared_lines(corpus)
   check_corpus("shared_lines", corpus)
-  if corpus.tokenizer.name ~= "bytes" then
-    raise("shared_lines: lines are told by their bytes: %s has other tokens", corpus.name)
-  end
-  local lines, shared = corpus.handle:shared_lines(10, 20)
+  local lines, shared
+  if corpus.tokenizer.name == "bytes" then lines, shared = corpus.handle:shared_lines(10, LONGER)
+  else lines, shared = lines_of_text(corpus) end
   return lines > 0 and shared / lines or 0.0, shared, lines
 end
 

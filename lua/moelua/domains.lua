@@ -58,7 +58,7 @@ function domains.sources(given)
 end
 
 -- { name = corpus }, each made by `open` and long enough for windows of `context` tokens.
-local function open_all(open, sources, folder, max_bytes, context)
+local function open_all(open, sources, folder, max_bytes, context, tokenizer)
   expect(type(sources) == "table", "domains.open", "sources", "a table", sources)
   local corpora, names = {}, {}
   for name, source in pairs(sources) do
@@ -69,14 +69,15 @@ local function open_all(open, sources, folder, max_bytes, context)
   table.sort(names)
   for _, name in ipairs(names) do
     corpora[name] = check(open({ path = sources[name](), name = name, max_bytes = max_bytes,
-      cache = folder and folder .. "/" .. name .. ".safetensors" }))
+      tokenizer = tokenizer, cache = folder and folder .. "/" .. name .. ".safetensors" }))
     check(corpora[name]:check(context))
   end
   return corpora
 end
 
 --- { name = corpus }. `sources` as domains.sources gives them; folder keeps the token files; each
--- corpus is cut to max_bytes and must fill windows of `context` tokens in every split.
+-- corpus is cut to max_bytes and must fill windows of `context` tokens in every split. A tokenizer
+-- may follow, that of bytes otherwise.
 function domains.open(sources, folder, ...)
   expect(type(sources) == "table", "domains.open", "sources", "a table", sources)
   check(core.system.make_folder(folder))

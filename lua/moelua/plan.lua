@@ -37,7 +37,7 @@ function Plan:init(opt, parts, config)
   if config and not opt.fresh then run.compare(opt.out, config) end
   local began = system.clock()
   self.domains = domains.survey(sources, not opt.fresh and opt.out .. "/data" or nil,
-    opt.max_bytes, opt.context)
+    opt.max_bytes, opt.context, parts.tokenizer)
   self.preparing = system.clock() - began
   self.names = corpora.names(self.domains, "%s")
 end

@@ -93,7 +93,8 @@ function Study:init(opt, parts)
   unbind(opt.out)
   self.run = run.open(opt.out, request(opt), { fresh = opt.fresh })
   error_text.when_interrupted(opt.out)
-  self.domains = domains.open(sources, opt.out .. "/data", opt.max_bytes, opt.context)
+  self.domains = domains.open(sources, opt.out .. "/data", opt.max_bytes, opt.context,
+    parts.tokenizer)
   self.names = {}
   for name in pairs(self.domains) do self.names[#self.names + 1] = name end
   table.sort(self.names)

@@ -111,8 +111,8 @@ local function from_corpus(opts, add)
       core.describe(corpus))
   end
   for i = 1, corpus:documents("train") do
-    local first, count = corpus.handle:document("train", i)
-    local text = corpus.tokenizer:decode(corpus.handle:ids("train", first, count), { raw = true })
+    local ids = corpus.handle:ids("train", corpus.handle:document("train", i))
+    local text = corpus.tokenizer:decode(ids, { raw = true, skip_special = true })
     add(text, 1, #text)
   end
   return true

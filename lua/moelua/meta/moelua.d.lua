@@ -905,7 +905,7 @@ function data.open(path, name, tok) end
 function data.package_files(package, pattern) end
 
 --- Which share of the lines of the test split, longer than 20 bytes, the train split holds too.
----@param corpus moelua.Corpus of bytes
+---@param corpus moelua.Corpus
 ---@return number share 0 to 1; 0 when there are no such lines
 ---@return integer shared
 ---@return integer lines
@@ -933,7 +933,8 @@ local domains = {}
 moe.domains = domains
 
 --- { name = corpus }. `sources` as domains.sources gives them; folder keeps the token files; each
---- corpus is cut to max_bytes and must fill windows of `context` tokens in every split.
+--- corpus is cut to max_bytes and must fill windows of `context` tokens in every split. A tokenizer
+--- may follow, that of bytes otherwise.
 function domains.open(sources, folder, ...) end
 
 --- Where each domain comes from: { name = function that returns the path of moe.data.corpus }.
