@@ -142,10 +142,12 @@ describe("gguf_export", function()
     assert.is_nil(file:metadata("tokenizer.ggml.merges"))
     count = 62
     refused("the tokenizer has 62 tokens, the model 61", m)
+    m.tokenizer = { gguf = function() return nil, "it splits words by their colour" end }
+    refused("export: it splits words by their colour", m)
   end)
 
   it("refuses what llama.cpp has no architecture for, with the reason", function()
-    refused("\nas mixtral: there is no mixture of experts", mixture(4,
+    refused("\nas mixtral: ", mixture(4,
       { kind = "dense", hidden = 96 }))
     refused("as mixtral: ", small { ffn = { kind = "moe", experts = 4, hidden = 96,
       router = { kind = "expert_choice" } } })

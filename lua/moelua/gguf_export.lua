@@ -45,7 +45,9 @@ local function read_stack(P, name, count)
 end
 
 local function on_disk(P)
-  return { config = P.config, tokenizer = P:tokenizer(),
+  local tokenizer, message, code = P:tokenizer()
+  return { config = P.config, tokenizer = tokenizer,
+    no_tokens = code ~= "missing" and message or nil,
     list = function() return outline(P.config) end,
     tensor = function(name)
       local layer = name:match("^layers%.(%d+)%.ffn%.experts%.")
@@ -152,12 +154,15 @@ local function set_fields(set, config, hf, family)
 end
 
 -- The vocabulary has as many tokens as the embedding has rows.
-local function set_tokens(metadata, tokenizer, config)
-  local given = tokenizer and tokenizer.gguf and tokenizer:gguf()
-  if not given then
+-- Returns why that cannot be, if it cannot: a tokenizer that is there must not be lost.
+local function set_tokens(metadata, donor)
+  local tokenizer, config = donor.tokenizer, donor.config
+  if not tokenizer then
     metadata["tokenizer.ggml.model"] = "no_vocab"
-    return
+    return donor.no_tokens
   end
+  local given, reason = tokenizer:gguf()
+  if not given then return reason end
   for key, value in pairs(given) do
     if type(value) ~= "table" or #value > 0 then metadata[key] = value end
   end
@@ -185,7 +190,7 @@ local function describe(donor, hf, family, opts)
     ["general.quantization_version"] = opts.dtype == "q8_0" and 2 or nil }
   local function set(key, value) metadata[arch .. "." .. key] = value end
   set_fields(set, config, hf, family)
-  local obstacle = set_tokens(metadata, donor.tokenizer, config)
+  local obstacle = set_tokens(metadata, donor)
   if obstacle then return nil, obstacle end
   local name, frequencies = gguf_rope.write(config.rope_scaling, config, set, metadata)
   if not name and frequencies then return nil, frequencies end
