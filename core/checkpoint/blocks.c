@@ -144,8 +144,8 @@ static void read_q5_k(bytes b, float *restrict y) {
     }
 }
 
-/* 128 bytes of lower and 64 of upper bits, 16 signed scales, d: a half of the block has four runs of
- * 32, whose upper bits share a byte */
+/* 128 bytes of lower and 64 of upper bits, 16 signed scales, d: a half of the block has four runs
+ * of 32, whose upper bits share a byte */
 static void read_q6_k(bytes b, float *restrict y) {
     float d = half_at(b + 208);
     for (int run = 0; run < 8; run++, y += 32) {

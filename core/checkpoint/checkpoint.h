@@ -34,7 +34,7 @@ const moe_entry *moe__checkpoint_find(const moe_checkpoint *c, moe_slice name);
 moe_status moe__checkpoint_tensor(moe_checkpoint *c, const moe_entry *e, moe_dtype as,
                                   moe_tensor **out);
 
-/* Compares the file with the checksum that it carries; MOE_EUNSUPPORTED for GGUF, which has none. */
+/* Compares the file with its checksum; MOE_EUNSUPPORTED for GGUF, which has none. */
 moe_status moe__checkpoint_verify(moe_checkpoint *c);
 
 /* What the formats do not share: the file itself, NULL when it is of another format. */

@@ -82,9 +82,9 @@ moe_slice moe__gguf_string(const char **at);
 typedef struct moe_gguf_writer moe_gguf_writer;
 
 /* Plans a file of version 3: sorts `items` by their names, the order in which they have to be put,
- * and `pairs` by their keys, and writes the header to a temporary file beside `path`. Both are looked
- * at no longer than this call takes, and of the items only name, type, rank and shape. MOE_EARG for
- * what the reader would refuse; MOE_EFULL, MOE_EIO, MOE_EMISSING. */
+ * and `pairs` by their keys, and writes the header to a temporary file beside `path`. Both are
+ * looked at no longer than this call takes, and of the items only name, type, rank and shape.
+ * MOE_EARG for what the reader would refuse; MOE_EFULL, MOE_EIO, MOE_EMISSING. */
 moe_status moe__gguf_begin(moe_ctx *ctx, const char *path, moe_stored_item *items, size_t count,
                            moe_gguf_pair *pairs, size_t npairs, moe_gguf_writer **out);
 /* As for safetensors.h: the data of the next item; then all of it appears, or is forgotten. */
@@ -97,8 +97,8 @@ void moe__gguf_abandon(moe_gguf_writer *w);
 
 /* --- types ----------------------------------------------------------------------------------- */
 
-/* Why these bytes can be no key (of at most MOE_GGUF_MAX_KEY bytes) or name of a tensor: "is empty";
- * NULL when they can. */
+/* Why these bytes can be no key or name of a tensor, of at most so many bytes: "is empty"; NULL when
+ * they can. */
 const char *moe__gguf_name_fault(moe_slice name, size_t most);
 
 /* The type by its number in a GGUF file; MOE_STORED_COUNT, with the name of the type if it has one

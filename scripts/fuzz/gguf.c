@@ -2,8 +2,8 @@
  *
  * An input that begins with 'R' is a file as it stands. Any other makes one up (gguf_describe.c,
  * gguf_spoil.c), and then it is known what the reader has to say. What it takes is checked by
- * gguf_oracle.c, and some of it is written again, to be read as the same. Every input has to cost no
- * more memory than its size can explain, and has to leave the context as it was.
+ * gguf_oracle.c, and some of it is written again, to be read as the same. Every input has to cost
+ * no more memory than its size can explain, and has to leave the context as it was.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -105,8 +105,8 @@ static moe_status write_entries(const char *path, const moe_entry *e, size_t n,
     return s;
 }
 
-/* Writes what was read into a pipe, which needs no disk, and reads it again. An alignment of its own
- * is not kept, so that key is left out. */
+/* Writes what was read into a pipe, which needs no disk, and reads it again; but no file with an
+ * alignment of its own, which is not kept. */
 static void write_again(const moe_gguf *f, size_t size) {
     static uint8_t again[MAX_BYTES + 4096];
     int ends[2];

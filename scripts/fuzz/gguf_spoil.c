@@ -63,7 +63,8 @@ static bool empty_name(file *f) {
 }
 
 static bool odd_byte(file *f) {
-    static const char *const values[] = {"\xff", "\x80", "\xc0\x80", "\xed\xa0\x80", "\xc3", "\xf5"};
+    static const char *const values[] = {"\xff", "\x80", "\xc0\x80", "\xed\xa0\x80", "\xc3",
+                                         "\xf5"};
     label *b = any_name(f);
     if (!b || b->used > 40) return false;
     const char *value = source_pick(f->s, 3) ? PICK(f->s, values) : "";
@@ -235,7 +236,8 @@ static bool odd_element(file *f) {
 }
 
 static bool other_offset(file *f) {
-    static const uint64_t places[] = {UINT64_MAX, (uint64_t)1 << 63, 1, 32, 31, 64, UINT64_MAX - 31};
+    static const uint64_t places[] = {UINT64_MAX, (uint64_t)1 << 63, 1, 32, 31, 64,
+                                      UINT64_MAX - 31};
     tensor *t = any(f);
     if (!t) return false;
     t->offset += PICK(f->s, places);

@@ -3,7 +3,7 @@
 --   lua5.4 scripts/fuzz/planted.lua ROOT BUILD_FOLDER [NAME...]
 -- The last line is `N passed, N failed`, a bug that one seed misses being a failure.
 --
--- Every entry is { name, file, text, replacement, fuzzer or nil when the file says which }. The text
+-- Every entry is { name, file, text, replacement, fuzzer or nil where the file tells }. The text
 -- has to occur exactly once, so that the list complains when the reader changes. Bugs that a later
 -- check makes up for are no bugs: without the comparison of begin and end, for one, the size of a
 -- reversed range fits no shape.
