@@ -24,20 +24,22 @@ typedef struct gram {
 /* What a desk has beside its pieces. */
 typedef struct gram_desk {
     double *lanes;              /* [pairs x MOE_LANES] */
-    double *products, *c;       /* [n x n], [n] */
-    const float **v;            /* [n] */
+    double *products, *c;       /* [n x n], [n + 1] */
+    const float **v;            /* [n + 1] */
 } gram_desk;
 
 static size_t each(const gram *g) {
     size_t n = (size_t)g->n;
-    return sizeof(double) * ((size_t)g->pairs * MOE_LANES + n * n + n) + n * sizeof(float *);
+    return sizeof(double) * ((size_t)g->pairs * MOE_LANES + n * n + n + 1)
+           + (n + 1) * sizeof(float *);
 }
 
 static gram_desk desk_of(const gram *g, moe_desk *d) {
     gram_desk o = {.lanes = (double *)(void *)d->own};
     o.products = o.lanes + (size_t)g->pairs * MOE_LANES;
     o.c = o.products + (size_t)g->n * (size_t)g->n;
-    o.v = (const float **)(void *)(o.c + g->n);
+    o.c[g->n] = 1;
+    o.v = (const float **)(void *)(o.c + g->n + 1);
     return o;
 }
 
@@ -82,16 +84,15 @@ static void unfold(int n, const double *pairs, double *products) {
 
 /* --- the sum --------------------------------------------------------------------------------- */
 
+/* c[0 .. n-1] are the multiples, and c[n] that of the base when the vectors are differences. */
 static void add_up(const gram *g, moe_desk *d, const gram_desk *o, const double *c, int64_t first,
                    int64_t n) {
-    const moe_kernels *k = d->job->k;
     while (n > 0) {
         int64_t some = load(g, d, o, first, n);
         moe__desk_look(d, some);
         if (g->deltas) moe__desk_deltas(d, some);
-        k->merge_scale(some, (float)c[0], o->v[0], d->y);
-        for (int i = 1; i < g->n; i++) k->merge_add(some, (float)c[i], o->v[i], d->y);
-        if (g->deltas) k->merge_add(some, 1, d->base, d->y);
+        o->v[g->n] = d->base;
+        d->job->k->merge_sum(some, g->n + (g->deltas ? 1 : 0), o->v, c, d->y);
         for (int i = 0; i < d->job->m->count; i++) moe__desk_kept(d, i, some);
         moe__desk_put(d, some);
         first += some, n -= some;
@@ -135,12 +136,13 @@ static moe_status by_tensor(moe_job *j, multiples_fn *multiples, bool with_base)
     gram g = begin(j, multiples, with_base);
     int64_t spans = moe__job_spans(j);
     size_t n = (size_t)g.n, slots = (size_t)spans * (size_t)g.pairs;
-    moe_status s = moe__job_reserve(j, (slots + n * n + n + (size_t)g.pairs) * sizeof(double),
+    moe_status s = moe__job_reserve(j, (slots + n + 1 + n * n + (size_t)g.pairs) * sizeof(double),
                                     each(&g));
     if (s) return s;
     g.slots = (double *)(void *)j->own;
     g.c = g.slots + slots;
-    double *products = g.c + n, *sums = products + n * n;
+    double *products = g.c + n + 1, *sums = products + n * n;
+    g.c[n] = 1;
     s = moe__job_scan(j, multiply_span, &g);
     if (s) return s;
     moe__slots_sum(g.slots, spans, g.pairs, sums);
@@ -247,7 +249,7 @@ static void blend_columns(moe_desk *d, void *arg, int64_t span, int64_t first, i
         moe__desk_look(d, some);
         if (d->base) moe__desk_deltas(d, some);
         d->job->k->merge_blend(some, o->c[0] + at, d->x[0], o->c[1] + at, d->x[1], d->y);
-        if (d->base) d->job->k->merge_add(some, 1, d->base, d->y);
+        if (d->base) d->job->k->merge_finish(some, 1, d->base, d->y);
         for (int i = 0; i < 2; i++) moe__desk_kept(d, i, some);
         moe__desk_put(d, some);
         first += some, n -= some;

@@ -1,7 +1,6 @@
 /* merge_linear.c -- methods that add multiples of their models, or one alone. */
 #include <errno.h>
 #include <fcntl.h>
-#include <math.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,13 +11,11 @@
 /* y = sum of factor[i] model i */
 static void add_up(moe_desk *d, void *arg, int64_t span, int64_t first, int64_t n) {
     const moe_job *j = d->job;
-    const float *factor = arg;
     (void)span;
     while (n > 0) {
         int64_t some = moe__desk_load(d, first, n);
         moe__desk_look(d, some);
-        j->k->merge_scale(some, factor[0], d->x[0], d->y);
-        for (int i = 1; i < j->m->count; i++) j->k->merge_add(some, factor[i], d->x[i], d->y);
+        j->k->merge_sum(some, j->m->count, (const float *const *)d->x, arg, d->y);
         for (int i = 0; i < j->m->count; i++) moe__desk_kept(d, i, some);
         moe__desk_put(d, some);
         first += some, n -= some;
@@ -28,21 +25,19 @@ static void add_up(moe_desk *d, void *arg, int64_t span, int64_t first, int64_t 
 /* y = sum w x / sum w, or without the division. Weights that sum to 0 give what arithmetic gives. */
 static moe_status linear(moe_job *j) {
     double sum = 0;
-    moe_status s = moe__job_reserve(j, (size_t)j->m->count * sizeof(float), 0);
+    moe_status s = moe__job_reserve(j, (size_t)j->m->count * sizeof(double), 0);
     if (s) return s;
-    float *factor = (float *)(void *)j->own;
+    double *factor = (double *)(void *)j->own;
     for (int i = 0; i < j->m->count; i++) sum += j->p->weight[i];
     for (int i = 0; i < j->m->count; i++)
-        factor[i] = (float)(j->p->normalize ? j->p->weight[i] / sum : j->p->weight[i]);
+        factor[i] = j->p->normalize ? j->p->weight[i] / sum : j->p->weight[i];
     return moe__job_emit(j, add_up, factor);
 }
 
 static moe_status passthrough(moe_job *j) {
-    moe_status s = moe__job_reserve(j, sizeof(float), 0);
-    if (s) return s;
-    float *factor = (float *)(void *)j->own;
-    *factor = (float)j->p->scale[0];
-    return moe__job_emit(j, add_up, factor);
+    double factor = j->p->scale[0];
+    moe_status s = moe__job_reserve(j, 0, 0);
+    return s ? s : moe__job_emit(j, add_up, &factor);
 }
 
 const moe_method moe__method_linear = {

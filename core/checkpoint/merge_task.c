@@ -87,10 +87,9 @@ static void add_piece(moe_desk *d, task *t, int64_t n) {
     const moe_kernels *k = j->k;
     float *total = t->vote ? d->z : d->y;
     float *divisor = (float *)(void *)(lanes_of(d, t) + 2 * j->m->count * MOE_LANES);
-    for (int i = 0; i < j->m->count; i++) {
+    for (int i = 0; i < j->m->count; i++)
         if (t->scale[i] != 1) k->merge_scale(n, t->scale[i], d->x[i], d->x[i]);
-        (i ? k->merge_add : k->merge_scale)(n, (float)j->p->weight[i], d->x[i], total);
-    }
+    k->merge_sum(n, j->m->count, (const float *const *)d->x, j->p->weight, total);
     if (t->vote) {
         memset(d->y, 0, (size_t)n * sizeof(float));
         memset(divisor, 0, (size_t)n * sizeof(float));

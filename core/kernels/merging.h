@@ -17,6 +17,9 @@ typedef void moe_write_halves_fn(int64_t n, const float *x, uint16_t *y);
 typedef void moe_merge_scale_fn(int64_t n, float s, const float *x, float *y);
 /* y[i] -= x[i] */
 typedef void moe_merge_minus_fn(int64_t n, const float *x, float *y);
+/* y[i] = the sum of c[m] x[m][i] over count models, in f64 and rounded once */
+typedef void moe_merge_sum_fn(int64_t n, int count, const float *const *x, const double *c,
+                              float *y);
 /* y[i] = a[i] x[i] + b[i] z[i] */
 typedef void moe_merge_blend_fn(int64_t n, const float *a, const float *x, const float *b,
                                 const float *z, float *y);
@@ -85,6 +88,7 @@ typedef int64_t moe_merge_choose_fn(int64_t n, float threshold, const float *imp
     X(moe_write_halves_fn, write_bf16) X(moe_write_halves_fn, write_f16)                           \
     X(moe_merge_scale_fn, merge_scale) X(moe_merge_scale_fn, merge_add)                            \
     X(moe_merge_minus_fn, merge_minus) X(moe_merge_blend_fn, merge_blend)                          \
+    X(moe_merge_sum_fn, merge_sum)                                                                 \
     X(moe_merge_dot_fn, merge_dot) X(moe_merge_l1_fn, merge_l1)                                    \
     X(moe_merge_signs_fn, merge_signs) X(moe_merge_agreed_fn, merge_agreed)                        \
     X(moe_merge_histogram_fn, merge_histogram)                                                     \

@@ -183,15 +183,47 @@ void KERNEL(merge_finish)(int64_t n, float lambda, const float *restrict base, f
     for (int64_t i = 0; i < n; i++) y[i] = base[i] + lambda * y[i];
 }
 
+/* Sixteen elements of all models at a time; the last few, one by one. */
+void KERNEL(merge_sum)(int64_t n, int count, const float *const *x, const double *c,
+                       float *restrict y) {
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        double sum[16] = {0};
+        for (int m = 0; m < count; m++)
+            for (int l = 0; l < 16; l++) sum[l] += c[m] * (double)x[m][i + l];
+        for (int l = 0; l < 16; l++) y[i + l] = (float)sum[l];
+    }
+    for (; i < n; i++) {
+        double sum = 0;
+        for (int m = 0; m < count; m++) sum += c[m] * (double)x[m][i];
+        y[i] = (float)sum;
+    }
+}
+
+INLINE float variance_of(int count, float share, const float *const *x, int64_t i) {
+    float mean = 0, sum = 0;
+    for (int m = 0; m < count; m++) mean += x[m][i];
+    mean *= share;
+    for (int m = 0; m < count; m++) sum += (x[m][i] - mean) * (x[m][i] - mean);
+    return sum * share;
+}
+
 void KERNEL(merge_variance)(int64_t n, int count, const float *const *x, float *restrict y) {
     float share = 1 / (float)count;
-    for (int64_t i = 0; i < n; i++) {
-        float mean = 0, sum = 0;
-        for (int m = 0; m < count; m++) mean += x[m][i];
-        mean *= share;
-        for (int m = 0; m < count; m++) sum += (x[m][i] - mean) * (x[m][i] - mean);
-        y[i] = sum * share;
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        float mean[16] = {0}, sum[16] = {0};
+        for (int m = 0; m < count; m++)
+            for (int l = 0; l < 16; l++) mean[l] += x[m][i + l];
+        for (int l = 0; l < 16; l++) mean[l] *= share;
+        for (int m = 0; m < count; m++)
+            for (int l = 0; l < 16; l++) {
+                float apart = x[m][i + l] - mean[l];
+                sum[l] += apart * apart;
+            }
+        for (int l = 0; l < 16; l++) y[i + l] = sum[l] * share;
     }
+    for (; i < n; i++) y[i] = variance_of(count, share, x, i);
 }
 
 void KERNEL(merge_nearswap)(int64_t n, float t, const float *restrict base,
