@@ -75,10 +75,17 @@ void KERNEL(merge_histogram)(int64_t n, const float *x, uint32_t *restrict bins)
     for (int64_t i = 0; i < n; i++) bins[key_of(x[i]) >> 15]++;
 }
 
+/* Few keys have these upper bits: sixteen are looked at together, and mostly that is all. */
 void KERNEL(merge_histogram_low)(int64_t n, const float *x, uint32_t upper,
                                  uint32_t *restrict bins) {
-    for (int64_t i = 0; i < n; i++)
-        if (key_of(x[i]) >> 15 == upper) bins[key_of(x[i]) & 0x7fffu]++;
+    for (int64_t i = 0; i < n; i += 16) {
+        int64_t end = i + 16 < n ? i + 16 : n;
+        uint32_t any = 0;
+        for (int l = 0; i + 16 <= n && l < 16; l++) any |= key_of(x[i + l]) >> 15 == upper;
+        if (i + 16 <= n && !any) continue;
+        for (int64_t e = i; e < end; e++)
+            if (key_of(x[e]) >> 15 == upper) bins[key_of(x[e]) & 0x7fffu]++;
+    }
 }
 
 int64_t KERNEL(merge_equal)(int64_t n, const float *x, uint32_t key) {
@@ -100,44 +107,48 @@ int64_t KERNEL(merge_between)(int64_t n, uint32_t low, uint32_t high, const floa
 
 /* --- by chance ------------------------------------------------------------------------------- */
 
-#define BLOCKS 16               /* that are made side by side */
+/* Philox works on words of 32 bits; a lane of 64 holds one, and what lies above it is ignored by
+ * the products, the only ones that would see it. So many blocks are made side by side: */
+#define BLOCKS 8
+#if defined(__AVX512F__)
+typedef __m512i words;
+#define PRODUCT(a, b) _mm512_mul_epu32(a, b)
+#else
+typedef uint64_t words __attribute__((vector_size(64)));
+#define PRODUCT(a, b) (((a) & 0xffffffffu) * (b))
+#endif
+typedef uint64_t lanes64 __attribute__((vector_size(64)));
 
-typedef struct words {
-    uint32_t w[4][BLOCKS];
-} words;
-
-INLINE void philox_round(words *c, uint32_t k0, uint32_t k1) {
-    for (int b = 0; b < BLOCKS; b++) {
-        uint64_t p0 = (uint64_t)0xD2511F53u * c->w[0][b], p1 = (uint64_t)0xCD9E8D57u * c->w[2][b];
-        uint32_t c1 = c->w[1][b], c3 = c->w[3][b];
-        c->w[0][b] = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
-        c->w[1][b] = (uint32_t)p1;
-        c->w[2][b] = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-        c->w[3][b] = (uint32_t)p0;
-    }
+INLINE void philox_round(lanes64 c[4], uint64_t k0, uint64_t k1) {
+    const lanes64 m0 = (lanes64){0} + 0xD2511F53u, m1 = (lanes64){0} + 0xCD9E8D57u;
+    lanes64 p0 = (lanes64)PRODUCT((words)c[0], (words)m0);
+    lanes64 p1 = (lanes64)PRODUCT((words)c[2], (words)m1);
+    c[0] = (p1 >> 32) ^ c[1] ^ k0;
+    c[1] = p1;
+    c[2] = (p0 >> 32) ^ c[3] ^ k1;
+    c[3] = p0;
 }
 
 /* The same numbers as moe__philox gives. */
 void KERNEL(merge_random)(int64_t n, uint64_t seed, uint64_t stream, uint64_t block,
                           uint32_t *restrict out) {
+    const lanes64 count = {0, 1, 2, 3, 4, 5, 6, 7};
     for (int64_t i = 0; i < n; i += BLOCKS) {
-        words c;
+        lanes64 number = count + (block + (uint64_t)i);
+        lanes64 c[4] = {number, number >> 32, (lanes64){0} + stream,
+                        (lanes64){0} + (stream >> 32)};
         uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-        for (int b = 0; b < BLOCKS; b++) {
-            uint64_t number = block + (uint64_t)i + (uint64_t)b;
-            c.w[0][b] = (uint32_t)number;
-            c.w[1][b] = (uint32_t)(number >> 32);
-            c.w[2][b] = (uint32_t)stream;
-            c.w[3][b] = (uint32_t)(stream >> 32);
-        }
         for (int round = 0; round < 10; round++) {
-            philox_round(&c, k0, k1);
+            philox_round(c, k0, k1);
             k0 += 0x9E3779B9u;
             k1 += 0xBB67AE85u;
         }
+        lanes64 low = (c[0] & 0xffffffffu) | c[1] << 32, high = (c[2] & 0xffffffffu) | c[3] << 32;
         int64_t some = n - i < BLOCKS ? n - i : BLOCKS;
-        for (int64_t b = 0; b < some; b++)
-            for (int w = 0; w < 4; w++) out[4 * (i + b) + w] = c.w[w][b];
+        for (int64_t b = 0; b < some; b++) {
+            uint64_t pair[2] = {low[b], high[b]};
+            memcpy(out + 4 * (i + b), pair, sizeof pair);
+        }
     }
 }
 
