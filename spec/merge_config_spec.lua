@@ -262,6 +262,28 @@ describe("several configurations", function()
 end)
 
 describe("the table of methods", function()
+  it("agrees with the arithmetic", function()
+    local bases = { none = "input", optional = "allowed", required = "needed" }
+    for name, known in pairs(core.checkpoint.methods()) do
+      local method = methods.table[name]
+      if name ~= "copy" then
+        assert.equal(method.base, bases[known.base], name)
+        assert.same({ known.least, known.most == 0 and math.huge or known.most }, method.models,
+          name)
+        local names, needed = {}, {}
+        for text in known.params:gmatch("%S+") do
+          local plain = text:gsub("!", "")
+          names[#names + 1], needed[plain] = plain, text:find("!") ~= nil
+        end
+        table.sort(names)
+        assert.same(names, methods.parameters(method), name)
+        for plain, is in pairs(needed) do
+          assert.equal(is, methods.rule(method, plain).required == true, name)
+        end
+      end
+    end
+  end)
+
   it("has what mergekit's methods have", function()
     assert.equal(20, #methods.names())
     assert.same({ "density", "epsilon", "lambda", "normalize", "rescale", "weight" },

@@ -30,6 +30,7 @@ local vocabulary = {}
 
 local declared = {
   base = { "integer", 1 },
+  lends = { "boolean", true },
   kind = { "string|table", "union" },     -- "union", "base", or { model = i }
   pad_to_multiple_of = "integer",
 }
@@ -94,7 +95,7 @@ end
 local function donor(plan, token)
   local count, first = owners(plan.ids, token)
   if count == 0 then return 0 end
-  if plan.ids[plan.base][token] then return plan.base end
+  if plan.lends and plan.ids[plan.base][token] then return plan.base end
   if count == 1 then return first end
   plan.means[#plan.means + 1] = { token = token, count = count }
   return #plan.ids + 1
@@ -162,17 +163,21 @@ end
 
 --- The vocabulary of several models, and the gathers that bring their embeddings to it. Options:
 ---   base    whose ids are kept and whose rows go first; 1 when left out
+---   lends   false: the base's rows do not go first, models that lack a token get the mean of those
+---           that have it
 ---   kind    "union" (default), "base" for the base's tokenizer as it is, { model = i } for that of
 ---           another model
 ---   pad_to_multiple_of   rounds the size up
 --- A tokenizer that lacks no token of the others stays the object it is, with its files.
 ---@param models { tokenizer: moelua.Tokenizer, vocab: integer }[] vocab: rows of the embedding
----@param given { base: integer?, kind: string|table|nil, pad_to_multiple_of: integer? }?
+---@param given { base: integer?, lends: boolean?, kind: string|table|nil,
+---  pad_to_multiple_of: integer? }?
 ---@return moelua.Union
 function vocabulary.union(models, given)
   check_models(models)
   local opts = options.check("vocabulary.union", given, declared)
-  local i, plan = chosen(opts, models), { ids = {}, means = {}, base = opts.base }
+  local i, plan = chosen(opts, models), { ids = {}, means = {}, base = opts.base,
+    lends = opts.lends }
   for m, model in ipairs(models) do plan.ids[m] = ids_of(model) end
   local tok = i and models[i].tokenizer or merged_tokenizer(models, opts.base)
   local union = { tokenizer = tok, tokens = tok.vocab, size = padded(tok.vocab,

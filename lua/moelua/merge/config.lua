@@ -57,6 +57,9 @@ end
 
 -- ---- models -----------------------------------------------------------------------------------
 
+-- One folder has one name.
+local function path_of(text) return (text:gsub("(.)/+$", "%1")) end
+
 -- The model of a reference: a path. What stands for a download or an adapter is told apart, because
 -- no file of that name will ever be found.
 local function check_model(found, given, where, key)
@@ -72,7 +75,7 @@ local function check_model(found, given, where, key)
     found:at(given, key, "%s.%s: the path of a model is empty", where, key)
     return nil
   end
-  return (text:gsub("(.)/+$", "%1"))
+  return path_of(text)
 end
 
 local function check_range(found, given, where)
@@ -305,7 +308,7 @@ local function check_tokenizer(found, given)
   if short and long then
     found:at(given, "tokenizer", "tokenizer and tokenizer_source are both given")
   end
-  if not long then return short and { source = short } end
+  if not long then return short and { source = path_of(short) } end
   check_keys(found, long, "tokenizer", { "source", "tokens", "pad_to_multiple_of" })
   local multiple = take(found, long, "tokenizer", "pad_to_multiple_of", "number")
   if multiple and (math.type(multiple) ~= "integer" or multiple < 1) then
@@ -313,7 +316,8 @@ local function check_tokenizer(found, given)
       "number is expected", multiple)
     multiple = nil
   end
-  return { source = take(found, long, "tokenizer", "source", "string") or "union",
+  local source = take(found, long, "tokenizer", "source", "string") or "union"
+  return { source = path_of(source),
     tokens = check_tokens(found, long, "tokenizer"), pad_to_multiple_of = multiple }
 end
 

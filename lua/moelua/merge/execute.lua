@@ -72,10 +72,16 @@ local function name_of(folder) return folder:match("([^/]+)/*$") or folder end
 
 local function version() return "moelua " .. core.version end
 
-local function input_facts(plan, hashed)
-  local list = json.array({})
-  for i, model in ipairs(plan.models) do
-    list[i] = { path = model.path, files = manifest.input(model.path, hashed) }
+-- The models on disk that any stage has read, each once.
+local function input_facts(plans, hashed)
+  local list, seen = json.array({}), {}
+  for _, plan in ipairs(plans) do
+    for _, model in ipairs(plan.models) do
+      if not (model.planned or seen[model.path]) then
+        list[#list + 1] = { path = model.path, files = manifest.input(model.path, hashed) }
+      end
+      seen[model.path] = true
+    end
   end
   return list
 end
@@ -142,7 +148,7 @@ function execute.stage(plan, plans, folder, opt, identity)
   local files = files_of(plan, plans, folder, lines, opt, summary)
   local names = outputs_of(write_files(files, folder), folder, summary)
   local facts = { version = version(), identity = identity, seed = opt.seed,
-    configuration = opt.text, inputs = input_facts(plan, opt.hash_inputs),
+    configuration = opt.text, inputs = input_facts(plans, opt.hash_inputs),
     outputs = manifest.outputs(folder, names, summary.files), tensors = plan.totals.tensors,
     parameters = plan.totals.parameters, bytes_read = summary.bytes_read,
     bytes_written = summary.bytes_written, warnings = json.array(plan.warnings) }

@@ -22,19 +22,23 @@ end
 local function flag(default) return { type = "boolean", default = default } end
 
 local MANY = math.huge
+local GRAM = 256        -- of which all dot products are taken
+
+local function density() return number(1.0, 0, 1) end
 
 -- Weighted sums of differences from a base, thinned out or elected by sign: one code path with
 -- different switches (Ilharco et al. 2022, arXiv 2212.04089; Yadav et al. 2023, 2306.01708; Yu et
 -- al. 2023, 2311.03099; Davari and Belilovsky 2023, 2312.06795; Deep et al. 2024, 2406.11617).
 local function differences(normalize, rescale, more)
-  local each = { weight = required(number()), density = number(1.0, 0, 1) }
+  local each = { weight = required(number()) }
   for name, rule in pairs(more or {}) do each[name] = rule end
   return { base = "needed", models = { 1, MANY }, each = each,
     whole = { lambda = number(1.0), normalize = flag(normalize), rescale = flag(rescale) } }
 end
 
-local function gamma() return { gamma = number(0.01, 0, 1) } end
-local function epsilon() return { epsilon = number(0.15, 0, 1) } end
+local function thinned() return { density = density() } end
+local function gamma() return { density = density(), gamma = number(0.01, 0, 1) } end
+local function epsilon() return { density = density(), epsilon = number(0.15, 0, 1) } end
 
 methods.table = {
   linear = { base = "input", models = { 1, MANY }, each = { weight = required(number()) },
@@ -42,21 +46,21 @@ methods.table = {
   slerp = { base = "needed", models = { 1, 1 }, each = {}, whole = { t = required(number()) } },
   nuslerp = { base = "allowed", models = { 2, 2 }, each = { weight = required(number()) },
     whole = { nuslerp_flatten = flag(true), nuslerp_row_wise = flag(false) } },
-  multislerp = { base = "allowed", models = { 2, MANY }, each = { weight = required(number()) },
+  multislerp = { base = "allowed", models = { 2, GRAM }, each = { weight = required(number()) },
     whole = { normalize_weights = flag(true), eps = number(1e-8, 0) } },
-  karcher = { base = "input", models = { 1, MANY }, each = {},
+  karcher = { base = "input", models = { 1, GRAM }, each = {},
     whole = { max_iter = number(10, 1), tol = number(1e-5, 0) } },
   task_arithmetic = differences(false, false),
-  ties = differences(true, false),
-  dare_linear = differences(false, true),
-  dare_ties = differences(false, true),
+  ties = differences(true, false, thinned()),
+  dare_linear = differences(false, true, thinned()),
+  dare_ties = differences(false, true, thinned()),
   della = differences(true, true, epsilon()),
   della_linear = differences(false, true, epsilon()),
   breadcrumbs = differences(false, false, gamma()),
   breadcrumbs_ties = differences(false, false, gamma()),
   sce = { base = "needed", models = { 1, MANY }, each = {},
     whole = { select_topk = number(1.0, 0, 1) } },
-  model_stock = { base = "needed", models = { 2, MANY }, each = {},
+  model_stock = { base = "needed", models = { 2, GRAM }, each = {},
     whole = { filter_wise = flag(false) } },
   nearswap = { base = "needed", models = { 1, 1 }, each = {},
     whole = { t = required(number(nil, 0)) } },

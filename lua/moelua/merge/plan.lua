@@ -90,7 +90,6 @@ end
 local function make_entries(self, by_reference, found)
   local list, layers = tensors.list(self.stage, by_reference, self.template, found)
   self.layers = layers
-  if #found.list > 0 then return end
   for _, tensor in ipairs(list) do
     self.entries[#self.entries + 1] = entries.make(self.stage, tensor, self.vocabulary, found)
   end
@@ -109,7 +108,10 @@ function plan.make(stage, open, found, opt)
   local self = { stage = stage, models = list, template = template_of(stage, by_reference),
     entries = {}, warnings = table.move(stage.warnings, 1, #stage.warnings, 1, {}) }
   check_models(self, opt.allow_crimes, found)
-  self.vocabulary = tokens.unite(stage.tokenizer, list, place_of(list, self.template), found)
+  local before = #found.list
+  self.vocabulary = tokens.unite(stage.tokenizer, list, place_of(list, self.template),
+    stage.base ~= nil, found)
+  if #found.list > before then return self end
   make_entries(self, by_reference, found)
   if #found.list > 0 then return self end
   measure(self)
@@ -139,7 +141,9 @@ function plan.model(reference, made)
     if made.vocabulary then return made.vocabulary.tokenizer end
     return made.template.opened:tokenizer()
   end }
-  return inputs.of(reference, opened)
+  local model = inputs.of(reference, opened)
+  model.planned = true
+  return model
 end
 
 return plan

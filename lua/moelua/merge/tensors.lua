@@ -28,9 +28,11 @@ end
 
 local function plural(n, word) return ("%d %s%s"):format(n, word, n == 1 and "" or "s") end
 
-local function amount(models)
+local function amount(models, count)
   local least, most = models[1], models[2]
-  return least == most and plural(least, "model") or "at least " .. plural(least, "model")
+  if least == most then return plural(least, "model") end
+  return count < least and "at least " .. plural(least, "model") or "at most " .. plural(most,
+    "model")
 end
 
 local function check_base(stage, slice, where, found, has_base)
@@ -54,8 +56,8 @@ local function check_models(stage, slice, where, found)
   if method.base == "needed" then check_base(stage, slice, where, found, has_base) end
   if others >= method.models[1] and others <= method.models[2] then return end
   local beside = has_base and " beside its base" or ""
-  found:add(nil, ("%s%s takes %s%s, there %s %d"):format(where, stage.method, amount(method.models),
-    beside, others == 1 and "is" or "are", others))
+  found:add(nil, ("%s%s takes %s%s, there %s %d"):format(where, stage.method,
+    amount(method.models, others), beside, others == 1 and "is" or "are", others))
 end
 
 -- ---- layers -----------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ local function apply_rules(rules, parts, union)
   for m, gather in ipairs(union.rows) do
     local from = gather.from:totable()
     for _, rule in ipairs(rules) do from[rule.id + 1] = donor(rule, m, parts[m]) end
-    union.rows[m] = { rows = gather.rows, from = core.tensor(from, "i32") }
+    gather.from = core.tensor(from, "i32")
   end
 end
 
@@ -84,17 +84,18 @@ end
 --- The united vocabulary of the models; nil when nothing is to be united, or it cannot be.
 ---@param wanted table? the tokenizer option of a stage
 ---@param models table[] of inputs.lua
----@param base integer which of them is the base
+---@param base integer which of them has the ids that are kept
+---@param lends boolean it is a base model: its rows are those of models that lack a token
 ---@param found table of problems.lua
 ---@return table? vocabulary { size, tokenizer, union, models }
-function tokens.unite(wanted, models, base, found)
+function tokens.unite(wanted, models, base, lends, found)
   if not wanted then return nil end
   local parts, kind = parts_of(models, found), kind_of(wanted.source, models, found)
   if not parts or not kind then return nil end
   if not wanted.tokens and not wanted.pad_to_multiple_of and vocabulary.same(parts) then
     return nil
   end
-  local union = vocabulary.union(parts, { base = base, kind = kind,
+  local union = vocabulary.union(parts, { base = base, lends = lends, kind = kind,
     pad_to_multiple_of = wanted.pad_to_multiple_of })
   apply_rules(check_rules(wanted.tokens or {}, models, parts, union, found), parts, union)
   return { size = union.size, tokenizer = union.tokenizer, union = union, models = models }
