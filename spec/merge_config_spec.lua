@@ -192,7 +192,7 @@ modules:
       "m.yml:6: models[1].parameters.density is 1.5: at most 1 is expected",
       "m.yml:7: models[1].parameters.weight is inf: it is not finite")
     wrong_with(LINEAR .. "dtype: int8\n",
-      "m.yml:5: dtype is 'int8': a floating-point type is expected\n" ..
+      "m.yml:5: dtype is 'int8': no type that is written\n" ..
       "hint: known are bfloat16, float16, float32")
     wrong_with(LINEAR .. "tokenizer: {source: union, pad_to_multiple_of: 0.5}\n",
       "m.yml:5: tokenizer.pad_to_multiple_of is 0.5: a positive whole number is expected")

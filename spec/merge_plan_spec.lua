@@ -286,6 +286,11 @@ describe("a plan complains of", function()
     assert.truthy(message:find("\n  model `[^\n]*/none`: [^\n]*config.json", 1))
   end)
 
+  it("adapters, which nobody has merged yet", function()
+    refused(linear("a", "b+adapter"), "merge: @m.yml:4: model `@b`: adapters are not " ..
+      "applied here: `adapter`\nhint: merge the adapter into its model first")
+  end)
+
   it("shapes and names, with how many tensors have it so", function()
     pico.write(path("wide"), 8, { hidden = 56 })
     pico.write(path("less"), 9, { change = function(tensors)

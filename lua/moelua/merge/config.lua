@@ -262,7 +262,7 @@ local function check_dtype(found, given, key)
   if not name then return nil end
   local dtype = dtypes[name:lower():gsub("^torch%.", "")]
   if not dtype then
-    found:at(given, key, "%s is '%s': a floating-point type is expected%s", key, name,
+    found:at(given, key, "%s is '%s': no type that is written%s", key, name,
       options.hint(name, dtype_names))
   end
   return dtype
