@@ -286,6 +286,8 @@ describe("beside its tensors a merge has", function()
     local cosine = (base * a):sum():item() / math.sqrt((base * base):sum():item() *
       (a * a):sum():item())
     assert.near(cosine, line.cosine[1], 1e-5)
+    assert.near(math.sqrt(((a - base) * (a - base)):sum():item() / (base * base):sum():item()),
+      line.distance[1], 1e-5)
     assert.equal(12, #made.table.rows)
     local html = read("report/report.html")
     assert.truthy(html:find("<h2>Tables</h2>", 1, true))

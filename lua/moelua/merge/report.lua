@@ -1,7 +1,7 @@
 -- merge/report.lua: what the merge did to each tensor: report.html for people, and one line of
 -- merge.jsonl for each tensor.
 --
--- figures, as the assembly counts them while it reads: cosine and delta (a list by model: of its
+-- figures, as the assembly counts them while it reads: cosine and distance (a list by model: of its
 -- values with the base, or with the mean of all without one; the length of the difference over
 -- that of the reference), agreement (the share of elements where all differences have one sign),
 -- kept (a list by model: the share of the elements that count), hash (of the result).
@@ -40,7 +40,7 @@ function report.line(entry, figures)
     shape = list_of(entry.shape), parameters = entry.params,
     method = type(entry.method) == "function" and "function" or entry.method, models = from,
     base = entry.base_input and entry.base_input.model.path,
-    cosine = finite(list_of(figures.cosine)), delta = finite(list_of(figures.delta)),
+    cosine = finite(list_of(figures.cosine)), distance = finite(list_of(figures.distance)),
     kept = finite(list_of(figures.kept)), agreement = agreement, hash = figures.hash }
 end
 
@@ -65,7 +65,7 @@ end
 local function share(value) return ("%.1f %%"):format(100 * value) end
 
 local COLUMNS = { { name = "cosine", format = "%.4f" }, { name = "least", format = "%.4f" },
-  { name = "difference", format = "%.4f" }, { name = "one sign", format = share },
+  { name = "distance", format = "%.4f" }, { name = "one sign", format = share },
   { name = "kept", format = share } }
 
 local function columns(first)
@@ -74,18 +74,18 @@ end
 
 -- Figures of tensors of one kind, averaged over them and over the models.
 local function kind_row(kind)
-  local lists = { cosine = {}, least = {}, delta = {}, agreement = {}, kept = {} }
+  local lists = { cosine = {}, least = {}, distance = {}, agreement = {}, kept = {} }
   local function put(name, value)
     if type(value) == "number" then table.insert(lists[name], value) end
   end
   for _, line in ipairs(kind) do
     put("cosine", mean(line.cosine))
     put("least", least(line.cosine))
-    put("delta", mean(line.delta))
+    put("distance", mean(line.distance))
     put("agreement", line.agreement)
     put("kept", mean(line.kept))
   end
-  return { kind[1].kind, #kind, mean(lists.cosine), least(lists.least), mean(lists.delta),
+  return { kind[1].kind, #kind, mean(lists.cosine), least(lists.least), mean(lists.distance),
     mean(lists.agreement), mean(lists.kept) }
 end
 
@@ -107,7 +107,7 @@ end
 local function tensors_table(lines)
   local rows = {}
   for i, line in ipairs(lines) do
-    rows[i] = { line.name, line.method, mean(line.cosine), least(line.cosine), mean(line.delta),
+    rows[i] = { line.name, line.method, mean(line.cosine), least(line.cosine), mean(line.distance),
       line.agreement, mean(line.kept) }
   end
   return { title = "Every tensor.", columns = columns { "tensor", "method" }, rows = rows }
