@@ -83,6 +83,19 @@ describe("a mixture of models with different vocabularies", function()
     assert.equal(2, #report)
   end)
 
+  it("has the mean of all others for what the base lacks", function()
+    local c = model(tokens({ "z", "w", "yz" }), 3, 3)
+    for _, rest in ipairs({ 1, "mean" }) do
+      local mixed = moe.mix({ a, b, c }, { rest = rest })         -- x y xy z yz w
+      assert.equal(6, mixed.config.vocab)
+      for _, name in ipairs({ "embedding", "head" }) do
+        helper.close(row(mixed, name, 3), (row(b, name, 1) + row(c, name, 0)) / 2, 1e-7)
+        helper.close(row(mixed, name, 4), (row(b, name, 3) + row(c, name, 2)) / 2, 1e-7)
+        helper.close(row(mixed, name, 5), row(c, name, 1), 1e-7)
+      end
+    end
+  end)
+
   it("is as before when the vocabularies are the same", function()
     local same = model(x, 3, 5)
     assert.equal(x:hash(), moe.mix({ a, same }).tokenizer:hash())

@@ -87,3 +87,35 @@ for name, expected in pairs(recipes) do
     end)
   end)
 end
+
+-- A model with a vocabulary of its own, as if it came from elsewhere.
+local function stranger()
+  local text, path = {}, folder .. "/stranger.txt"
+  for i = 1, 500 do text[i] = ("word %d of some text"):format(i % 50) end
+  assert(system.write(path, table.concat(text, "\n")))
+  local moe = require("moelua")
+  local m = moe.model.new({ dim = 16, layers = 2, heads = 2, hidden = 16, vocab = 320,
+    context = 64, std = 0.06 })
+  m.tokenizer = assert(moe.tokenizer.train({ path = path, vocab = 300 }))
+  assert(m:save(folder .. "/stranger"))
+end
+
+describe("a recipe with --from", function()
+  stranger()
+  for name, arms in pairs({ btx = { "seed", "expert code", "expert math", "expert prose",
+      "weight average", "btx, just mixed", "btx", "dense, same compute" },
+      upcycle = recipes.upcycle.arms }) do
+    it("begins with that model and its tokenizer: " .. name, function()
+      local code, out, err = recipe(name, "--preset tiny --json --quiet --from stranger " ..
+        "--max-bytes 100000 --context 16 --out runs/from-" .. name)
+      assert.same({ 0, "" }, { code, err })
+      local found = assert(json.decode(out))
+      assert.same(arms, names(found.arms))
+      assert.equal(0, found.arms[1].flops)
+      local config = assert(json.decode(get("runs/from-" .. name .. "/model/config.json")))
+      assert.same({ 320, 64 }, { config.vocab_size, config.max_position_embeddings })
+      assert.equal(get("stranger/tokenizer.json"),
+        get("runs/from-" .. name .. "/model/tokenizer.json"))
+    end)
+  end
+end)

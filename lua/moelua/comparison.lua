@@ -56,7 +56,7 @@ end
 
 -- The steps in which a model spends `share` of the FLOPs of a run.
 local function steps_of(self, model, share)
-  local context = self.training.context or model.config.context
+  local context = self.training.context or self.study.opt.context or model.config.context
   local per_step = self.training.batch * context * flops.per_token(model.config, context)
   self.budget = self.budget or self.opts.steps * per_step
   return math.max(1, math.floor(share * self.budget / per_step + 0.5))

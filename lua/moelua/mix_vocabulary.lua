@@ -20,17 +20,12 @@ local function source_of(donor, name)
   return donor.source(name) or { tensor = donor.tensor(name), shape = donor.shape(name) }
 end
 
--- The sources of all donors' tables of this name, with as many rows; what has to be computed of
--- them is computed once.
+-- The sources of all donors' tables of this name, with as many rows. Those that have to be computed
+-- are in memory from now on.
 local function gathers_of(union, list, name)
-  local found
-  return function()
-    if found then return found end
-    local sources = {}
-    for i, donor in ipairs(list) do sources[i] = source_of(donor, name) end
-    found = vocabulary.sources(union, sources)
-    return found
-  end
+  local sources = {}
+  for i, donor in ipairs(list) do sources[i] = source_of(donor, name) end
+  return vocabulary.sources(union, sources)
 end
 
 --- How the tables of the donors become those of one vocabulary; nil when they are of one already,
@@ -49,7 +44,7 @@ return function(list, kind)
     for i, donor in ipairs(list) do copies[i] = parts.copy(donor, name) end
     for i in ipairs(list) do
       out[i] = parts.gathered(copies, { union.size, copies[i].shape[2] }, function()
-        return gathers()[i]
+        return gathers[i]
       end, ("%d %s"):format(i, core.json.encode(kind)))
     end
     return out

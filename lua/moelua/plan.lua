@@ -86,7 +86,8 @@ end
 -- The options as the stage would get them, checked.
 local function complete(self, where, name, given)
   return train_options.check(where, options.merge(given, { name = name,
-    out = self.opt.out .. "/" .. name, save_every = given.save_every or self.opt.save_every,
+    out = self.opt.out .. "/" .. name, context = given.context or self.opt.context,
+    save_every = given.save_every or self.opt.save_every,
     precision = given.precision or self.opt.precision }))
 end
 

@@ -128,6 +128,7 @@ end
 -- Options of moe.train and moe.branch that follow from those of the recipe.
 local function complete(self, given, folder)
   return options.merge(given, { out = self.opt.out .. "/" .. folder, quiet = self.opt.quiet,
+    context = given.context or self.opt.context,
     seed = given.seed or self.opt.seed, save_every = given.save_every or self.opt.save_every,
     precision = given.precision or self.opt.precision })
 end
@@ -190,7 +191,8 @@ study.sum = cost_of.sum
 function Study:measure(name, model, more)
   self:say("evaluating %s", name)
   return evaluate(model, self.domains,
-    options.merge({ split = self.split, windows = self.windows }, more or {}))
+    options.merge({ split = self.split, windows = self.windows, context = self.opt.context },
+      more or {}))
 end
 
 --- Evaluates a model and adds it as a row of the table. `cost` is what it took to make it, from the

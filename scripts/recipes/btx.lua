@@ -20,6 +20,8 @@ local opt = moe.options {
     { "domain", {}, "name=path of a file or folder; replaces the three standard domains",
       repeatable = true },
     { "max_bytes", 8000000, "text used of each domain", min = 1 },
+    { "from", nil, "a model to branch, a Hugging Face directory or .gguf file, instead of a " ..
+      "seed model; try --btx-lr and --dense-lr 1e-4", type = "string" },
     { "dim", 128, "model width", min = 1 },
     { "layers", 4, "layers", min = 1 },
     { "heads", 4, "attention heads", min = 1 },
@@ -47,7 +49,9 @@ local opt = moe.options {
   },
 }
 
+local seed = opt.from and assert(moe.load(opt.from))
 local study = moe.study.open(opt, { recipe = "btx", title = "Branch-Train-MiX",
+  tokenizer = seed and seed.tokenizer,
   about = "Copies of one seed model were trained on one domain each, without communication; " ..
     "their feed-forward layers, and the seed's, became the experts of a mixture, which was " ..
     "finetuned on all domains together. The dense model had the same compute after the seed." })
@@ -57,12 +61,15 @@ study:need(opt.k <= #study.names + 1, "--k is %d: there are %d experts, the seed
 local training = { batch = opt.batch, lr = opt.btx_lr }
 local function with(more) return moe.options.merge(training, more) end
 
--- The seed model, on all domains together.
-local seed = moe.model.new { dim = opt.dim, layers = opt.layers, heads = opt.heads,
-  hidden = opt.hidden, vocab = 256, context = opt.context, std = 0.06, seed = opt.seed }
-seed.tokenizer = moe.tokenizer.bytes()
-local seed_cost = study:train("seed", seed,
-  with { data = domains, steps = opt.seed_steps, lr = opt.lr })
+-- The seed model, on all domains together, unless there is one.
+local seed_cost = moe.study.sum()
+if not seed then
+  seed = moe.model.new { dim = opt.dim, layers = opt.layers, heads = opt.heads,
+    hidden = opt.hidden, vocab = 256, context = opt.context, std = 0.06, seed = opt.seed }
+  seed.tokenizer = moe.tokenizer.bytes()
+  seed_cost = study:train("seed", seed,
+    with { data = domains, steps = opt.seed_steps, lr = opt.lr })
+end
 study:arm("seed", seed, seed_cost)
 
 -- Branch and train.
@@ -86,7 +93,7 @@ study:keep(mixed)
 
 -- A dense model with the same compute after the seed, in one uninterrupted schedule.
 local dense = seed:copy()
-local per_step = seed_cost.flops / opt.seed_steps
+local per_step = costs[1].flops / opt.expert_steps
 local dense_steps = math.floor((branched.flops - seed_cost.flops + mix_cost.flops) / per_step + 0.5)
 local dense_cost = study:train("dense", dense,
   with { data = domains, steps = dense_steps, lr = opt.dense_lr }, seed_cost)

@@ -16,6 +16,8 @@ local opt = moe.options {
   name = "upcycle", compares = true,
   about = "Sparse upcycling beside going on densely and a mixture from scratch, at equal compute.",
   options = {
+    { "from", nil, "a model to upcycle, a Hugging Face directory or .gguf file, instead of a " ..
+      "dense model; --steps tell what compute is counted by; try --lr 1e-4", type = "string" },
     { "experts", 8, "copies of each feed-forward layer", min = 1 },
     { "k", 2, "experts a token goes to", min = 1 },
     { "balance", 0.01, "coefficient of the balance loss", min = 0 },
@@ -38,22 +40,22 @@ local opt = moe.options {
   },
 }
 
+local dense = opt.from and assert(moe.load(opt.from))
 local study = moe.study.open(opt, { recipe = "upcycle", title = "Sparse upcycling",
+  tokenizer = dense and dense.tokenizer,
   about = "A dense model became a mixture of experts and was trained on, beside the dense model " ..
     "itself and a mixture from scratch with the same compute." })
 study:need(opt.k <= opt.experts, "--k is %d: there are %d experts", opt.k, opt.experts)
 
-local function model(ffn, seed)
-  local new = moe.model.new { dim = opt.dim, layers = opt.layers, heads = opt.heads, vocab = 256,
-    context = opt.context, hidden = opt.hidden, ffn = ffn, std = 0.06, seed = seed }
-  new.tokenizer = moe.tokenizer.bytes()
-  return new
+-- The dense model that everything begins with, on all domains together, unless there is one.
+local cost = moe.study.sum()
+if not dense then
+  dense = moe.model.new { dim = opt.dim, layers = opt.layers, heads = opt.heads, vocab = 256,
+    context = opt.context, hidden = opt.hidden, std = 0.06, seed = opt.seed }
+  dense.tokenizer = moe.tokenizer.bytes()
+  cost = study:train("dense", dense,
+    { data = study.domains, steps = opt.steps, batch = opt.batch, lr = opt.dense_lr })
 end
-
--- The dense model that everything begins with.
-local dense = model({ kind = "dense" }, opt.seed)
-local cost = study:train("seed", dense,
-  { data = study.domains, steps = opt.steps, batch = opt.batch, lr = opt.dense_lr })
 study:arm("dense", dense, cost)
 
 local function router(gate)
@@ -64,6 +66,12 @@ local function upcycled(gate, vary)
     return moe.upcycle(dense, { experts = opt.experts, router = router(gate), vary = vary,
       seed = seed })
   end
+end
+local function from_scratch(seed)
+  local new = moe.model.new(moe.options.merge(dense.config, { seed = seed, ffn = { kind = "moe",
+    hidden = dense.config.ffn[1].hidden, experts = opt.experts, router = router("selected") } }))
+  new.tokenizer = dense.tokenizer
+  return new
 end
 local normal, raw = upcycled("selected"), upcycled("all")
 study:arm("just upcycled", normal(opt.seed), cost)
@@ -80,9 +88,7 @@ for _, percent in ipairs { 10, 30, 100 } do
   add("upcycled, gates not normalised", raw)
   add("drop-upcycled", upcycled("selected", { form = "drop", share = opt.drop }))
   add("upcycled with noise", upcycled("selected", { form = "noise", std = opt.noise }))
-  arms:add(named("mixture from scratch"), function(seed)
-    return model({ kind = "moe", experts = opt.experts, router = router("selected") }, seed)
-  end)
+  arms:add(named("mixture from scratch"), from_scratch)
   for _, other in ipairs { "dense", "mixture from scratch", "upcycled, gates not normalised",
       "drop-upcycled" } do
     arms:beats(named("upcycled"), named(other))
