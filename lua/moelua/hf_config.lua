@@ -142,8 +142,8 @@ local function complete_scaling(hf, scaling, family)
   elseif scaling.rope_type == "dynamic" and not ours then
     scaling.original_max_position_embeddings = most
   end
-  local first = scaling.original_max_position_embeddings or most
-  if scaling.rope_type == "yarn" and not scaling.factor and type(first) == "number" then
+  local first = scaling.original_max_position_embeddings
+  if scaling.rope_type == "yarn" and not scaling.factor and math.type(first) == "integer" then
     scaling.factor = most / first
   end
   return rope_scaling.check("config.json", scaling, most)

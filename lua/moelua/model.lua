@@ -127,12 +127,16 @@ local function check_config(given)
   return config
 end
 
---- One block: attention and feed-forward, each with its norm and residual.
+--- One block: attention and feed-forward, each with its norm and residual. config: that of a model;
+--- number: of the layer, from 0.
 local Block = nn.layer_class("Block")
 model.Block = Block
 Block.parts = { "attention_norm", "attention", "ffn_norm", "ffn" }
 
 function Block:init(config, number)
+  check_complete("model.Block", config)
+  expect(math.type(number) == "integer" and config.ffn[number + 1], "model.Block", "number",
+    "that of a layer, from 0", number)
   local name = ("layers.%d."):format(number)
   -- Each block adds to the residual twice: its share of the variance (Radford et al. 2019).
   local residual_std = config.std / math.sqrt(2 * config.layers)
@@ -352,7 +356,8 @@ end
 --- rope_scaling, see nn.Attention; mlp_bias (of dense layers); norm_eps, tied (is the head the
 --- embedding?), std (of the weights), seed; recompute (keep only the input of each block for
 --- backward and compute the rest again: a third more work, much less memory, the same bits); freeze
---- (what training leaves as it is, see freeze.lua).
+--- (what training leaves as it is, see freeze.lua); hf (fields of config.json that are kept as they
+--- were read, see hf_config.lua).
 ---@param given table
 ---@return moelua.Model
 function model.new(given) return Model(check_config(given)) end

@@ -19,8 +19,8 @@ describe("messages about files", function()
       "[missing] load: gpt2 is no model folder: it has no config.json\n" ..
       "hint: the path of a Hugging Face directory on this machine is expected" },
     { [[return moe.load(DIR .. "/weights.safetensors")]],
-      "[missing] load: DIR/weights.safetensors is no model folder: it has no config.json\n" ..
-      "hint: the path of a Hugging Face directory on this machine is expected" },
+      "[format] load: DIR/weights.safetensors has tensors, but no config.json\n" ..
+      "hint: give the folder that it is in" },
     { [[return moe.load(DIR .. "/folder")]],
       "[missing] load: DIR/folder is no model folder: it has no config.json\n" ..
       "hint: the path of a Hugging Face directory on this machine is expected" },
@@ -32,8 +32,9 @@ describe("messages about files", function()
     { [[return moe.load(DIR .. "/notobject")]],
       "[format] DIR/notobject: config.json: no JSON object" },
     { [[return moe.load(DIR .. "/bert")]],
-      "[unsupported] DIR/bert: model_type 'bert' is not supported\n" ..
-      "hint: llama, mistral, mixtral and moelua are" },
+      "[unsupported] DIR/bert: config.json: model_type 'bert' is not supported\n" ..
+      "hint: deepseek, llama, mistral, mixtral, moelua, olmoe, qwen2, qwen2_moe, qwen3 and " ..
+      "qwen3_moe are" },
     { [[return moe.load(DIR .. "/nokey")]],
       "[format] DIR/nokey: config.json: 'hidden_size' is missing: integer expected" },
     { [[return moe.load(DIR .. "/wrongtype")]],
@@ -51,7 +52,10 @@ describe("messages about files", function()
     { [[return moe.load(DIR .. "/integers")]],
       "[format] DIR/integers: tensor 'model.norm.weight' holds I32, which no weight can be" },
     { [[return moe.load(DIR .. "/rope")]],
-      "[unsupported] DIR/rope: rope_scaling of type 'yarn' is not supported" },
+      "[unsupported] DIR/rope: config.json: rope_scaling of type 'longrope' is not supported\n" ..
+      "hint: linear, dynamic, llama3 and yarn are" },
+    { [[return moe.load(DIR .. "/yarn")]],
+      "[format] DIR/yarn: config.json: rope_scaling: option 'factor' is missing: number expected" },
     { [[return moe.load(DIR .. "/cut")]],
       "[format] DIR/cut/model.safetensors: incomplete metadata, file not fully covered: " ..
       "25181 bytes of data, 25280 described (MetadataIncompleteBuffer)" },

@@ -1094,7 +1094,8 @@ moe.model = model
 
 do
 
---- One block: attention and feed-forward, each with its norm and residual.
+--- One block: attention and feed-forward, each with its norm and residual. config: that of a model;
+--- number: of the layer, from 0.
 ---@class moelua.Block
 ---@overload fun(config?: any, number?: any): moelua.Block
 local Block = {}
@@ -1233,7 +1234,8 @@ function model.check_config(given) end
 --- rope_scaling, see nn.Attention; mlp_bias (of dense layers); norm_eps, tied (is the head the
 --- embedding?), std (of the weights), seed; recompute (keep only the input of each block for
 --- backward and compute the rest again: a third more work, much less memory, the same bits); freeze
---- (what training leaves as it is, see freeze.lua).
+--- (what training leaves as it is, see freeze.lua); hf (fields of config.json that are kept as they
+--- were read, see hf_config.lua).
 ---@param given table
 ---@return moelua.Model
 function model.new(given) end
