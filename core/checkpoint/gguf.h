@@ -97,8 +97,8 @@ void moe__gguf_abandon(moe_gguf_writer *w);
 
 /* --- types ----------------------------------------------------------------------------------- */
 
-/* Why these bytes can be no key or name of a tensor, of at most so many bytes: "is empty"; NULL when
- * they can. */
+/* Why these bytes can be no key or name of a tensor, of at most so many bytes: "is empty"; NULL
+ * when they can. */
 const char *moe__gguf_name_fault(moe_slice name, size_t most);
 
 /* The type by its number in a GGUF file; MOE_STORED_COUNT, with the name of the type if it has one

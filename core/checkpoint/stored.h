@@ -76,8 +76,9 @@ moe_dtype moe__stored_compute(moe_stored type);
 /* The type that holds a tensor's elements unchanged. */
 moe_stored moe__stored_of(moe_dtype dtype);
 
-/* Converts `n` elements from `first` on of any float or quantised type, both multiples of its block,
- * into `out`: on the calling thread, for work that comes in pieces. Of other types 0 is read. */
+/* Converts `n` elements from `first` on of any float or quantised type, both multiples of its
+ * block, into `out`: on the calling thread, for work that comes in pieces. Of other types 0 is
+ * read. */
 void moe__stored_read(moe_stored type, const void *data, uint64_t first, uint64_t n, float *out);
 
 /* Fills `out` (contiguous, of the type that moe__stored_compute tells, or BF16 or F16 from any
@@ -88,8 +89,8 @@ moe_status moe__stored_load(moe_stored type, const void *data, moe_tensor *out, 
 /* Whether elements of `from` can be written as `to`: any float as F32, BF16 or F16, rounded to the
  * nearest (even when tied), or as Q8_0; i32 as I32. */
 bool moe__stored_can_save(moe_dtype from, moe_stored to);
-/* Converts `n` elements from `first` on (a multiple of the block) of a contiguous tensor into `out`.
- * False when Q8_0 cannot hold one: it is not finite, or its scale beyond f16. */
+/* Converts `n` elements from `first` on (a multiple of the block) of a contiguous tensor into
+ * `out`. False when Q8_0 cannot hold one: it is not finite, or its scale beyond f16. */
 bool moe__stored_save(moe_tensor *t, int64_t first, int64_t n, moe_stored to, void *out);
 
 #endif

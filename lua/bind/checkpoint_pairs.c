@@ -1,8 +1,8 @@
 /* checkpoint_pairs.c -- metadata of a GGUF file from Lua values.
  *
- * Integers become u32 (i64 when they do not fit), floats f32, booleans and strings themselves;
- * a list becomes an array of what all of its values are: strings, booleans, f32 when one is a float,
- * else i32. These are the types that the readers of models expect.
+ * Integers become u32 (i64 when they do not fit), floats f32, booleans and strings themselves; a
+ * list becomes an array of what all of its values are: strings, booleans, f32 when one is a
+ * float, else i32. These are the types that the readers of models expect.
  */
 #include <string.h>
 

@@ -14,6 +14,11 @@
 #include "base/ctx.h"
 #include "oracle.h"
 
+/* Bytes of memory per byte of a file: the least an entry of metadata takes is 6, for a record of 32
+ * that may be held three times while their list doubles. */
+#define COST 20
+#define COST_ANYWAY 8192
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static moe_ctx *ctx;
@@ -96,11 +101,13 @@ static void read_bytes(source *s, const uint8_t *bytes, size_t size) {
     moe_safetensors *f = (moe_safetensors *)(uintptr_t)8;
     bool by_file = source_once_in(s, 64), memory_may_fail = source_once_in(s, 16);
     ctx->error[0] = '\0';
+    ctx->heap.peak = ctx->heap.live;
     ctx->heap.fail_from = memory_may_fail ? ctx->heap.requests + 1 + source_pick(s, 8) : 0;
     ctx->heap.fail_count = source_pick(s, 2) ? 1 : UINT64_MAX;
     moe_status status = by_file ? open_through_file(bytes, size, &f)
                                 : moe__safetensors_parse(ctx, "made up", bytes, size, &f);
     ctx->heap.fail_from = 0;
+    if (ctx->heap.peak - idle > COST * size + COST_ANYWAY) violation("it costs too much memory");
     check_status(status, memory_may_fail);
     if ((status == MOE_OK) != (f != NULL)) violation("a status that does not tell of the file");
     if (f) {
