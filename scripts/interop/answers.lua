@@ -51,10 +51,10 @@ function answers.logits(request)
   end) })
 end
 
---- The `count` most likely tokens after `ids`.
+--- The `count` most likely tokens after `ids`, or after each list of a list.
 function answers.continued(request)
   return model_of(request):generate_ids(request.ids,
-    { max_tokens = request.count, temperature = 0 })
+    { max_tokens = request.count, temperature = 0, eos = false })
 end
 
 --- Writes a model that was read as we write it.
@@ -98,7 +98,7 @@ end
 
 --- A merge as a YAML file of mergekit describes it.
 function answers.merge(request)
-  assert(moe.merge(request.config, { out = request.out }))
+  assert(moe.merge(request.config, { out = request.out, quiet = true }))
   return {}
 end
 
@@ -116,7 +116,7 @@ end
 
 --- A model for another program.
 function answers.export(request)
-  assert(moe.export(model_of(request), request.out,
+  assert(moe.export(request.model, request.out,
     { format = request.format, dtype = request.kind }))
   return {}
 end

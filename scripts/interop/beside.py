@@ -90,16 +90,12 @@ def theirs(model, ids):
         return model(torch.tensor([ids])).logits[0]
 
 
-def continued(model, ids, count, cached=False):
+def continued(model, ids, count):
     """The `count` most likely tokens, one after the other."""
-    ids, past, fed = list(ids), None, 0
+    ids = list(ids)
     with torch.no_grad():
         for _ in range(count):
-            if cached:
-                said = model(torch.tensor([ids[fed:]]), past_key_values=past, use_cache=True)
-                past, fed = said.past_key_values, len(ids)
-            else:
-                said = model(torch.tensor([ids]), use_cache=False)
+            said = model(torch.tensor([ids]), use_cache=False)
             ids.append(said.logits[0, -1].argmax().item())
     return ids[-count:]
 

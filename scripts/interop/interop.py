@@ -27,7 +27,7 @@ MODULES = ("families", "files", "texts", "merges", "smollm2")
 logging.disable(logging.ERROR)
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(1)            # small models: a second thread would only wait
 
 
 def too_long(*_):

@@ -197,8 +197,8 @@ def drawn(config, kept):
         (share, size, square), (share2, size2, square2) = figures
         text = (f"kept {share:.3f} and {share2:.3f}, mean |delta| {size:.4f} and {size2:.4f}, "
                 f"mean square {square:.5f} and {square2:.5f}")
-        near = abs(share - kept) < 0.01 and abs(share2 - kept) < 0.01
-        if not (near and abs(size / size2 - 1) < 0.01 and abs(square / square2 - 1) < 0.03):
+        near = abs(share - kept) < 0.012 and abs(share2 - kept) < 0.012      # of 35,104 numbers
+        if not (near and abs(size / size2 - 1) < 0.05 and abs(square / square2 - 1) < 0.06):
             raise Failure(text)
         return text
     return check
