@@ -197,6 +197,16 @@ parameters: {weight: 1, normalize: false}
     assert.equal("F32", dtype)
   end)
 
+  it("reads GGUF files as it reads folders", function()
+    assert(moe.export(path("a"), path("a.gguf"), { dtype = "f32" }))
+    merge({ method = "linear", models = { path("a.gguf"), path("a") }, quiet = true,
+      parameters = { weight = 1 } }, { out = "gguf" })
+    for _, name in ipairs(checkpoint.open(path("a")):names()) do
+      helper.close(tensor("gguf", name), tensor("a", name), 0)
+    end
+    assert.equal("llama", json.decode(read("gguf/config.json")).model_type)
+  end)
+
   it("splits its files where it is told to", function()
     merge(config("linear", nil, { "a", "b" }), { out = "shards", max_shard_size = 30000 })
     assert.truthy(system.exists(path("shards/model.safetensors.index.json")))
@@ -344,6 +354,30 @@ describe("a merge that is there", function()
     assert.equal(21, #made.lines)
     helper.close(tensor("resumed", UP), 2 * tensor("a", UP), 0)
     assert.is_true(moe.verify(path("resumed")))
+  end)
+
+  it("goes on with the stage where it was cut short", function()
+    local calls, fails = 0, true
+    local function halved(tensors) return 0.5 * tensors[1] end
+    local function method(tensors)
+      calls = calls + 1
+      if fails then error("the power goes") end
+      return tensors[1] + tensors[2]
+    end
+    local given = { out = path("staged"), quiet = true }
+    local stages = { { name = "half", method = halved, models = { path("a") } },
+      { method = method, models = { "half", path("b") } } }
+    assert.is_false(pcall(moe.merge, stages, given))
+    local half = path("staged/.merge/half/model.safetensors")
+    local before = lfs.attributes(half, "modification") - 100
+    assert(lfs.touch(half, before))
+    assert.is_false(pcall(moe.merge, stages, given))
+    assert.equal(before, lfs.attributes(half, "modification"))
+    fails = false
+    assert(moe.merge(stages, given))
+    assert.equal(2 + 21, calls)
+    helper.close(tensor("staged", UP), 0.5 * tensor("a", UP) + tensor("b", UP), 1e-6)
+    assert.is_false(system.exists(half))
   end)
 
   it("waits for nobody else's work", function()
