@@ -203,7 +203,8 @@ end
 -- Makes what the plan needs, then it, unless it is there from an earlier time.
 function Work:make(plan)
   local folder, identity = self:folder_of(plan), self.identities[plan]
-  if finished(folder, identity) then return finished(folder, identity) end
+  local done = finished(folder, identity)
+  if done then return done end
   local staged = false
   for _, model in ipairs(plan.models) do
     local before = self.by_name[model.path]
