@@ -7,6 +7,10 @@ local token_file = require("moelua.token_file")
 
 -- Two bytes a token, big-endian; the last byte of an odd text is one of the 256 ids behind those,
 -- and then come bos and eos. Nothing has to be learned, ids need 32 bits, and lengths are known.
+local lengths = {}
+for id = 0, 65793 do lengths[id + 1] = id < 65536 and 2 or id < 65792 and 1 or 0 end
+lengths = moe.tensor(lengths, "i32")
+
 local function pairs_tokenizer(more)
   local tok = { name = "pairs", vocab = 65794, bos = 65792, eos = 65793 }
   for key, value in pairs(more or {}) do tok[key] = value end
@@ -30,11 +34,7 @@ local function pairs_tokenizer(more)
     for i, id in ipairs(ids) do ids[i] = ("<I4"):pack(id) end
     return table.concat(ids), #ids
   end
-  function tok.byte_lengths()
-    local list = {}
-    for id = 0, tok.vocab - 1 do list[id + 1] = id < 65536 and 2 or id < 65792 and 1 or 0 end
-    return moe.tensor(list, "i32")
-  end
+  function tok.byte_lengths() return lengths end
   function tok.hash() return tok.name .. "-hash" end
   return tok
 end
@@ -250,6 +250,40 @@ describe("a model of subwords", function()
     end, "moe.train: " .. message)
     model.tokenizer = nil               -- nobody knows
     assert.equal(9 - 1, moe.evaluate(model, { text = corpus }, { split = "test" }).bytes.text)
+  end)
+
+  it("is branched with its tokenizer, as it would be trained here", function()
+    local text = {}
+    for i = 1, 120 do text[i] = ("the %d other words of %d texts"):format(i, i * i) end
+    text = table.concat(text, "\n")
+    local folder, n = helper.tmpdir(), 0
+    for _, split in ipairs({ "train", "train", "validation", "test" }) do
+      repeat n = n + 1 until helper.split_of(text .. n) == split
+      write(folder .. "/" .. n, text .. n)
+    end
+    local tok = assert(moe.tokenizer.train { path = folder, vocab = 300 })
+    local corpus = assert(data.corpus { path = folder, tokenizer = tok })
+    local function seed()
+      local model = moe.model.new { dim = 8, layers = 1, heads = 1, hidden = 8, context = 8,
+        vocab = tok.vocab, seed = 3 }
+      model.tokenizer = tok
+      return model
+    end
+    local opts = { steps = 3, batch = 2, lr = 1e-2, quiet = true, log_every = 1 }
+    local here = seed()
+    opts.data = { text = corpus }
+    local result = moe.train(here, opts)
+    opts.data, opts.out = nil, helper.tmpdir() .. "/branches"
+    local expert = moe.branch(seed(), { text = corpus }, opts).text
+    assert.same(result.curve, expert.summary.curve)
+    assert.equal(here.embedding:bytes(), expert.embedding:bytes())
+    assert.equal(tok:hash(), expert.tokenizer:hash())
+    assert.same({ tok.eos, 300 }, { expert.tokenizer.eos, expert.tokenizer.vocab })
+    -- Fewer bits a byte than a token: every token of text is a byte at least.
+    local report = moe.evaluate(expert, { text = corpus })
+    assert.is_true(report.bytes.text > report.tokens.text)
+    helper.close(report.metric.text,
+      report.nats.text * report.tokens.text / report.bytes.text / math.log(2), 1e-9)
   end)
 
   it("has its run and its branches tell its text by the tokenizer", function()
