@@ -250,7 +250,30 @@ describe("mix, with other choices,", function()
     helper.close(expert(mixed, 1, "w2", 2):narrow(2, 21, 4), moe.zeros(16, 4), 0)
   end)
 
+  it("takes what else attention has along: biases, norms, scaled positions", function()
+    local function qwen(seed)
+      local m = models.tiny({ seed = seed, attention_bias = "qkv", qk_norm = "head",
+        rope_scaling = { rope_type = "linear", factor = 2 } })
+      for _, name in ipairs({ "q_bias", "k_norm" }) do
+        local tensor = models.parameter(m, "layers.1.attention." .. name)
+        models.set(tensor, moe.randn(tensor:shape(), { seed = seed, stream = name }))
+      end
+      return m
+    end
+    local one, two = qwen(1), qwen(2)
+    helper.close(moe.mix({ one, one }):logits(ids), one:logits(ids), 1e-5)
+    local function bias(m) return models.parameter(m, "layers.1.attention.q_bias"):detach() end
+    helper.close(bias(moe.mix({ one, two })), (bias(one) + bias(two)) / 2, 1e-7)
+    local hint = "\nhint: all models must be trained from the same seed"
+    misuse(function() moe.mix({ one, models.tiny({ attention_bias = "qkv", qk_norm = "head" }) })
+    end, "mix: models 1 and 2 do not fit together: rope_scaling is " ..
+      "{\"factor\":2,\"rope_type\":\"linear\"} in model 1 and none in model 2" .. hint)
+  end)
+
   it("refuses what cannot be", function()
+    local biased = models.tiny({ mlp_bias = true })
+    misuse(function() moe.mix({ biased, biased }) end,
+      "mix: feed-forward layers with biases cannot become experts")
     misuse(function() moe.mix({ a, b }, { split = 5 }) end,
       "mix: layer 1, of hidden = 24, cannot be cut into 5 pieces")
     misuse(function() moe.mix({ a, b }, { split = 2, blend = true }) end,

@@ -191,10 +191,34 @@ end
 
 -- ---- writing ----------------------------------------------------------------------------------
 
--- A blueprint as gguf_export.lua takes models.
+-- The numbers of a tensor, or of all experts of a stack.
+local function value_of(slots)
+  if not slots[1].expert then return slots[1].part.value() end
+  local experts = {}
+  for e, slot in ipairs(slots) do experts[e] = slot.part.value() end
+  return core.concat(experts, 1):reshape(#slots, table.unpack(slots[1].part.shape))
+end
+
+-- A blueprint as gguf_export.lua takes models: one tensor after the other is made.
+local function described(plan)
+  local list, slots = {}, {}
+  for _, slot in ipairs(plan.slots) do
+    local name, shape = slot.name, slot.part.shape
+    if not slots[name] then
+      slots[name], list[#list + 1] = {}, { name = name, shape = shape }
+      if slot.expert then
+        local layer = plan.config.ffn[tonumber(name:match("^layers%.(%d+)")) + 1]
+        list[#list].shape = { layer.experts, table.unpack(shape) }
+      end
+    end
+    table.insert(slots[name], slot)
+  end
+  return { config = plan.config, tokenizer = plan:tokenizer(), list = function() return list end,
+    tensor = function(name) return value_of(slots[name]) end }
+end
+
 local function to_gguf(plan, out, dtype)
-  local m = plan:build()
-  return require("moelua.gguf_export").write(m, out, { dtype = dtype })
+  return require("moelua.gguf_export").write(described(plan), out, { dtype = dtype })
 end
 
 local function write_mixtral(plan, out, opts)

@@ -22,6 +22,12 @@ local function each(f, make)
   return out
 end
 
+--- Refuses a model whose layers have more than matrices.
+function ffn_parts.check(where, config)
+  if not config.mlp_bias then return end
+  core.raise("%s: feed-forward layers with biases cannot become experts", where)
+end
+
 --- Layer `number` (from 1) of a donor, or its expert of that number.
 function ffn_parts.of(donor, number, expert)
   local out = {}

@@ -149,6 +149,7 @@ end
 
 local function check_dense(list)
   for _, donor in ipairs(list) do
+    ffn_parts.check("mix", donor.config)
     for i, layer in ipairs(donor.config.ffn) do
       if layer.kind ~= "dense" then
         raise("mix: layer %d is a mixture already\n" ..

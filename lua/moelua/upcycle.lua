@@ -75,6 +75,7 @@ local function check(given)
 end
 
 local function check_layers(config, chosen, segments)
+  ffn_parts.check("upcycle", config)
   for i, layer in ipairs(config.ffn) do
     if chosen[i] and layer.kind ~= "dense" then
       raise("upcycle: layer %d is %s already", i,

@@ -4,9 +4,11 @@ local support = require("spec.messages.support")
 
 local wide, deep = models.tiny({ hidden = 32 }), models.tiny({ layers = 3 })
 local heads, mixture = models.tiny({ heads = 4 }), models.tiny({ ffn = models.mixture() })
+local larger = models.tiny({ vocab = 300 })
 
 function support.add(env)
   env.wide, env.deep, env.heads, env.mixture = wide, deep, heads, mixture
+  env.larger = larger
 end
 
 describe("messages about models", function()
@@ -128,10 +130,33 @@ describe("messages about models", function()
     { [[moe.mix({ m, "nowhere" })]],
       "[missing] load: nowhere is no model folder: it has no config.json\n" ..
       "hint: the path of a Hugging Face directory on this machine is expected" },
-    { [[moe.mix({ m, wide })]],
-      "mix: models 1 and 2 do not fit together: layers.0.ffn.w1 is [24 x 16] in model 1 " ..
-      "and [32 x 16] in model 2\n" ..
+    { [[moe.mix({ m, larger })]],
+      "mix: models 1 and 2 do not fit together: embedding is [256 x 16] in model 1 " ..
+      "and [300 x 16] in model 2\n" ..
       "hint: all models must be trained from the same seed" },
+    { [[moe.mix({ m, m }, { rest = 3 })]],
+      "mix: rest is \"mean\" or the number of one of the 2 models, not 3" },
+    { [[moe.mix({ m, m }, { split = 2, blend = true })]],
+      "mix: layers are split or blended, not both" },
+    { [[moe.mix({ m, m }, { freeze = { "expert" } })]],
+      "mix: freeze has 'expert': unknown\n" ..
+      "hint: did you mean 'experts'?" },
+    { [[moe.upcycle(m)]],
+      "upcycle: option 'experts' is missing: integer expected" },
+    { [[moe.upcycle(mixture, { experts = 2 })]],
+      "upcycle: layer 1 is a mixture already" },
+    { [[moe.upcycle(m, { experts = 2, layers = "alternat" })]],
+      "upcycle: layers is 'alternat': unknown\n" ..
+      "hint: did you mean 'alternate'?" },
+    { [[moe.upcycle(wide, { experts = 2, init = { by = "clusters", text = "some text" } })]],
+      "upcycle.init: the model has no tokenizer\n" ..
+      "hint: tokenizer = ..." },
+    { [[assert(moe.export(m, "out"))]],
+      "export: no layer is a mixture of experts\n" ..
+      "hint: model:save writes a dense model as it is; moe.upcycle and moe.mix make mixtures" },
+    { [[moe.export(mixture, "out", { format = "onnx" })]],
+      "export: option 'format' is 'onnx': unknown\n" ..
+      "hint: known are mixtral, gguf" },
     { [[moe.mix({ m, deep })]],
       "mix: models 1 and 2 do not fit together: layers is 2 in model 1 and 3 in model 2\n" ..
       "hint: all models must be trained from the same seed" },
