@@ -172,7 +172,8 @@ local function open(path)
     if not config then return nil, message, code end
   end
   local tok
-  tok, message, code = class.new(file, config, function() return files end)
+  tok, message, code = class.new(file, config, function() return files end, nil,
+    files["chat_template.jinja"])
   return tok, message and ("%s: %s"):format(where, message), code
 end
 

@@ -127,7 +127,7 @@ function Tokenizer:chat_template()
   for _, named in ipairs(type(given) == "table" and given or {}) do
     if type(named) == "table" and named.name == "default" then return named.template end
   end
-  return self:files()["chat_template.jinja"]
+  return self.description.template
 end
 
 --- The metadata of a GGUF file that describe it: key -> value. What these cannot say gives nil, the
@@ -184,14 +184,15 @@ local function take_roles(tok, config)
 end
 
 --- A tokenizer of the table of a tokenizer.json and that of a tokenizer_config.json. `files`
---- returns what files() will; `scores` is as in tokenizer_build.lua.
+--- returns what files() will; `scores` is as in tokenizer_build.lua, `template` a chat template
+--- that lies beside.
 ---@return moelua.Tokenizer?
 ---@return string? message
 ---@return string? code
-function class.new(file, config, files, scores)
+function class.new(file, config, files, scores, template)
   local handle, description, code = build(file, scores)
   if not handle then return nil, description, code end
-  description.files, description.config = files, config
+  description.files, description.config, description.template = files, config, template
   return take_roles(setmetatable({ handle = handle, description = description, name = "bpe",
     vocab = handle:vocab() }, Tokenizer), config)
 end
