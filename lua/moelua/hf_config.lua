@@ -6,6 +6,7 @@
 --   order       a model that we made is written as the first family, by this number, that says
 --               exactly what it is; without, the family is only for what was read as such
 --   defaults    of fields that may be absent; their types are those of the fields
+--   types       of its other fields that mean something when they are absent
 --   synonyms    another name of a field -> its name
 --   windowed    its attention may see no more than sliding_window positions
 --   read(hf)    -> the options of model.new; or nil and what is not supported. hf has no nulls,
@@ -78,13 +79,12 @@ local function without_nulls(value)
   return out
 end
 
--- Fields without defaults that are looked at; those of a family are of the type of its default.
+-- Fields without defaults that every family may have.
 local field_types = {
   hidden_size = "integer", num_hidden_layers = "integer", num_attention_heads = "integer",
   intermediate_size = "integer", num_key_value_heads = "integer", head_dim = "integer",
   initializer_range = "number", hidden_act = "string", tie_word_embeddings = "boolean",
-  sliding_window = "number", use_sliding_window = "boolean", clip_qkv = "number",
-  n_shared_experts = "integer", n_routed_experts = "integer", num_experts_per_tok = "integer",
+  sliding_window = "number", use_sliding_window = "boolean",
   moelua = "table", rope_parameters = "table", rope_scaling = "table", rope_theta = "number",
   original_max_position_embeddings = "integer", partial_rotary_factor = "number",
 }
@@ -96,7 +96,9 @@ end
 -- Fills in what is absent and refuses what has the wrong type.
 local function complete(hf, family)
   local declared = {}
-  for name, kind in pairs(field_types) do declared[name] = kind end
+  for _, types in ipairs({ field_types, family.types or {} }) do
+    for name, kind in pairs(types) do declared[name] = kind end
+  end
   for name, value in pairs(family.defaults) do
     declared[name] = { type_of_default(value), value }
   end

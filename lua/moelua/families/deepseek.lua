@@ -14,6 +14,8 @@ local deepseek = {
     rope_theta = 10000.0, attention_bias = false, moe_intermediate_size = 1407,
     moe_layer_freq = 1, first_k_dense_replace = 0, norm_topk_prob = false,
     scoring_func = "softmax", aux_loss_alpha = 0.001, seq_aux = true },
+  types = { n_routed_experts = "integer", n_shared_experts = "integer",
+    num_experts_per_tok = "integer" },
   names = options.merge(parts.mixture_names, {
     ["ffn.shared.w1"] = "mlp.shared_experts.gate_proj.weight",
     ["ffn.shared.w3"] = "mlp.shared_experts.up_proj.weight",

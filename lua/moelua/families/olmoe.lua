@@ -10,6 +10,7 @@ local olmoe = {
   defaults = { vocab_size = 50304, max_position_embeddings = 4096, rms_norm_eps = 1e-5,
     rope_theta = 10000.0, attention_bias = false, num_experts = 64, num_experts_per_tok = 8,
     router_aux_loss_coef = 0.01, norm_topk_prob = false },
+  types = { clip_qkv = "number" },
   synonyms = { num_local_experts = "num_experts" },
   names = parts.mixture_names,
   fused = parts.fused,
