@@ -156,13 +156,12 @@ describe("the header reader", function()
       got)
   end)
 
-  it("refuses 100 MB of nesting at once", function()
-    local started = system.clock()
+  it("refuses 100 MB of nesting where it becomes too deep", function()
     for _, open in ipairs { "[", '{"a":', '{"a":[' } do
       local body = '{"a":{"x":' .. open:rep(100000000 // #open - 10)
-      assert.truthy(message_for(body):find("nested too deeply at byte", 1, true))
+      local at = message_for(body):match("nested too deeply at byte (%d+)")
+      assert.is_true(tonumber(at) < 2000)
     end
-    assert.is_true(system.clock() - started < 20)
   end)
 
   it("nests 128 levels in what it ignores, and no more", function()
