@@ -89,7 +89,7 @@ function deepseek.write(config)
     first_k_dense_replace = number, moe_layer_freq = frequency(config),
     norm_topk_prob = layer.router.gate == "selected", scoring_func = "softmax",
     aux_loss_alpha = parts.balance_coef(layer),
-    seq_aux = balance ~= nil and balance.scope == "sequence" }
+    seq_aux = balance and balance.scope == "sequence" or false }
 end
 
 return deepseek
