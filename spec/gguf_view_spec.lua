@@ -55,17 +55,31 @@ local function mixture(more)
   return tensors
 end
 
+-- The same in a folder of parts, with each the tensors that are given for it.
+local function write_parts(parts, metadata)
+  local stem, total = made.fresh_path(""), 0
+  for _, tensors in ipairs(parts) do
+    for _ in pairs(tensors) do total = total + 1 end
+  end
+  for i, tensors in ipairs(parts) do
+    local own = options.merge(i == 1 and metadata or {}, { ["split.no"] = i - 1,
+      ["split.count"] = #parts, ["split.tensors.count"] = total })
+    assert(os.rename(write(tensors, own), ("%s-%05d-of-%05d.gguf"):format(stem, i, #parts)))
+  end
+  return ("%s-00001-of-%05d.gguf"):format(stem, #parts), stem
+end
+
 local function opened(tensors, metadata)
   local hf, file, code = gguf_view.open(write(tensors, metadata))
   assert.is_nil(code, file)
   return hf, file
 end
 
-local function refused(text, tensors, metadata, code)
+local function refused(text, tensors, metadata)
   local path = write(tensors, metadata)
   local hf, message, got = gguf_view.open(path)
   assert.is_nil(hf)
-  assert.equal(code or "unsupported", got)
+  assert.equal("unsupported", got)
   assert.equal(path .. ": ", message:sub(1, #path + 2))
   assert.truthy(message:find(text, 1, true), message)
 end
@@ -188,6 +202,31 @@ describe("gguf_view", function()
     assert.is_nil(opened(tensors, keys("llama", wide)).rope_scaling)
   end)
 
+  it("opens a file of several parts by the first", function()
+    local first, second = dense(), { ["output.weight"] = core.full(7, 10, 8) }
+    local path, stem = write_parts({ first, second }, keys("llama"))
+    local hf, file = gguf_view.open(path)
+    assert.equal("llama", hf.model_type)
+    assert.is_false(hf.tie_word_embeddings)
+    assert.equal(560, file:tensor("lm_head.weight"):sum():item())
+    assert.equal("output.weight", file:source("lm_head.weight").name)
+    file:close()
+    for _, case in ipairs({ { { first, first }, "have tensor `blk.0.attn_k.weight`" },
+      { { first, second, {} }, nil } }) do
+      local other = write_parts(case[1], keys("llama"))
+      if not case[2] then
+        assert(os.remove((other:gsub("00001%-of", "00003-of"))))
+        case[2] = "00003-of-00003.gguf: No such file"
+      end
+      local got, message = gguf_view.open(other)
+      assert.is_nil(got)
+      assert.truthy(message:find(case[2], 1, true), message)
+    end
+    assert(os.rename(stem .. "-00001-of-00002.gguf", stem .. "-00002-of-00002.gguf"))
+    local _, message = gguf_view.open(stem .. "-00002-of-00002.gguf")
+    assert.truthy(message:find("hint: open the first one, NAME-00001-of-00002.gguf", 1, true))
+  end)
+
   it("refuses what it would compute differently", function()
     refused("the architecture `gemma` is not supported\nhint: deepseek, llama, olmoe, ", dense(),
       keys("gemma"))
@@ -210,8 +249,5 @@ describe("gguf_view", function()
     refused("is no stack of at most 4096 experts",
       mixture { ["blk.0.ffn_up_exps.weight"] = { 6, 8 } },
       keys("llama", { expert_count = 3, expert_used_count = 2 }))
-    local parts = keys("llama")
-    parts["split.count"] = 3
-    refused("this is one of 3 parts of a model", dense(), parts)
   end)
 end)

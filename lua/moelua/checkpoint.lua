@@ -36,6 +36,20 @@ local function open_folder(path)
     :format(path, SINGLE, INDEX), "missing"
 end
 
+local MOST_PARTS = 4096
+
+-- A file, and with the first part of a GGUF file that was split all others.
+local function open_file(path)
+  local file, message, code = files.open(path)
+  local count = file and file:metadata("split.count")
+  if math.type(count) ~= "integer" or count < 2 or count > MOST_PARTS then
+    return file, message, code
+  end
+  local total = file:metadata("split.tensors.count")
+  file:close()
+  return shards.open_parts(path, count, total)
+end
+
 --- Opens a checkpoint for reading. Only headers are read; the data is mapped when it is used.
 --- The result has the methods
 ---   names() -> sorted list           info(name) -> { dtype = "BF16", shape = {2, 3}, bytes = 12 }
@@ -48,14 +62,15 @@ end
 ---                                    in the metadata says; else nil, message, "format"
 --- of which those that take a name return nil, message, "missing" when there is no such tensor.
 --- Quantised tensors (of GGUF) are floats: they are dequantised when they are asked for.
----@param path string a .safetensors or .gguf file, or a folder that holds one or an index of shards
+---@param path string a .safetensors or .gguf file (of several parts the first), or a folder that
+---  holds model.safetensors or an index of shards
 ---@return table? checkpoint
 ---@return string? message
 ---@return string? code
 function checkpoint.open(path)
   check_path("checkpoint.open", path)
   if folder.is_one(path) then return open_folder(path) end
-  return files.open(path)
+  return open_file(path)
 end
 
 -- Writing ---------------------------------------------------------------------------------

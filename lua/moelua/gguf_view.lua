@@ -207,16 +207,7 @@ end
 
 -- ---- all of it --------------------------------------------------------------------------------
 
-local function check_split(file)
-  local parts = file:metadata("split.count")
-  if parts and parts > 1 then
-    core.raise("this is one of %s parts of a model\nhint: join them with "
-      .. "`llama-gguf-split --merge`", tostring(parts))
-  end
-end
-
 local function read(file)
-  check_split(file)
   local arch = file:metadata("general.architecture")
   if type(arch) ~= "string" then core.raise("the key `general.architecture` is missing") end
   local self = { file = file, arch = arch, present = {}, rows = {},

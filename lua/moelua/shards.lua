@@ -1,5 +1,5 @@
--- shards.lua: a folder of safetensors files that an index ties together, seen as one checkpoint
--- with the methods of a single file.
+-- shards.lua: safetensors files that an index ties together, or the numbered parts of a GGUF file,
+-- seen as one checkpoint with the methods of a single file.
 
 local core = require("moelua.core")
 
@@ -114,6 +114,59 @@ function shards.open(folder, index_name)
     warn(("moelua: %s: total_size is %s, the tensors have %d bytes"):format(path, claimed, bytes))
   end
   return setmetatable({ path = folder, map = map, list = list, opened = opened }, Shards)
+end
+
+-- Parts of a GGUF file --------------------------------------------------------------------
+
+-- The names of all parts, by the name of the first: model-00001-of-00003.gguf.
+local function part_names(path, count)
+  local folder, stem = path:match("^(.-)([^/]*)%-00001%-of%-%d%d%d%d%d%.gguf$")
+  if not stem then return nil end
+  local list = {}
+  for i = 1, count do list[i] = ("%s-%05d-of-%05d.gguf"):format(stem, i, count) end
+  return folder == "" and "." or folder:sub(1, -2), list
+end
+
+-- Which part has which tensor; nil, message, code when the parts do not fit together.
+local function map_parts(path, list, opened, total)
+  local map, found = {}, 0
+  for i, file in ipairs(list) do
+    if opened[file]:metadata("split.no") ~= i - 1
+      or opened[file]:metadata("split.count") ~= #list then
+      return failure(path, "%s is not part %d of %d", file, i, #list)
+    end
+    for _, name in ipairs(opened[file]:names()) do
+      if map[name] then
+        return failure(path, "%s and %s have tensor `%s`", map[name], file, name)
+      end
+      map[name], found = file, found + 1
+    end
+  end
+  if total and total ~= found then
+    return failure(path, "the parts have %d tensors instead of %s", found, tostring(total))
+  end
+  return map
+end
+
+--- Opens all parts of a GGUF file that was split.
+---@param path string of the first part
+---@param count integer of parts, as the first one says
+---@param total integer? of tensors
+function shards.open_parts(path, count, total)
+  local folder, list = part_names(path, count)
+  if not folder then
+    return failure(path, "one of %d parts of a model\nhint: open the first one, "
+      .. "NAME-00001-of-%05d.gguf", count, count)
+  end
+  local opened, message, code = open_all(folder, list)
+  if not opened then return nil, message, code end
+  local map
+  map, message, code = map_parts(path, list, opened, total)
+  if not map then
+    close_all(opened)
+    return nil, message, code
+  end
+  return setmetatable({ path = path, map = map, list = list, opened = opened }, Shards)
 end
 
 -- Methods ---------------------------------------------------------------------------------

@@ -837,7 +837,8 @@ function checkpoint.create(path, plan, metadata, given) end
 ---                                    in the metadata says; else nil, message, "format"
 --- of which those that take a name return nil, message, "missing" when there is no such tensor.
 --- Quantised tensors (of GGUF) are floats: they are dequantised when they are asked for.
----@param path string a .safetensors or .gguf file, or a folder that holds one or an index of shards
+---@param path string a .safetensors or .gguf file (of several parts the first), or a folder that
+---  holds model.safetensors or an index of shards
 ---@return table? checkpoint
 ---@return string? message
 ---@return string? code
