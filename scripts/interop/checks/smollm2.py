@@ -70,15 +70,42 @@ def greedy(moelua):
     return all_equal(wrong, len(PROMPTS), f"prompts are continued alike for {CONTINUED} tokens")
 
 
+made = {}
+
+
 def mixture(moelua):
-    """Mixed, upcycled, trained and exported by smollm2.lua; the folder as transformers reads it,
-    and the GGUF file as we do, give the logits of the model that was exported."""
-    out = moelua.path()
-    program = [os.environ["MOELUA"], os.path.join(HERE, "smollm2.lua"), path(), out]
-    said = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=500)
-    if said.returncode:
-        raise Failure((said.stderr or said.stdout).strip().replace("\n", " / ")[-300:])
-    return out, said.stdout.strip().split("\n")[-1]
+    """Where smollm2.lua left its mixture, and its figures."""
+    if "folder" not in made:
+        folder = moelua.path()
+        said = subprocess.run([os.environ["MOELUA"], os.path.join(HERE, "smollm2.lua"), path(),
+                               folder], cwd=ROOT, capture_output=True, text=True, timeout=1500)
+        if said.returncode:
+            raise Failure((said.stdout + said.stderr).strip().replace("\n", " / ")[-400:])
+        made.update(folder=folder, figures=said.stdout.strip().split("\n")[-1])
+    return made["folder"], made["figures"]
 
 
-CHECKS = [("smollm2/logits", 600, logits), ("smollm2/continued", 900, greedy)]
+def building(moelua):
+    """Mixed, upcycled, trained, exported and loaded again."""
+    return mixture(moelua)[1]
+
+
+def exported(moelua):
+    """The Mixtral directory computes in transformers what it does here, tokenizer included."""
+    folder = os.path.join(mixture(moelua)[0], "mixtral")
+    model, said = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True)
+    if said["missing_keys"] or said["unexpected_keys"]:
+        raise Failure(f"{said['missing_keys'] or said['unexpected_keys']}")
+    tokenizer, most = transformers.AutoTokenizer.from_pretrained(folder), 0.0
+    for text, ids in zip(PROMPTS, prompts(moelua)):
+        if tokenizer.encode(text) != ids:
+            raise Failure(f"{text!r} has the ids {tokenizer.encode(text)} there and {ids} here")
+        most = max(most, farthest(moelua.logits(folder, ids), theirs(model, ids)))
+    if not tokenizer.chat_template:
+        raise Failure("the chat template is not there")
+    return f"{type(model).__name__}, {len(PROMPTS)} prompts, " + within(most, LIMIT)
+
+
+CHECKS = [("smollm2/logits", 600, logits), ("smollm2/continued", 900, greedy),
+          ("smollm2/mixture", 1500, building), ("smollm2/mixture/transformers", 900, exported)]
