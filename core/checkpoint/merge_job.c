@@ -237,6 +237,7 @@ static void round_to(const moe_desk *d, moe_stored type, float *x, int64_t n) {
 
 static void load_one(const moe_desk *d, const moe_source *s, int64_t first, int64_t n, float *x) {
     moe__source_read(d->job->k, s, first, n, x);
+    moe__source_prefetch(s, first + n, n);
     round_to(d, d->job->m->cast, x, n);
 }
 

@@ -73,6 +73,17 @@ void moe__source_read(const moe_kernels *k, const moe_source *s, int64_t first, 
     }
 }
 
+#define LINE 64         /* bytes that come at once */
+
+void moe__source_prefetch(const moe_source *s, int64_t first, int64_t n) {
+    if (s->rows || s->from) return;
+    int64_t last = first + n < s->count ? first + n : s->count;
+    if (first >= last) return;
+    const char *end = address(s, s->first + (uint64_t)last);
+    for (const char *at = address(s, s->first + (uint64_t)first); at < end; at += LINE)
+        __builtin_prefetch(at, 0, 2);
+}
+
 bool moe__source_is(const moe_source *s, int64_t others, moe_stored type) {
     if (s->type != type || moe__stored_bits(type) % 8 || !moe__stored_bits(type)) return false;
     for (int64_t i = 0; i < others; i++)

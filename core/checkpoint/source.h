@@ -25,6 +25,10 @@ struct moe_source {
 void moe__source_read(const moe_kernels *k, const moe_source *s, int64_t first, int64_t n,
                       float *out);
 
+/* Asks for elements that will be read soon: a piece is too short for the processor to see that it
+ * goes on. */
+void moe__source_prefetch(const moe_source *s, int64_t first, int64_t n);
+
 /* Whether all of its elements are stored in this type, which has whole bytes. */
 bool moe__source_is(const moe_source *s, int64_t others, moe_stored type);
 /* The bytes of rows first .. first + n - 1 of such a source. */

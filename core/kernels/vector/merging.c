@@ -75,14 +75,20 @@ void KERNEL(merge_histogram)(int64_t n, const float *x, uint32_t *restrict bins)
     for (int64_t i = 0; i < n; i++) bins[key_of(x[i]) >> 15]++;
 }
 
-/* Few keys have these upper bits: sixteen are looked at together, and mostly that is all. */
+#define FEW 32
+
+INLINE int32_t count_upper(const float *x, uint32_t upper) {
+    int32_t count = 0;
+    for (int i = 0; i < FEW; i++) count += key_of(x[i]) >> 15 == upper;
+    return count;
+}
+
+/* Few keys have these upper bits: some are looked at together, and mostly that is all. */
 void KERNEL(merge_histogram_low)(int64_t n, const float *x, uint32_t upper,
                                  uint32_t *restrict bins) {
-    for (int64_t i = 0; i < n; i += 16) {
-        int64_t end = i + 16 < n ? i + 16 : n;
-        uint32_t any = 0;
-        for (int l = 0; i + 16 <= n && l < 16; l++) any |= key_of(x[i + l]) >> 15 == upper;
-        if (i + 16 <= n && !any) continue;
+    for (int64_t i = 0; i < n; i += FEW) {
+        int64_t end = i + FEW < n ? i + FEW : n;
+        if (end == i + FEW && !count_upper(x + i, upper)) continue;
         for (int64_t e = i; e < end; e++)
             if (key_of(x[e]) >> 15 == upper) bins[key_of(x[e]) & 0x7fffu]++;
     }
