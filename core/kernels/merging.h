@@ -7,12 +7,16 @@
 #ifndef MOE_KERNELS_MERGING_H
 #define MOE_KERNELS_MERGING_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 /* y[i] = x[i] */
 typedef void moe_read_halves_fn(int64_t n, const uint16_t *x, float *y);
 /* y[i] = x[i], rounded to the nearest (even when tied) */
 typedef void moe_write_halves_fn(int64_t n, const float *x, uint16_t *y);
+/* Feeds the state of an XXH3-128. */
+typedef void moe_hash_add_fn(void *state, const void *data, size_t size);
+
 /* y[i] = s x[i]; y[i] += s x[i] */
 typedef void moe_merge_scale_fn(int64_t n, float s, const float *x, float *y);
 /* y[i] -= x[i] */
@@ -20,6 +24,8 @@ typedef void moe_merge_minus_fn(int64_t n, const float *x, float *y);
 /* y[i] = the sum of c[m] x[m][i] over count models, in f64 and rounded once */
 typedef void moe_merge_sum_fn(int64_t n, int count, const float *const *x, const double *c,
                               float *y);
+/* y[i] = a[i] + t (b[i] - a[i]) */
+typedef void moe_merge_lerp_fn(int64_t n, float t, const float *a, const float *b, float *y);
 /* y[i] = a[i] x[i] + b[i] z[i] */
 typedef void moe_merge_blend_fn(int64_t n, const float *a, const float *x, const float *b,
                                 const float *z, float *y);
@@ -88,7 +94,7 @@ typedef int64_t moe_merge_choose_fn(int64_t n, float threshold, const float *imp
     X(moe_write_halves_fn, write_bf16) X(moe_write_halves_fn, write_f16)                           \
     X(moe_merge_scale_fn, merge_scale) X(moe_merge_scale_fn, merge_add)                            \
     X(moe_merge_minus_fn, merge_minus) X(moe_merge_blend_fn, merge_blend)                          \
-    X(moe_merge_sum_fn, merge_sum)                                                                 \
+    X(moe_merge_sum_fn, merge_sum) X(moe_merge_lerp_fn, merge_lerp) X(moe_hash_add_fn, hash_add)   \
     X(moe_merge_dot_fn, merge_dot) X(moe_merge_l1_fn, merge_l1)                                    \
     X(moe_merge_signs_fn, merge_signs) X(moe_merge_agreed_fn, merge_agreed)                        \
     X(moe_merge_histogram_fn, merge_histogram)                                                     \

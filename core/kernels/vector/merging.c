@@ -217,6 +217,11 @@ void KERNEL(merge_sum)(int64_t n, int count, const float *const *x, const double
     }
 }
 
+void KERNEL(merge_lerp)(int64_t n, float t, const float *restrict a, const float *restrict b,
+                        float *restrict y) {
+    for (int64_t i = 0; i < n; i++) y[i] = a[i] + t * (b[i] - a[i]);
+}
+
 INLINE float variance_of(int count, float share, const float *const *x, int64_t i) {
     float mean = 0, sum = 0;
     for (int m = 0; m < count; m++) mean += x[m][i];
