@@ -8,6 +8,7 @@
 #include "base/pool.h"
 
 #define PIECE ((int64_t)2048)       /* elements on a desk: what stays in the first caches */
+#define STRETCH ((int64_t)1 << 22)  /* elements that are asked of the disk at once */
 #define LEAST_PIECE ((int64_t)256)  /* when there is little memory; a multiple of MOE_LANES */
 #define ALIGNED(bytes) (((bytes) + 63) & ~(size_t)63)
 
@@ -121,6 +122,7 @@ typedef struct region {
     moe_span_fn *fn;
     void *arg;
     int64_t total, unit;        /* elements in all, and of a span */
+    bool elements;              /* of the tensor, which are read in their order */
     bool emit;
     atomic_llong next;
 } region;
@@ -160,6 +162,17 @@ static void begin_span(moe_desk *d, int64_t first) {
     memset(d->sums, 0, figure_bytes(j->m));
 }
 
+/* While a stretch is worked on, the next one comes from the disk: its first span asks for it. */
+static void expect_next(const moe_job *j, int64_t first, int64_t unit) {
+    const moe_merge *m = j->m;
+    int64_t stretch = first / STRETCH;
+    if (first > 0 && stretch == (first - unit) / STRETCH) return;
+    int64_t next = first > 0 ? (stretch + 1) * STRETCH : 0;
+    int64_t some = first > 0 ? STRETCH : 2 * STRETCH;
+    for (int i = 0; i < m->count; i++) moe__source_expect(&m->models[i], next, some);
+    if (m->base) moe__source_expect(m->base, next, some);
+}
+
 static void run_lane(void *arg, int64_t lane, int worker) {
     region *r = arg;
     moe_job *j = r->job;
@@ -170,6 +183,7 @@ static void run_lane(void *arg, int64_t lane, int worker) {
         int64_t first = span * r->unit;
         int64_t n = r->total - first < r->unit ? r->total - first : r->unit;
         if (n <= 0 || moe__stopping(j->ctx) || atomic_load(&j->error)) return;
+        if (r->elements) expect_next(j, first, r->unit);
         if (r->emit) begin_span(d, first);
         r->fn(d, r->arg, span, first, n);
         if (r->emit) finish_span(d, span, first, n);
@@ -187,12 +201,14 @@ static moe_status run(region *r) {
 int64_t moe__job_spans(const moe_job *j) { return (j->m->elements + MOE_SPAN - 1) / MOE_SPAN; }
 
 moe_status moe__job_scan(moe_job *j, moe_span_fn *fn, void *arg) {
-    region r = {.job = j, .fn = fn, .arg = arg, .total = j->m->elements, .unit = MOE_SPAN};
+    region r = {.job = j, .fn = fn, .arg = arg, .total = j->m->elements, .unit = MOE_SPAN,
+                .elements = true};
     return run(&r);
 }
 
 moe_status moe__job_scan_rows(moe_job *j, moe_span_fn *fn, void *arg) {
-    region r = {.job = j, .fn = fn, .arg = arg, .total = j->m->elements, .unit = j->unit};
+    region r = {.job = j, .fn = fn, .arg = arg, .total = j->m->elements, .unit = j->unit,
+                .elements = true};
     return run(&r);
 }
 
@@ -203,7 +219,7 @@ moe_status moe__job_tasks(moe_job *j, int64_t n, moe_span_fn *fn, void *arg) {
 
 moe_status moe__job_emit(moe_job *j, moe_span_fn *fn, void *arg) {
     region r = {.job = j, .fn = fn, .arg = arg, .total = j->m->elements, .unit = j->unit,
-                .emit = true};
+                .elements = true, .emit = true};
     return run(&r);
 }
 

@@ -1,6 +1,8 @@
 #include "checkpoint/source.h"
 
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #define PIECE 256       /* a multiple of every block of a quantised type */
 
@@ -82,6 +84,16 @@ void moe__source_prefetch(const moe_source *s, int64_t first, int64_t n) {
     const char *end = address(s, s->first + (uint64_t)last);
     for (const char *at = address(s, s->first + (uint64_t)first); at < end; at += LINE)
         __builtin_prefetch(at, 0, 2);
+}
+
+/* The system wants whole pages, and does not mind when it is told of memory that is no file. */
+void moe__source_expect(const moe_source *s, int64_t first, int64_t n) {
+    int64_t last = first + n < s->count ? first + n : s->count;
+    if (s->rows || s->from || first >= last) return;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t begin = (uintptr_t)address(s, s->first + (uint64_t)first) & ~(page - 1);
+    uintptr_t end = (uintptr_t)address(s, s->first + (uint64_t)last);
+    (void)madvise((void *)begin, end - begin, MADV_WILLNEED);
 }
 
 bool moe__source_is(const moe_source *s, int64_t others, moe_stored type) {

@@ -29,6 +29,9 @@ void moe__source_read(const moe_kernels *k, const moe_source *s, int64_t first, 
  * goes on. */
 void moe__source_prefetch(const moe_source *s, int64_t first, int64_t n);
 
+/* Asks the system for elements that will be read in a while, where they are not in memory yet. */
+void moe__source_expect(const moe_source *s, int64_t first, int64_t n);
+
 /* Whether all of its elements are stored in this type, which has whole bytes. */
 bool moe__source_is(const moe_source *s, int64_t others, moe_stored type);
 /* The bytes of rows first .. first + n - 1 of such a source. */
