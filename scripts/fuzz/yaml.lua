@@ -97,8 +97,8 @@ local odd = { "0", "-1", "0x1F", "0o17", "007", "1e400", "-1e400", "1e-400", ".i
   ".NaN", "9223372036854775808", "0xffffffffffffffff", "true", "No", "~", "null", "''", '"\\x00"',
   '"\\ud800"', '"\\U0010FFFF"', "\xff", "\xe2\x80\xa8", "\xef\xbb\xbf", "\0", "[]", "{}", "[[]]",
   "[1, 2", "{a: 1, a: 2}", "{a, b}", "{[1]: 2}", "{{a: 1}: 2}", "&x 1", "*x", "&x [*x]", "!!str 1",
-  "!x {}", "! a", "!!python/object/apply:os.system [x]", "<<: *x", "? ", ": ", "- ", "-", "|", ">+9",
-  "|\n  x", "\t", "\r", "\n", "---", "...", "#", "%TAG ! x", "@", "`", "a: b: c", ("["):rep(63),
+  "!x {}", "! a", "!!python/object/apply:os.system [x]", "<<: *x", "? ", ": ", "- ", "-", "|",
+  ">+9", "|\n  x", "\t", "\r", "\n", "---", "...", "#", "%TAG ! x", "@", "`", "a: b: c", ("["):rep(63),
   ("["):rep(70) .. ("]"):rep(70), ("{a: "):rep(70), ("- "):rep(100), ("x"):rep(2000),
   "'" .. ("y "):rep(500) .. "'", "1" .. ("0"):rep(400), "[0, 1e9]", "[4, 2]", "[0.5, 1]",
   "linear", "ties", "dare-ties", "model_stock", "union", "auto", "{filter: a, value: 1}",
@@ -151,8 +151,8 @@ local function byte_changed(text)
   return text:sub(1, where) .. string.char(pick(256) - 1) .. text:sub(where + 2)
 end
 
-local edits = { value_for_another, value_for_another, value_for_another, key_for_another, line_more,
-  line_twice, indented, put, cut, byte_changed }
+local edits = { value_for_another, value_for_another, value_for_another, key_for_another,
+  line_more, line_twice, indented, put, cut, byte_changed }
 
 local function made()
   local text = one_of(texts)
@@ -168,8 +168,8 @@ local function is_plain(value)
 end
 
 -- Walks through what was read: plain values and tables of them, no deeper than allowed, with a line
--- of the text for each, and no more of them than the text has bytes. The end of the text counts as a
--- line of its own.
+-- of the text for each, and no more of them than the text has bytes. The end of the text counts as
+-- a line of its own.
 local function check_tables(documents, lines, text)
   local _, breaks = text:gsub("[\n\r\xC2\xE2]", "")
   local open_tables, count = { { documents, 0 } }, 0
@@ -196,10 +196,13 @@ local function is_finite(text) return not text:lower():find("%.inf") and
 local internal = { "attempt to", "bad argument", "%.lua:%d", "stack overflow", "not enough memory",
   "no integer representation", "index is n", "traceback", "table: 0x" }
 
+-- A message may quote the text.
 local function check_text(message, text)
   assert(type(message) == "string" and #message > 0, "no message")
   for _, pattern in ipairs(internal) do
-    if message:find(pattern) then error(("an internal error: %s: %s"):format(message, text)) end
+    if message:find(pattern) and not text:find(pattern) then
+      error(("an internal error: %s: %s"):format(message, text))
+    end
   end
 end
 
