@@ -5,12 +5,13 @@ local moe = require("moelua")
 local data = require("moelua.data")
 local token_file = require("moelua.token_file")
 
+-- Of the tokens below.
+local byte_lengths = {}
+for id = 0, 65793 do byte_lengths[id + 1] = id < 65536 and 2 or id < 65792 and 1 or 0 end
+byte_lengths = moe.tensor(byte_lengths, "i32")
+
 -- Two bytes a token, big-endian; the last byte of an odd text is one of the 256 ids behind those,
 -- and then come bos and eos. Nothing has to be learned, ids need 32 bits, and lengths are known.
-local lengths = {}
-for id = 0, 65793 do lengths[id + 1] = id < 65536 and 2 or id < 65792 and 1 or 0 end
-lengths = moe.tensor(lengths, "i32")
-
 local function pairs_tokenizer(more)
   local tok = { name = "pairs", vocab = 65794, bos = 65792, eos = 65793 }
   for key, value in pairs(more or {}) do tok[key] = value end
@@ -34,7 +35,7 @@ local function pairs_tokenizer(more)
     for i, id in ipairs(ids) do ids[i] = ("<I4"):pack(id) end
     return table.concat(ids), #ids
   end
-  function tok.byte_lengths() return lengths end
+  function tok.byte_lengths() return byte_lengths end
   function tok.hash() return tok.name .. "-hash" end
   return tok
 end
@@ -279,6 +280,9 @@ describe("a model of subwords", function()
     assert.equal(here.embedding:bytes(), expert.embedding:bytes())
     assert.equal(tok:hash(), expert.tokenizer:hash())
     assert.same({ tok.eos, 300 }, { expert.tokenizer.eos, expert.tokenizer.vocab })
+    -- Programs that read config.json alone find it there.
+    local config = core.json.decode(core.system.read(expert.path .. "/config.json"))
+    assert.same({ tok.eos, core.json.null }, { config.eos_token_id, config.bos_token_id })
     -- Fewer bits a byte than a token: every token of text is a byte at least.
     local report = moe.evaluate(expert, { text = corpus })
     assert.is_true(report.bytes.text > report.tokens.text)

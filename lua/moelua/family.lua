@@ -41,6 +41,17 @@ local GENERATION = "/generation_config.json"
 
 local torch_types = { bf16 = "bfloat16", f16 = "float16" }
 
+-- The tokens that begin and end texts, which other programs look for in config.json: those of the
+-- tokenizer, unless the model came with some.
+local function add_roles(out, tokenizer)
+  for _, role in ipairs({ "bos", "eos" }) do
+    local field = role .. "_token_id"
+    if tokenizer[role] and (out[field] == nil or out[field] == json.null) then
+      out[field] = tokenizer[role]
+    end
+  end
+end
+
 -- Writes all files of a model; the folder is made.
 local function write_files(m, folder, opts)
   local tensors, out, kind = {}, hf_config.to_json(m.config)
@@ -52,6 +63,7 @@ local function write_files(m, folder, opts)
   end
   if not ok then return nil, message, code end
   out.torch_dtype = torch_types[opts.dtype or m.embedding:dtype()] or "float32"
+  if m.tokenizer then add_roles(out, m.tokenizer) end
   return system.write(folder .. "/config.json", json.encode(out, { indent = 2 }) .. "\n")
 end
 
