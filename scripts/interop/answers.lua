@@ -89,9 +89,14 @@ function answers.save_tokenizer(request)
   return {}
 end
 
---- A tokenizer of `vocab` tokens from a text.
+--- A tokenizer of `vocab` tokens from a file, or from texts in lines of hexadecimal digits.
 function answers.train_tokenizer(request)
-  local tokenizer = assert(moe.tokenizer.train({ path = request.text, vocab = request.vocab }))
+  local texts = request.texts and {}
+  for line in request.texts and io.lines(request.texts) or function() end do
+    texts[#texts + 1] = from_hex(line)
+  end
+  local tokenizer = assert(moe.tokenizer.train({ path = request.text, texts = texts,
+    vocab = request.vocab, split = request.split, min_count = request.min_count }))
   assert(tokenizer:save(request.out))
   return {}
 end

@@ -376,6 +376,26 @@ def trained(moelua):
                    wanted_ids(theirs, texts), "texts have the same ids")
 
 
+LEARNED = {"gpt2": GPT2, "llama3": split_by(LLAMA3), "qwen2": split_by(QWEN2), "smollm": DIGITS}
+
+
+def learning(split):
+    """From the same texts come the same merges, in their order, and the same ids."""
+    def check(moelua):
+        folder, size = moelua.path(), 3000
+        texts = written([text.encode() for text in corpus()], moelua)
+        moelua.ask("train_tokenizer", texts=texts, split=split, vocab=size, min_count=1, out=folder)
+        with open(os.path.join(folder, "tokenizer.json")) as file:
+            ours = json.load(file)["model"]
+        theirs = json.loads(learned(LEARNED[split], size, ["<|endoftext|>"]).to_str())["model"]
+        pairs = list(zip(ours["merges"], theirs["merges"], strict=True))
+        wrong = [f"merge {i} is {a} instead of {b}" for i, (a, b) in enumerate(pairs) if a != b]
+        if not wrong and ours["vocab"] != theirs["vocab"]:
+            raise Failure("the same merges have other ids")
+        return all_equal(wrong, len(pairs), "merges are the same")
+    return check
+
+
 def checks_of(name):
     def json_file(moelua):
         return file_of(name, moelua)
@@ -398,3 +418,4 @@ CHECKS += [check for name in GGUF for check in checks_of_gguf(name)]
 CHECKS += [("texts/llama-2.gguf/sentencepiece", 180, by_sentencepiece),
            ("texts/llama-2.gguf/sentencepiece-decode", 180, text_by_sentencepiece),
            ("texts/bytes", 120, any_bytes), ("texts/trained", 300, trained)]
+CHECKS += [(f"texts/trained/{split}/merges", 300, learning(split)) for split in LEARNED]
