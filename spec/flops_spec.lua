@@ -32,6 +32,26 @@ describe("flops", function()
       "flops.ffn: ffn must be one of model.config.ffn, not 3")
   end)
 
+  it("leave out the gradients of frozen matrices: 4 per parameter instead of 6", function()
+    local function saved(freeze, more)
+      local opts = { ffn = { {}, models.mixture({ experts = 5, shared = 1 }) } }
+      for k, v in pairs(more or {}) do opts[k] = v end
+      local all = flops.per_token(models.tiny(opts).config)
+      opts.freeze = freeze
+      return all - flops.per_token(models.tiny(opts).config)
+    end
+    assert.equal(2 * 2 * 3 * 16 * 24, saved({ "experts" }))
+    assert.equal(2 * 3 * 16 * 24, saved({ "shared" }))
+    assert.equal(2 * 3 * 16 * 24, saved({ "ffn" }))
+    assert.equal(2 * 5 * 16, saved({ "router" }))
+    assert.equal(2 * 2 * 4 * 16 * 16, saved({ "attention" }))
+    assert.equal(2 * (2 * 16 + 2 * 8) * 16, saved({ "^layers%.0%.attention" }, { kv_heads = 1 }))
+    assert.equal(2 * 16 * 256, saved({ "embedding" }))
+    assert.equal(0, saved({ "embedding" }, { tied = false }))
+    assert.equal(2 * 16 * 256, saved({ "head" }, { tied = false }))
+    assert.equal(0, saved({ "norms" }))
+  end)
+
   it("of a mixture count k experts and the router", function()
     local dense = flops.per_token(models.tiny().config)
     local mixed = flops.per_token(models.tiny({ ffn = { {}, models.mixture({ experts = 5 }) } })
