@@ -79,7 +79,7 @@ local bugs = {
   { "gguf: boolean of any value", GGUF, "if (p->data[i] & ~1)", "if (p->data[i] & ~3)" },
   { "gguf: type 13", GGUF, "if (type >= MOE_GGUF_TYPES)", "if (type > MOE_GGUF_TYPES)" },
   { "gguf: array of arrays", GGUF, "if (p->array && type == MOE_GGUF_ARRAY)", "if (false)" },
-  { "gguf: alignment 0", GGUF, "if (alignment == 0 || alignment", "if (alignment" },
+  { "gguf: alignment 48", GGUF, "|| alignment & (alignment - 1))", "|| alignment & 1)" },
   { "gguf: alignment of another type", GGUF, "if (p->array || p->type != MOE_GGUF_U32)",
     "if (p->array)" },
   { "gguf: five dimensions", GGUF, "if (e->rank > MOE_GGUF_MAX_DIMS)",
