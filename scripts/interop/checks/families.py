@@ -171,7 +171,7 @@ def told(case, function, *arguments, **more):
     """What went wrong names its shape."""
     try:
         return function(*arguments, **more)
-    except RuntimeError as problem:
+    except (RuntimeError, Failure) as problem:
         raise Failure(f"{case}: {problem}") from None
 
 
@@ -180,8 +180,7 @@ def reading(family):
         most = 0.0
         for case, model, folder, ids in cases(family, moelua):
             figure = farthest(told(case, moelua.logits, folder, ids), theirs(model, ids))
-            if figure > LIMIT:
-                raise Failure(f"{case}: {within(figure, float('inf'))}, limit {LIMIT:g}")
+            told(case, within, figure, LIMIT)
             most = max(most, figure)
         return f"{SHAPES} shapes, " + within(most, LIMIT)
     return check
@@ -194,8 +193,7 @@ def writing(family):
             written = moelua.path()
             told(case, moelua.ask, "save", model=folder, out=written, max_shard_size=50000)
             figure = farthest(theirs(told(case, read, written, family), ids), theirs(model, ids))
-            if figure > LIMIT:
-                raise Failure(f"{case}: {within(figure, float('inf'))}, limit {LIMIT:g}")
+            told(case, within, figure, LIMIT)
             most = max(most, figure)
         return f"{SHAPES} shapes, " + within(most, LIMIT)
     return check
