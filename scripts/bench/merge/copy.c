@@ -1,7 +1,7 @@
 /* copy.c -- how fast a machine copies a file: from a mapping of it into a fresh file, by threads that
  * take turns. Nothing here is shared with moelua.
  *
- *     copy FROM TO THREADS       prints the seconds
+ *     copy FROM TO THREADS       prints the seconds, and those of the processors
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -31,9 +31,9 @@ static void *work(void *failed) {
     }
 }
 
-static double now(void) {
+static double now(clockid_t clock) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
@@ -47,11 +47,11 @@ int main(int argc, char **argv) {
     from = mmap(NULL, (size_t)size, PROT_READ, MAP_SHARED, in, 0);
     to = open(argv[2], O_WRONLY | O_CREAT | O_EXCL, 0600);
     if (from == MAP_FAILED || to < 0) return 1;
-    double began = now();
+    double began = now(CLOCK_MONOTONIC), worked = now(CLOCK_PROCESS_CPUTIME_ID);
     for (int i = 1; i < n; i++)
         if (pthread_create(&threads[i], NULL, work, &failed) != 0) return 1;
     work(&failed);
     for (int i = 1; i < n; i++) pthread_join(threads[i], NULL);
-    printf("%.6f\n", now() - began);
+    printf("%.6f %.6f\n", now(CLOCK_MONOTONIC) - began, now(CLOCK_PROCESS_CPUTIME_ID) - worked);
     return failed;
 }

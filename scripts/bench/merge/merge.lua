@@ -6,7 +6,8 @@
 -- stands beside a plain copy of one of them, which writes as many bytes and reads half as many;
 -- TIES beside mergekit's own function, where a Python with mergekit is given; then every method
 -- for itself. The rounds of both sides take turns, and the best of each counts: whatever else the
--- machine does only ever adds time. The files are removed at the end.
+-- machine does only ever adds time. Beside the time stands what the processors spent on it, all
+-- threads together, which a busy machine changes little. The files are removed at the end.
 
 local moe = require("moelua")
 local core = require("moelua.core")
@@ -27,7 +28,7 @@ local opt = moe.options {
   },
 }
 
-local TENSORS, COLUMNS = 16, 4096
+local TENSORS, COLUMNS = 64, 4096
 local size = assembly.bytes(opt.size, "bench merge")
 local rows = math.max(1, size // (2 * COLUMNS * TENSORS))
 local elements = rows * COLUMNS * TENSORS
@@ -73,12 +74,12 @@ local most = 0
 local function assemble(entries, figures)
   local out = folder .. "/out"
   system.remove_tree(out)
-  local began = system.clock()
+  local began, worked = system.clock(), os.clock()
   assert(assembly.write(out, entries, { memory = "512M", figures = figures or false,
     on_tensor = function() most = math.max(most, resident()) end }))
-  local seconds = system.clock() - began
+  local time = { system.clock() - began, os.clock() - worked }
   system.remove_tree(out)
-  return seconds
+  return time
 end
 
 local function copied(threads)
@@ -86,16 +87,21 @@ local function copied(threads)
   os.remove(target)
   local pipe = assert(io.popen(("'%s' '%s/a.safetensors' '%s' %d"):format(copy, folder, target,
     threads)))
-  local seconds = tonumber(pipe:read("a"))
+  local time = { pipe:read("n", "n") }
   assert(pipe:close())
   os.remove(target)
-  return seconds
+  return time
 end
 
+-- The least { seconds, seconds of the processors } of each side.
 local function best_of(rounds, ...)
   local sides, best = { ... }, {}
+  for i in ipairs(sides) do best[i] = { math.huge, math.huge } end
   for _ = 1, rounds do
-    for i, side in ipairs(sides) do best[i] = math.min(best[i] or math.huge, side()) end
+    for i, side in ipairs(sides) do
+      local time = side()
+      for k = 1, 2 do best[i][k] = math.min(best[i][k], time[k]) end
+    end
   end
   return table.unpack(best)
 end
@@ -109,11 +115,14 @@ local function compare_linear(a, b)
   local ours, told, one, all = best_of(opt.rounds, function() return assemble(entries) end,
     function() return assemble(entries, true) end, function() return copied(1) end,
     function() return copied(core.threads) end)
-  local plain = math.min(one, all)
-  row("copy of a model           %6.2f s  %6.2f GB/s written", plain, 2 * elements / plain / 1e9)
-  row("linear of two             %6.2f s  %6.2f GB/s written  %3.0f %% of the copy (aim 75)", ours,
-    2 * elements / ours / 1e9, 100 * plain / ours)
-  row("the same with figures     %6.2f s", told)
+  local plain = { math.min(one[1], all[1]), math.min(one[2], all[2]) }
+  local function line(name, time, more)
+    row("%-26s%6.2f s  %6.2f GB/s written  %6.2f s of processors%s", name, time[1],
+      2 * elements / time[1] / 1e9, time[2], more or "")
+  end
+  line("copy of a model", plain)
+  line("linear of two", ours, ("  %.0f %% of the copy (aim 75)"):format(100 * plain[1] / ours[1]))
+  line("the same with figures", told)
 end
 
 local function mergekit(count)
@@ -127,9 +136,11 @@ end
 
 local function compare_ties(base, a, b)
   local entries = entries_of("ties", { a, b }, base, { weight = { 0.5, 0.5 }, density = 0.5 })
-  local theirs = mergekit(rows * COLUMNS)
-  local ours = best_of(opt.rounds, function() return assemble(entries) end) / elements * 1e9
-  row("TIES of two and a base    %6.2f ns/element, with the file", ours)
+  local theirs = mergekit(4 * rows * COLUMNS)
+  local time = best_of(opt.rounds, function() return assemble(entries) end)
+  local ours = time[1] / elements * 1e9
+  row("TIES of two and a base    %6.2f ns/element, with the file; %.2f of processors", ours,
+    time[2] / elements * 1e9)
   if theirs then
     row("mergekit's function       %6.2f ns/element, without a file: %.0f x (aim 20)", theirs,
       theirs / ours)
@@ -151,15 +162,16 @@ local function every_method(base, a, b)
   local names, about = {}, core.checkpoint.methods()
   for name in pairs(about) do names[#names + 1] = name end
   table.sort(names)
-  row("\n%-18s %10s %12s", "method", "ns/element", "GB/s moved")
+  row("\n%-18s %10s %12s %24s", "method", "ns/element", "GB/s moved", "ns of processors/element")
   for _, name in ipairs(names) do
     local sources = about[name].most == 1 and { a } or { a, b }
     local with = about[name].base == "required" and base or nil
-    local entries = entries_of(name, sources, with, PARAMS[name], 4)
-    local seconds = best_of(math.min(opt.rounds, 3), function() return assemble(entries) end)
-    local count = rows * COLUMNS * 4
+    local entries = entries_of(name, sources, with, PARAMS[name], TENSORS // 4)
+    local time = best_of(math.min(opt.rounds, 3), function() return assemble(entries) end)
+    local count = rows * COLUMNS * TENSORS // 4
     local moved = 2 * count * (#sources + (with and 1 or 0) + 1)
-    row("%-18s %10.2f %12.2f", name, seconds / count * 1e9, moved / seconds / 1e9)
+    row("%-18s %10.2f %12.2f %24.2f", name, time[1] / count * 1e9, moved / time[1] / 1e9,
+      time[2] / count * 1e9)
   end
 end
 
