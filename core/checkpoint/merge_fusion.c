@@ -39,7 +39,8 @@ static void one_row(moe_desk *d, const fusion *o, int64_t row) {
         some = moe__desk_load(d, first + at, width - at);
         k->merge_divergence(some, d->x[0], s.max[0], a, d->base, s.max[1], b, s.divergence);
     }
-    o->divergence[row] = (float)moe__lanes_sum(s.divergence);
+    double sum = moe__lanes_sum(s.divergence);
+    o->divergence[row] = sum > 0 ? (float)sum : 0;      /* rounding alone makes it negative */
 }
 
 static void do_rows(moe_desk *d, void *arg, int64_t span, int64_t first, int64_t n) {

@@ -354,7 +354,7 @@ static double karcher_step(const moe_merge_params *p, int n, const double *g, do
     return length(n, g, step);
 }
 
-/* Riemannian mean of the directions, times the mean length. `c` has room for the step as well. */
+/* Riemannian mean of the directions, times the mean length. */
 static bool karcher_multiples(const moe_merge_params *p, int n, const double *g, double *c) {
     double step[256], scale = 0;
     for (int i = 0; i < n; i++) scale += norm(n, g, i) / n;

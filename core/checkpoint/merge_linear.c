@@ -32,7 +32,8 @@ static void add_up(moe_desk *d, void *arg, int64_t span, int64_t first, int64_t 
     }
 }
 
-/* y = sum w x / sum w, or without the division. Weights that sum to 0 give what arithmetic gives. */
+/* y = sum w x / sum w, or without the division. Weights that sum to 0 give what
+ * arithmetic gives. */
 static moe_status linear(moe_job *j) {
     double sum = 0;
     moe_status s = moe__job_reserve(j, (size_t)j->m->count * sizeof(double), 0);

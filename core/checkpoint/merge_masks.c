@@ -182,8 +182,8 @@ static void load_pairs(moe_desk *d, int model, int64_t first, uint64_t *pairs) {
     }
 }
 
-/* The chance of rank r of 0 .. n-1 grows from density - epsilon to density + epsilon. Where there is
- * one element alone, it has the chance in the middle. */
+/* The chance of rank r of 0 .. n-1 grows from density - epsilon to density + epsilon. Where there
+ * is one element alone, it has the chance in the middle. */
 static void flag_row(const moe_masks *o, moe_desk *d, int model, int64_t first) {
     row_desk r = row_of(d);
     int64_t n = d->job->width;

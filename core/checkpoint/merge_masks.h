@@ -38,8 +38,8 @@ moe_status moe__masks_open(moe_masks *o, moe_job *j, moe_thinning how, char *sha
 void moe__masks_begin(const moe_masks *o, moe_desk *d, int64_t span);
 /* Prepares it for a row, where ranks are within rows. */
 void moe__masks_row(const moe_masks *o, moe_desk *d, int64_t first);
-/* Drops elements first .. first + n - 1 of the differences on the desk. kept[i], unless NULL, is how
- * many of model i stay. */
+/* Drops elements first .. first + n - 1 of the differences on the desk, and tells the figures how
+ * many stay. */
 void moe__masks_apply(const moe_masks *o, moe_desk *d, int64_t first, int64_t n);
 
 #endif

@@ -6,7 +6,8 @@
 
 /* --- nearswap -------------------------------------------------------------------------------- */
 
-/* The base moves to the other model where the two are within t of each other, and less elsewhere. */
+/* The base moves to the other model where the two are within t of each other, and less
+ * elsewhere. */
 static void swap_span(moe_desk *d, void *arg, int64_t span, int64_t first, int64_t n) {
     (void)arg, (void)span;
     for (int64_t end = first + n, some; first < end; first += some) {

@@ -1,5 +1,5 @@
-/* merge_sce.c -- SCE (Wan et al. 2024): select the elements in which the models differ most, calculate
- * how much each model moved there, erase what contradicts the majority. */
+/* merge_sce.c -- SCE (Wan et al. 2024): select the elements in which the models differ most,
+ * calculate how much each model moved there, erase what contradicts the majority. */
 #include <string.h>
 
 #include "checkpoint/merge_select.h"
@@ -88,7 +88,8 @@ static moe_status find_shares(moe_job *j, sce *o) {
     moe__slots_sum(o->slots, moe__job_spans(j), count, sums);
     for (int i = 0; i < count; i++) total += sums[i] / (double)j->m->elements;
     for (int i = 0; i < count; i++)
-        o->share[i] = (float)(total < 1e-6 ? 1.0 / count : sums[i] / (double)j->m->elements / total);
+        o->share[i] = (float)(total < 1e-6 ? 1.0 / count
+                                           : sums[i] / (double)j->m->elements / total);
     return s;
 }
 

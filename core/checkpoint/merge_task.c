@@ -39,7 +39,7 @@ static void each_piece(moe_desk *d, task *t, int64_t span, int64_t first, int64_
     }
 }
 
-/* --- rescaling: |d| of all elements together stays what it was --------------------------------- */
+/* --- rescaling: |d| of all elements together stays what it was ------------------------------- */
 
 static double *lanes_of(moe_desk *d, const task *t) {
     size_t masks = moe__masks_each(d->job, t->masks.how);

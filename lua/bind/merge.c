@@ -14,7 +14,7 @@
 #include "source.h"
 #include "system.h"
 
-/* ---- memory ----------------------------------------------------------------------------------- */
+/* ---- memory --------------------------------------------------------------------------------- */
 
 enum { WEIGHT, DENSITY, GAMMA, EPSILON, SCALE, LISTS };
 static const char *const list_names[LISTS] = {"weight", "density", "gamma", "epsilon", "scale"};
@@ -71,7 +71,7 @@ static plan *push_plan(lua_State *L, int entry) {
     return p;
 }
 
-/* ---- parameters ------------------------------------------------------------------------------- */
+/* ---- parameters ----------------------------------------------------------------------------- */
 
 /* The end of a name among those that the method knows; NULL when it is not there. */
 static const char *find_name(const moe_method *method, const char *name) {
@@ -173,7 +173,7 @@ static void read_params(lua_State *L, int params, plan *p, const moe_method *met
     v->normalize = read_flag(L, params, p, "normalize_weights", v->normalize);
 }
 
-/* ---- sources ---------------------------------------------------------------------------------- */
+/* ---- sources -------------------------------------------------------------------------------- */
 
 static bool read_source(lua_State *L, plan *p, const char *what, int number, moe_source *out,
                         lmoe_source *whole) {
@@ -235,7 +235,7 @@ static bool read_sources(lua_State *L, int entry, plan *p) {
     return true;
 }
 
-/* ---- the entry -------------------------------------------------------------------------------- */
+/* ---- the entry ------------------------------------------------------------------------------ */
 
 static const moe_method *read_method(lua_State *L, int entry, const char *where) {
     if (lua_getfield(L, entry, "method") != LUA_TSTRING)
@@ -318,7 +318,7 @@ static const moe_method *read_entry(lua_State *L, int entry, plan *p) {
     return method;
 }
 
-/* ---- what it tells ---------------------------------------------------------------------------- */
+/* ---- what it tells -------------------------------------------------------------------------- */
 
 static void push_numbers(lua_State *L, const moe_merge_figures *f, int count, size_t offset,
                          const char *name) {
@@ -342,7 +342,7 @@ static void push_figures(lua_State *L, const plan *p, const moe_merge_figures *f
     lua_setfield(L, -2, "agreement");
 }
 
-/* ---- the functions ---------------------------------------------------------------------------- */
+/* ---- the functions -------------------------------------------------------------------------- */
 
 static void read_options(lua_State *L, int options, plan *p, bool *figures) {
     *figures = true;

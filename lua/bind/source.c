@@ -33,7 +33,7 @@ size_t lmoe_count_others(lua_State *L, int table) {
     return n;
 }
 
-/* ---- what is stored --------------------------------------------------------------------------- */
+/* ---- what is stored ------------------------------------------------------------------------- */
 
 /* Fills in type, data and shape from the file; false after pushing nil, message, "missing". */
 static bool read_file(lua_State *L, int table, const char *where, lmoe_source *out) {
@@ -84,7 +84,7 @@ static uint64_t product(const uint64_t *shape, size_t rank) {
     return n;
 }
 
-/* ---- which of it ------------------------------------------------------------------------------ */
+/* ---- which of it ---------------------------------------------------------------------------- */
 
 static uint64_t read_first(lua_State *L, int table, const char *where) {
     int whole = 1;
@@ -188,7 +188,7 @@ static bool read_own(lua_State *L, int table, const char *where, lmoe_source *ou
     return true;
 }
 
-/* ---- others ----------------------------------------------------------------------------------- */
+/* ---- others --------------------------------------------------------------------------------- */
 
 static bool read_others(lua_State *L, int table, const char *where, const moe_source *s,
                         size_t n, moe_source *others) {
@@ -228,7 +228,7 @@ bool lmoe_read_source(lua_State *L, int table, const char *where, lmoe_source *o
     return true;
 }
 
-/* ---- reading ---------------------------------------------------------------------------------- */
+/* ---- reading -------------------------------------------------------------------------------- */
 
 static moe_dtype wanted(lua_State *L, const moe_source *s) {
     static const char *const names[] = {"f32", "bf16", "f16", "i32", NULL};
