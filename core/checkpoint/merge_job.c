@@ -9,6 +9,7 @@
 
 #define PIECE ((int64_t)2048)       /* elements on a desk: what stays in the first caches */
 #define STRETCH ((int64_t)1 << 22)  /* elements that are asked of the disk at once */
+#define WAITING 4                   /* spans of a lane that may wait to be summed up */
 #define LEAST_PIECE ((int64_t)256)  /* when there is little memory; a multiple of MOE_LANES */
 #define ALIGNED(bytes) (((bytes) + 63) & ~(size_t)63)
 
@@ -37,9 +38,13 @@ static size_t desk_bytes(const moe_job *j, int64_t piece, size_t each) {
     size_t floats = vectors * ALIGNED((size_t)piece * sizeof(float));
     size_t pointers = ALIGNED((size_t)j->m->count * sizeof(float *));
     size_t sums = figure_bytes(j->m);
-    size_t out = j->sink->memory ? 0 : ALIGNED(stored_bytes(j, longest_span(j)));
     return sizeof(moe_desk) + 64 + floats + pointers + sums + ALIGNED((size_t)piece * 2)
-           + ALIGNED(each) + out;
+           + ALIGNED(each);
+}
+
+static size_t slot_bytes(const moe_job *j) {
+    size_t out = j->sink->memory ? 0 : ALIGNED(stored_bytes(j, longest_span(j)));
+    return ALIGNED(sizeof(moe_slot)) + ALIGNED(figure_bytes(j->m)) + out;
 }
 
 static char *carve(char **at, size_t bytes) {
@@ -58,9 +63,17 @@ static void lay_out_desk(moe_job *j, moe_desk *d, char *at, size_t each) {
     d->y = (float *)(void *)carve(&at, bytes);
     d->z = (float *)(void *)carve(&at, bytes);
     d->flags = (uint8_t *)carve(&at, (size_t)j->piece * 2);
-    d->sums = (double *)(void *)carve(&at, figure_bytes(m));
+    d->spare = d->sums = (double *)(void *)carve(&at, figure_bytes(m));
     d->own = carve(&at, each);
-    d->out = at;
+}
+
+static void lay_out_slots(moe_job *j, char **at) {
+    j->slots = (moe_slot *)(void *)carve(at, (size_t)j->window * ALIGNED(sizeof(moe_slot)));
+    for (int i = 0; i < j->window; i++) {
+        j->slots[i] = (moe_slot){0};
+        j->slots[i].sums = (double *)(void *)carve(at, figure_bytes(j->m));
+        if (!j->sink->memory) j->slots[i].out = carve(at, stored_bytes(j, longest_span(j)));
+    }
 }
 
 static moe_status too_little(const moe_job *j, size_t least) {
@@ -73,19 +86,26 @@ static moe_status too_little(const moe_job *j, size_t least) {
                      needs);
 }
 
-/* Takes smaller pieces, then fewer lanes, until it fits. */
+static size_t job_bytes(const moe_job *j, size_t shared, size_t each) {
+    return shared + (size_t)j->lanes * ALIGNED(desk_bytes(j, j->piece, each))
+           + (size_t)j->window * slot_bytes(j);
+}
+
+/* Gives up the room for spans that wait, then takes smaller pieces, then fewer lanes. */
 static bool fit(moe_job *j, size_t shared, size_t each) {
     size_t limit = j->m->memory ? j->m->memory : SIZE_MAX;
     int64_t spans = (j->m->elements + MOE_SPAN - 1) / MOE_SPAN;
     j->lanes = moe__workers(j->ctx);
     if (j->lanes > spans) j->lanes = spans > 1 ? (int)spans : 1;
+    j->window = WAITING * j->lanes;
     for (j->piece = PIECE;; ) {
-        size_t total = shared + (size_t)j->lanes * ALIGNED(desk_bytes(j, j->piece, each));
-        if (total <= limit) return true;
-        if (j->piece > LEAST_PIECE)
+        if (job_bytes(j, shared, each) <= limit) return true;
+        if (j->window > j->lanes)
+            j->window = j->lanes;
+        else if (j->piece > LEAST_PIECE)
             j->piece /= 2;
         else if (j->lanes > 1)
-            j->lanes--;
+            j->window = --j->lanes;
         else
             return false;
     }
@@ -96,7 +116,7 @@ moe_status moe__job_reserve(moe_job *j, size_t shared, size_t each) {
     shared = ALIGNED(shared) + ALIGNED(totals);
     bool fits = fit(j, shared, each);
     size_t desk = ALIGNED(desk_bytes(j, j->piece, each));
-    j->bytes = shared + (size_t)j->lanes * desk;
+    j->bytes = job_bytes(j, shared, each);
     if (!fits) return too_little(j, j->bytes);
     j->memory = moe__alloc(j->ctx, j->bytes);
     if (!j->memory) return moe__no_memory(j->ctx, j->bytes, j->m->name);
@@ -104,6 +124,7 @@ moe_status moe__job_reserve(moe_job *j, size_t shared, size_t each) {
     memset(at, 0, shared);
     j->totals = (double *)(void *)carve(&at, totals);
     j->own = carve(&at, shared - ALIGNED(totals));
+    lay_out_slots(j, &at);
     j->desks = (moe_desk *)(void *)carve(&at, (size_t)j->lanes * ALIGNED(sizeof(moe_desk)));
     for (int i = 0; i < j->lanes; i++)
         lay_out_desk(j, &j->desks[i], at + (size_t)i * (desk - ALIGNED(sizeof(moe_desk))), each);
@@ -127,39 +148,70 @@ typedef struct region {
     atomic_llong next;
 } region;
 
-/* Waits until all spans before this one are summed up. Every lane that is at work has taken a
- * later span than those it waits for, so that one of them goes on. */
-static bool wait_for_turn(moe_job *j, int64_t span) {
-    for (int i = 0; atomic_load_explicit(&j->turn, memory_order_acquire) != span; i++) {
+/* Waits until the slot of a span is free. The spans before it are finished, or at work in lanes
+ * that wait for none behind them, so that one of them goes on. */
+static bool wait_for_slot(moe_job *j, int64_t span) {
+    for (int i = 0; atomic_load(&j->turn) + j->window <= span; i++) {
         if (moe__stopping(j->ctx) || atomic_load(&j->error)) return false;
         if (i > 200) sched_yield();
     }
     return true;
 }
 
-static void sum_up(moe_desk *d, const char *bytes, size_t size) {
-    moe_job *j = d->job;
-    if (j->sink->of_tensor) moe__checksum_add(j->sink->of_tensor, bytes, size);
-    if (j->sink->of_file) moe__checksum_add(j->sink->of_file, bytes, size);
+static void sum_up(moe_job *j, const moe_slot *slot) {
+    if (j->sink->of_tensor) moe__checksum_add(j->sink->of_tensor, slot->bytes, slot->size);
+    if (j->sink->of_file) moe__checksum_add(j->sink->of_file, slot->bytes, slot->size);
     for (int64_t i = 0; j->figures && i < figures_of(j->m); i++)
-        j->totals[i] += moe__lanes_sum(d->sums + i * MOE_LANES);
+        j->totals[i] += moe__lanes_sum(slot->sums + i * MOE_LANES);
+}
+
+/* The slot whose turn it is, if its span is finished. */
+static moe_slot *next_slot(moe_job *j) {
+    int64_t turn = atomic_load(&j->turn);
+    moe_slot *slot = &j->slots[turn % j->window];
+    return atomic_load(&slot->done) == turn + 1 ? slot : NULL;
+}
+
+/* One lane at a time sums up what is finished. It looks once more when it has stopped: what another
+ * lane finished meanwhile, that lane has left to it. */
+static void sum_up_finished(moe_job *j) {
+    while (next_slot(j) && !atomic_exchange(&j->summing, true)) {
+        for (moe_slot *slot; (slot = next_slot(j)) != NULL; atomic_fetch_add(&j->turn, 1))
+            sum_up(j, slot);
+        atomic_store(&j->summing, false);
+    }
+}
+
+void moe__desk_placed(moe_desk *d, int64_t span, const char *bytes, size_t size, int error) {
+    moe_job *j = d->job;
+    if (error) atomic_store(&j->error, error);
+    if (!wait_for_slot(j, span)) return;
+    moe_slot *slot = &j->slots[span % j->window];
+    slot->bytes = bytes;
+    slot->size = size;
+    atomic_store(&slot->done, span + 1);
+    sum_up_finished(j);
 }
 
 static void finish_span(moe_desk *d, int64_t span, int64_t first, int64_t n) {
     moe_job *j = d->job;
     size_t size = stored_bytes(j, n), at = stored_bytes(j, first);
-    const char *bytes = j->sink->memory ? j->sink->memory + at : d->out;
     int error = 0;
     if (!j->sink->memory)
-        error = moe__output_place(j->sink->output, j->sink->at + at, bytes, size);
-    moe__desk_placed(d, span, bytes, size, error);
+        error = moe__output_place(j->sink->output, j->sink->at + at, d->out, size);
+    moe__desk_placed(d, span, d->out, size, error);
+    d->sums = d->spare;
 }
 
-static void begin_span(moe_desk *d, int64_t first) {
+static bool begin_span(moe_desk *d, int64_t span, int64_t first) {
     moe_job *j = d->job;
+    if (!wait_for_slot(j, span)) return false;
+    moe_slot *slot = &j->slots[span % j->window];
     d->put = 0;
-    if (j->sink->memory) d->out = j->sink->memory + stored_bytes(j, first);
+    d->out = j->sink->memory ? j->sink->memory + stored_bytes(j, first) : slot->out;
+    d->sums = slot->sums;
     memset(d->sums, 0, figure_bytes(j->m));
+    return true;
 }
 
 /* While a stretch is worked on, the next one comes from the disk: its first span asks for it. */
@@ -184,7 +236,7 @@ static void run_lane(void *arg, int64_t lane, int worker) {
         int64_t n = r->total - first < r->unit ? r->total - first : r->unit;
         if (n <= 0 || moe__stopping(j->ctx) || atomic_load(&j->error)) return;
         if (r->elements) expect_next(j, first, r->unit);
-        if (r->emit) begin_span(d, first);
+        if (r->emit && !begin_span(d, span, first)) return;
         r->fn(d, r->arg, span, first, n);
         if (r->emit) finish_span(d, span, first, n);
     }
@@ -226,14 +278,6 @@ moe_status moe__job_emit(moe_job *j, moe_span_fn *fn, void *arg) {
 moe_status moe__job_place(moe_job *j, int64_t total, int64_t unit, moe_span_fn *fn, void *arg) {
     region r = {.job = j, .fn = fn, .arg = arg, .total = total, .unit = unit};
     return run(&r);
-}
-
-void moe__desk_placed(moe_desk *d, int64_t span, const char *bytes, size_t size, int error) {
-    moe_job *j = d->job;
-    if (error) atomic_store(&j->error, error);
-    if (!wait_for_turn(j, span)) return;
-    sum_up(d, bytes, size);
-    atomic_store_explicit(&j->turn, span + 1, memory_order_release);
 }
 
 /* --- the desk -------------------------------------------------------------------------------- */

@@ -24,9 +24,19 @@ typedef struct moe_desk {
     uint8_t *flags;             /* two for each element of a piece */
     char *own;                  /* what the method asked for, at an address for anything */
     double *sums;               /* of the figures of this span */
+    double *spare;              /* the same while nothing is emitted */
     char *out;                  /* the span as it will be stored */
     int64_t put;                /* elements of it that are there */
 } moe_desk;
+
+/* A span that is finished and waits for its turn to be summed up; then its room is free again. */
+typedef struct moe_slot {
+    char *out;
+    double *sums;
+    const char *bytes;
+    size_t size;
+    atomic_llong done;          /* its number + 1 */
+} moe_slot;
 
 struct moe_job {
     moe_ctx *ctx;
@@ -44,7 +54,10 @@ struct moe_job {
     size_t bytes;
     moe_desk *desks;
     double *totals;             /* of the figures */
-    atomic_llong turn;          /* the span that may be summed up next */
+    moe_slot *slots;            /* span s is in slot s % window */
+    int window;
+    atomic_llong turn;          /* the span that is summed up next */
+    atomic_bool summing;        /* a lane is at it */
     atomic_int error;           /* of writing */
 };
 
