@@ -64,7 +64,8 @@ local function configuration()
 end
 
 if opt.verify then
-  run.check(moe.verify(opt.arguments[1] or run.refuse("merge: --verify needs the folder of a merge")))
+  if not opt.arguments[1] then run.refuse("merge: --verify needs the folder of a merge") end
+  run.check(moe.verify(opt.arguments[1]))
   print("every file is what was written")
   return
 end
