@@ -72,17 +72,20 @@ local function is_printable(byte)
 end
 
 local function alphabet()
-  local vocab, others = {}, 0
+  local vocab, symbols, others = {}, {}, 0
   for byte = 0, 255 do
     local code = byte
     if not is_printable(byte) then
       code = 0x100 + others
       others = others + 1
     end
-    vocab[utf8.char(code)] = byte
+    symbols[byte] = utf8.char(code)
+    vocab[symbols[byte]] = byte
   end
-  return vocab
+  return vocab, symbols
 end
+
+local BYTES, SYMBOLS = alphabet()
 
 local function byte_level(add_prefix_space, use_regex)
   return { type = "ByteLevel", add_prefix_space = add_prefix_space, trim_offsets = true,
@@ -99,7 +102,7 @@ local function tokenizer_table()
       type = "BPE", dropout = json.null, unk_token = json.null,
       continuing_subword_prefix = json.null, end_of_word_suffix = json.null,
       fuse_unk = false, byte_fallback = false, ignore_merges = false,
-      vocab = alphabet(), merges = json.array({}),
+      vocab = (alphabet()), merges = json.array({}),
     },
   }
 end
@@ -138,10 +141,7 @@ end
 ---@param id integer
 ---@return string?
 function Bytes.token(_, id)
-  if math.type(id) ~= "integer" or id < 0 or id > 255 then return nil end
-  for symbol, byte in pairs(alphabet()) do
-    if byte == id then return symbol end
-  end
+  return SYMBOLS[id]
 end
 
 --- The byte of a symbol; nil when it is none.
@@ -149,7 +149,7 @@ end
 ---@return integer?
 function Bytes.id(_, token)
   expect(type(token) == "string", "id", "token", "a string", token)
-  return alphabet()[token]
+  return BYTES[token]
 end
 
 --- How many bytes each token has: one.
@@ -185,9 +185,9 @@ end
 
 local function same_vocabulary(vocab)
   if type(vocab) ~= "table" then return false end
-  local bytes, count = alphabet(), 0
+  local count = 0
   for symbol, id in pairs(vocab) do
-    if bytes[symbol] ~= id then return false end
+    if BYTES[symbol] ~= id then return false end
     count = count + 1
   end
   return count == 256

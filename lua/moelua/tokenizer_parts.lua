@@ -43,16 +43,18 @@ local field = parts.field
 
 local MOST_STEPS = 32
 
--- Gives every part that is no sequence to `visit`, in order. Sequences in sequences are few and the
--- reader of JSON bounds their depth.
-local function each(part, list, where, visit)
+local MOST_DEPTH = 8
+
+-- Gives every part that is no sequence to `visit`, in order.
+local function each(part, list, where, visit, depth)
   if part == nil or part == json.null then return end
   if type(part) ~= "table" then refuse("format", "%s is no object", where) end
+  if depth > MOST_DEPTH then refuse("unsupported", "%s: sequences in sequences", where) end
   local kind = field(part, "type", "string", nil, where)
   if not kind then refuse("format", "%s has no type", where) end
   if kind ~= "Sequence" then return visit(part, where .. " " .. kind, kind) end
   for i, inner in ipairs(field(part, list, "table", {}, where)) do
-    each(inner, list, ("%s %d"):format(where, i), visit)
+    each(inner, list, ("%s %d"):format(where, i), visit, depth + 1)
   end
 end
 
@@ -67,7 +69,7 @@ local function steps_of(part, list, where, known, before)
     if #steps > MOST_STEPS then
       refuse("unsupported", "%s has more than %d steps", where, MOST_STEPS)
     end
-  end)
+  end, 1)
   return steps
 end
 

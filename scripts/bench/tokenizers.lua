@@ -24,8 +24,9 @@ local function shell(command)
   return out
 end
 
+-- What of these files is UTF-8.
 local function gather(pattern)
-  return (shell("cat " .. pattern .. " 2> /dev/null"))
+  return (shell("cat " .. pattern .. " 2> /dev/null | iconv -c -f UTF-8 -t UTF-8"))
 end
 
 -- Words of many scripts, with what stands between words; the same ones each time.
@@ -59,22 +60,17 @@ local function texts_of(files)
   if #texts > 0 then return texts end
   return {
     { name = "English", text = gather("/usr/share/common-licenses/* /usr/share/perl/*/pod/*.pod "
-      .. "/usr/share/doc/*/README* /usr/share/doc/*/NEWS " .. root .. "/*.md") },
+      .. "/usr/share/doc/*/README /usr/share/doc/*/copyright " .. root .. "/*.md") },
     { name = "code", text = gather(root .. "/core/*/*.[ch] " .. root .. "/lua/*/*.[ch] " .. root
       .. "/lua/moelua/*.lua " .. root .. "/spec/*.lua") },
     { name = "scripts", text = many_scripts(1 << 20) },
   }
 end
 
--- Whole characters alone: both shall read the same.
+-- Whole characters alone.
 local function cut(text)
-  text = text:sub(1, MOST)
-  while #text > 0 do
-    local ok, wrong = utf8.len(text)
-    if ok then return text end
-    text = text:sub(1, wrong - 1) .. text:sub(wrong + 1)
-  end
-  return text
+  if #text <= MOST then return text end
+  return text:sub(1, utf8.offset(text, 0, MOST) - 1)
 end
 
 -- ---- figures ----------------------------------------------------------------------------------
@@ -93,7 +89,7 @@ end
 local function theirs(python, folder, paths)
   if not python then return {} end
   local rows = {}
-  for line in shell(("%s %s/scripts/bench/tokenizers.py %s %s"):format(python, root, folder,
+  for line in shell(("%s %s/scripts/bench/hf_tokenizers.py %s %s"):format(python, root, folder,
       table.concat(paths, " "))):gmatch("[^\n]+") do
     local seconds, count = line:match("(%S+) (%S+)")
     rows[#rows + 1] = { seconds = tonumber(seconds), count = tonumber(count) }

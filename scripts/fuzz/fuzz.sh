@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# fuzz.sh [safetensors|gguf|config|yaml] [--runs N] [--seed S]: the fuzzers under libFuzzer and
-# sanitizers.
+# fuzz.sh [safetensors|gguf|config|yaml|tokenizer] [--runs N] [--seed S]: the fuzzers under
+# libFuzzer and sanitizers.
 # fuzz.sh planted [NAME...]: bugs planted in copies of the file readers, which they have to find.
 # Run by `scripts/dev fuzz`. Inputs that were found stay in build/fuzz/found; those worth keeping
 # go to spec/golden/fuzz, which `scripts/test` replays. The last line is `N passed, N failed`.
@@ -10,7 +10,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 build=$root/build/fuzz
 runs=""
 # A model folder on disk and an interpreter for each: JSON is slower by far.
-declare -A usual=([safetensors]=1000000 [gguf]=1000000 [config]=50000 [yaml]=1000000)
+declare -A usual=([safetensors]=1000000 [gguf]=1000000 [config]=50000 [yaml]=1000000
+    [tokenizer]=1000000)
 seed=1
 targets=()
 planted=no
@@ -20,7 +21,7 @@ while [ $# -gt 0 ]; do
     case $1 in
         --runs) runs=${2:?--runs N}; shift ;;
         --seed) seed=${2:?--seed S}; shift ;;
-        safetensors | gguf | config | yaml) targets+=("$1") ;;
+        safetensors | gguf | config | yaml | tokenizer) targets+=("$1") ;;
         planted) planted=yes ;;
         *)
             [ $planted = yes ] || { printf 'fuzz: no target "%s"\n' "$1" >&2; exit 2; }
@@ -29,7 +30,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-[ ${#targets[@]} != 0 ] || targets=(safetensors gguf config yaml)
+[ ${#targets[@]} != 0 ] || targets=(safetensors gguf config yaml tokenizer)
 
 # Short stacks of allocations and a small quarantine: most of the time would go there.
 export ASAN_OPTIONS=malloc_context_size=2:quarantine_size_mb=4

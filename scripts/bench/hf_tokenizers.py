@@ -1,7 +1,8 @@
-"""tokenizers.py FOLDER TEXT...: how fast Hugging Face's tokenizers encode texts, one thread.
+"""hf_tokenizers.py FOLDER TEXT...: how fast Hugging Face's tokenizers encode texts, one thread.
 
-For each text one line on stdout: processor seconds of the best of three runs, and how many ids there are. The
-tokenizer is new for each run, so that its cache of words is as empty as ours. Run by tokenizers.lua.
+For each text one line on stdout: processor seconds of the best of three runs, and how many ids
+there are. The tokenizer is new for each run, so that its cache of words is as empty as ours. Run
+by tokenizers.lua.
 """
 import os
 import sys
