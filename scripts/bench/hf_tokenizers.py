@@ -23,6 +23,7 @@ def main():
         best = None
         for _ in range(RUNS):
             tokenizer = Tokenizer.from_file(path)
+            tokenizer.encode_special_tokens = True      # they are plain text, as for us
             start = time.process_time()
             count = len(tokenizer.encode(text, add_special_tokens=False))
             seconds = time.process_time() - start
