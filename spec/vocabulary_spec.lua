@@ -183,7 +183,7 @@ describe("vocabulary.sources", function()
   end)
 
   it("have a mean of many rows in parts", function()
-    local list, more, n = {}, {}, 5000
+    local list, more, n = {}, {}, 5000 // helper.stride
     for i = 1, n do list[i], more[i] = "t" .. i, "t" .. n + 1 - i end
     local union = vocabulary.union({ models[1], { tokenizer = tokens(list), vocab = n },
       { tokenizer = tokens(more), vocab = n } })
