@@ -172,9 +172,11 @@ describe("tokenizer option", function()
     assert.equal(tok, tokenizer.resolve("f", tok))
     assert.equal("bytes", tokenizer.resolve("f", "bytes").name)
     misuse(function() tokenizer.resolve("f", "words") end,
-      "f: there is no tokenizer \"words\"\nhint: \"bytes\", the path of one, or what moe.tokenizer.open returned")
+      "f: there is no tokenizer \"words\"\nhint: \"bytes\", the path of " ..
+      "one, or what moe.tokenizer.open returned")
     misuse(function() tokenizer.resolve("f", { vocab = 3 }) end,
       "f: there is no tokenizer a table\n" ..
-      "hint: \"bytes\", the path of one, or what moe.tokenizer.open returned")
+      "hint: \"bytes\", the path of " ..
+      "one, or what moe.tokenizer.open returned")
   end)
 end)

@@ -85,7 +85,8 @@ dtype: bfloat16
   end)
 
   it("knows the line of every key and element", function()
-    local documents, lines = yaml.decode("a: 1\nb:\n  - x\n\n  - c: 2\n    d: {e: 3,\n      f: 4}\n" ..
+    local documents, lines = yaml.decode(
+      "a: 1\nb:\n  - x\n\n  - c: 2\n    d: {e: 3,\n      f: 4}\n" ..
       "---\ng: 5\n")
     local first = documents[1]
     assert.same({ 1, 9 }, lines[documents])

@@ -166,6 +166,10 @@ function Bytes:hash()
   return system.hash(self:files()["tokenizer.json"])
 end
 
+--- It comes without a template of conversations.
+---@return nil
+function Bytes.chat_template(_) return nil end
+
 --- The metadata of a GGUF file that describe it: key -> value.
 ---@return table
 function Bytes:gguf()

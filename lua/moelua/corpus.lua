@@ -41,7 +41,11 @@ function Corpus:vocab() return (handle_of(self, "vocab"):vocab()) end
 --- How many bytes of text these ids stand for. Special tokens stand for none, and so does padding.
 ---@param ids moelua.Tensor i32
 ---@return integer
-function Corpus:bytes(ids) return (handle_of(self, "bytes"):bytes(ids:reshape(-1))) end
+function Corpus:bytes(ids)
+  local handle = handle_of(self, "bytes")
+  expect(getmetatable(ids) == "moelua.Tensor", "bytes", "ids", "an i32 tensor", ids)
+  return (handle:bytes(ids:reshape(-1)))
+end
 
 --- What the token file says of itself: sources, options, tokenizer.
 ---@return table<string, string>

@@ -27,8 +27,9 @@ local function add_keys(list, t)
   for _, name in ipairs(manual.keys(t)) do list[#list + 1] = name end
 end
 
--- Everything that can be written after a dot or a colon, sorted: the same message every time.
-local function known_names()
+-- Everything that can be written after a dot or a colon, sorted: the same message every time. The
+-- name itself may be one of something else, where it is no help.
+local function names_beside(unknown)
   local names, moe = {}, require("moelua")
   for _, name in ipairs(manual.names()) do names[#names + 1] = name:match("[%w_]+$") end
   add_keys(names, moe)
@@ -43,7 +44,11 @@ local function known_names()
     end
   end
   table.sort(names)
-  return names
+  local list = {}
+  for _, other in ipairs(names) do
+    if other ~= unknown then list[#list + 1] = other end
+  end
+  return list
 end
 
 -- What Lua says about tensors, and what was wanted.
@@ -66,7 +71,7 @@ local function hint(message)
     return nil
   end
   if elsewhere[name] then return elsewhere[name] end
-  local near = kind ~= "global" and options.nearest(name, known_names())
+  local near = kind ~= "global" and options.nearest(name, names_beside(name))
   return near and ("did you mean '%s'?"):format(near)
 end
 

@@ -141,10 +141,13 @@ local function methods_of(lines, at, class)
   return list
 end
 
+-- Classes of a module that stand in files of their own.
+local own_files = { data = "corpus", tokenizer = "tokenizer_class" }
+
 --- Classes that a module declares in annotations, `---@class moelua.Corpus` above `local Corpus =`:
 --- a list of { name = "Corpus", comment = lines, methods = { { name, args, comment } } }.
 function manual.annotated(module)
-  local lines, list = lines_of(module) or {}, {}
+  local lines, list = lines_of(own_files[module] or module) or {}, {}
   for at, line in ipairs(lines) do
     local class = line:match("^local (%w+) =")
     if class and (lines[at - 1] or ""):find("^%-%-%-@") then

@@ -59,21 +59,29 @@ local function read_file(path)
   return documents, problems.new(path, lines), text
 end
 
--- A Lua table as text that mergekit would read: without functions, and what belongs to the call.
-local function text_of(documents)
-  local function plain(value)
-    if type(value) == "function" then return "function" end
-    if type(value) ~= "table" then return value end
-    local new = {}
-    for k, v in pairs(value) do
-      local of_call = value == documents[1] and declared[k]
-      if not of_call then new[k == "method" and "merge_method" or k] = plain(v) end
-    end
-    return new
+local MOST_LEVELS = 64          -- of tables in tables, as in YAML
+
+-- Plain data without functions, and at the top without the keys of `skip`.
+local function plain(value, level, skip)
+  if type(value) == "function" then return "function" end
+  if type(value) ~= "table" then return value end
+  if level > MOST_LEVELS then
+    core.raise("merge: the configuration is nested more than %d levels deep", MOST_LEVELS)
   end
+  local new = {}
+  for k, v in pairs(value) do
+    if not (skip and skip[k]) then
+      new[k == "method" and "merge_method" or k] = plain(v, level + 1)
+    end
+  end
+  return new
+end
+
+-- Lua tables as text that mergekit would read; what belongs to the call stands in the first.
+local function text_of(documents)
   local texts = {}
   for i, document in ipairs(documents) do
-    texts[i] = json.encode(plain(document), { indent = 2 }) .. "\n"
+    texts[i] = json.encode(plain(document, 1, i == 1 and declared), { indent = 2 }) .. "\n"
   end
   return table.concat(texts, "---\n")
 end
@@ -91,13 +99,24 @@ local function options_in(documents)
   return given
 end
 
+-- A table is one merge, or a list of several.
+local function documents_of(source)
+  if source[1] == nil then return { source } end
+  for i, document in ipairs(source) do
+    if type(document) ~= "table" then
+      core.raise("merge: number %d of the list must be a table, not %s", i, core.describe(document))
+    end
+  end
+  return source
+end
+
 -- The stages, the list for problems and the options of a call.
 local function read(source, given)
   local documents, found, text
   if type(source) == "string" then
     documents, found, text = read_file(source)
   elseif type(source) == "table" then
-    documents = source[1] and source or { source }
+    documents = documents_of(source)
     found, text = problems.new("", {}), text_of(documents)
     given = options.merge(options_in(documents), given or {})
   else

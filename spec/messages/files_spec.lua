@@ -146,8 +146,8 @@ describe("messages about files", function()
       "[format] tokenizer.open: DIR/text.txt: decode: line 1, column 4: invalid token near " ..
       "'line'" },
     { [[return moe.tokenizer.open(DIR .. "/unigram.json")]],
-      "[unsupported] tokenizer.open: DIR/unigram.json: only the byte tokenizer is " ..
-      "supported: model type is Unigram" },
+      "[unsupported] tokenizer.open: DIR/unigram.json: model \"Unigram\" is not supported: " ..
+      "it is BPE that is" },
     { [[moe.tokenizer.bytes():encode(nil)]],
       "encode: text must be a string, not nil" },
     { [[moe.tokenizer.bytes():decode({ 1, 300 })]],

@@ -3,6 +3,7 @@
 
 local core = require("moelua.core")
 local checkpoint = require("moelua.checkpoint")
+local expect = require("moelua.expect")
 local folders = require("moelua.folder")
 
 local json, system = core.json, core.system
@@ -101,6 +102,7 @@ end
 ---@return string? message
 ---@return string? code "format" when a file is damaged, "missing" without a manifest
 function manifest.verify(folder)
+  expect(type(folder) == "string", "verify", "folder", "the path of a merged model", folder)
   local facts, message, code = manifest.read(folder)
   if not facts then return nil, message, code end
   local wrong = {}

@@ -1843,4 +1843,170 @@ function moe.verify(folder) end
 ---@type string
 moe.version = nil
 
+do
+---@class moelua.Corpus
+---@field name string
+---@field tokenizer moelua.Tokenizer?
+---@field path string? the token file, when it has been kept
+---@field hash string of tokens, documents and splits: the same for the same text
+local Corpus = {}
+
+--- How many tokens a split has; without a split, the whole corpus.
+---@param split? "train"|"validation"|"test"
+---@return integer
+function Corpus:tokens(split) end
+
+--- How many documents a split has; without a split, the whole corpus.
+---@param split? "train"|"validation"|"test"
+---@return integer
+function Corpus:documents(split) end
+
+--- The size of the vocabulary.
+---@return integer
+function Corpus:vocab() end
+
+--- How many bytes of text these ids stand for. Special tokens stand for none, and so does padding.
+---@param ids moelua.Tensor i32
+---@return integer
+function Corpus:bytes(ids) end
+
+--- What the token file says of itself: sources, options, tokenizer.
+---@return table<string, string>
+function Corpus:metadata() end
+
+--- A training batch: `batch` windows of `context` tokens and the tokens that follow each, drawn
+--- without overlap, every window once per epoch. The same seed, stream and draw give the same
+--- batch. With `apart` no two of so many successive rows touch the same document; windows that are
+--- too near are left out of their epoch. Throws when the split is too short.
+---@param given { batch: integer, context: integer, split?: string, seed?: integer,
+---  stream?: string, draw?: integer, apart?: integer }
+---@return moelua.Tensor x i32 [batch x context]
+---@return moelua.Tensor y i32 [batch x context]
+---@return integer next_draw the `draw` of the next batch
+function Corpus:batch(given) end
+
+--- How many windows an epoch of training draws from; 0 when the split is too short.
+---@return integer
+function Corpus:epoch(split, context) end
+
+--- How many windows an evaluation reads: all, the last of them partly filled; or at most `limit`,
+--- whole ones, evenly spaced.
+---@param split "train"|"validation"|"test"
+---@param context integer
+---@param limit integer?
+---@return integer
+function Corpus:windows(split, context, limit) end
+
+--- Windows first .. first+n-1 of those.
+---@return moelua.Tensor x i32 [n x context], 0 behind the end of the split
+---@return moelua.Tensor y i32 [n x context], -1 behind the end of the split
+function Corpus:window_batch(split, context, limit, first, n) end
+
+--- The first and the last document that each of those windows touches, its targets included.
+---@return moelua.Tensor documents i32 [windows x 2], counted from 0
+function Corpus:window_documents(split, context, limit) end
+
+--- Whether each split can fill a window; if not: nil, message, "format".
+---@param context integer
+---@param splits string[]? all three when left out
+---@return true? ok
+---@return string? message
+---@return string? code
+function Corpus:check(context, splits) end
+
+--- Writes the token file to `path`, where moe.data.open finds it, also in another process.
+---@param path string
+---@return true? ok
+---@return string? message
+---@return string? code
+function Corpus:save(path) end
+
+--- Lets go of the token file at once.
+function Corpus:release() end
+end
+
+do
+---@class moelua.Tokenizer
+---@field name string
+---@field vocab integer how many ids there are, gaps included
+---@field bos integer? id of the token that begins a text
+---@field eos integer? id of the token that ends a text
+---@field unk integer? id of the token for what has none
+---@field pad integer? id of the token that fills batches
+---@field handle userdata
+---@field description table what tokenizer_build.lua read, files(), chat_template
+local Tokenizer = {}
+
+--- The ids of a text. opts:
+---   special  tokens like <|endoftext|> in the text stand for themselves (default), or are plain
+---            text
+---   add      put around what the post-processor adds: most often a token that begins a text
+---            (default true)
+---@param text string any bytes
+---@param opts table?
+---@return integer[]
+function Tokenizer:encode(text, opts) end
+
+--- The text of ids. Ids without a token are left out. opts:
+---   skip_special  special tokens are left out (default false)
+---   raw           bytes as they are; without it U+FFFD stands for those that are no UTF-8
+---@param ids integer[]|moelua.Tensor a list, or an i32 tensor of one dimension
+---@param opts table?
+---@return string
+function Tokenizer:decode(ids, opts) end
+
+--- The ids of bytes `first` to `last` as little-endian numbers, of 16 bits when the vocabulary has
+--- at most 65536, else of 32; and how many they are. Special tokens are plain text, and nothing is
+--- put around.
+---@param text string
+---@param first integer?
+---@param last integer?
+---@return string packed
+---@return integer count
+function Tokenizer:pack(text, first, last) end
+
+--- What a token is written as in the vocabulary; nil where there is none.
+---@param id integer
+---@return string?
+function Tokenizer:token(id) end
+
+--- The id of a token as it is written in the vocabulary; nil when there is none.
+---@param token string
+---@return integer?
+function Tokenizer:id(token) end
+
+--- How many bytes each token adds to a text that has begun: 0 for special tokens and gaps. Summed
+--- over the ids of a text they give its length, but for what a normalizer changes or puts in front.
+---@return moelua.Tensor lengths i32 [vocab]
+function Tokenizer:byte_lengths() end
+
+--- A hash of all that decides what comes out: equal for tokenizers that do the same, however their
+--- files are written.
+---@return string 16 hexadecimal digits
+function Tokenizer:hash() end
+
+--- The files of the tokenizer in a model directory: name -> content. Those of one that was opened
+--- are what they were, byte for byte.
+---@return table<string, string>
+function Tokenizer:files() end
+
+--- The template of conversations that comes with it; nil when there is none.
+---@return string?
+function Tokenizer:chat_template() end
+
+--- The metadata of a GGUF file that describe it: key -> value. What these cannot say gives nil, the
+--- reason, "unsupported".
+---@return table? metadata
+---@return string? message
+---@return string? code
+function Tokenizer:gguf() end
+
+--- Writes the tokenizer into a model directory, which is made if need be.
+---@param folder string
+---@return true? ok
+---@return string? message
+---@return string? code
+function Tokenizer:save(folder) end
+end
+
 return moe
