@@ -223,4 +223,11 @@ describe("text for routers", function()
       init = { by = "clusters", text = code } }) end,
       "init: a router of kind \"hash\" has no weight to begin with")
   end)
+
+  it("of more experts than an op takes tensors", function()
+    local texts = {}
+    for i = 1, 66 do texts[i] = { string.char(i, i, i), string.char(i, i) } end
+    local mixed = moe.upcycle(m, { experts = 66, init = { by = "means", text = texts } })
+    assert.same({ 66, 16 }, mixed.layers[1].ffn.router.weight:shape())
+  end)
 end)

@@ -17,6 +17,7 @@ local nn = require("moelua.nn")
 local options = require("moelua.options")
 local parts = require("moelua.parts")
 local pretrained = require("moelua.pretrained")
+local join_rows = require("moelua.rows").join
 local run = require("moelua.run")
 local raise = core.raise
 
@@ -85,7 +86,7 @@ local function on_disk(path, i)
     if e or not is_stack(name) then return run.check(P.file:tensor(stored(name, e))) end
     local list = {}
     for k = 1, count(name) do list[k] = tensor(name, k) end
-    return core.concat(list, 1):reshape(#list, table.unpack(info(name, 1).shape))
+    return join_rows(list):reshape(#list, table.unpack(info(name, 1).shape))
   end
   local function shape(name, e)
     if e or not is_stack(name) then return info(name, e).shape end

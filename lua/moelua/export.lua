@@ -19,6 +19,7 @@ local model = require("moelua.model")
 local model_folder = require("moelua.model_folder")
 local options = require("moelua.options")
 local parts = require("moelua.parts")
+local join_rows = require("moelua.rows").join
 
 -- ---- what Mixtral cannot say ------------------------------------------------------------------
 
@@ -196,7 +197,7 @@ local function value_of(slots)
   if not slots[1].expert then return slots[1].part.value() end
   local experts = {}
   for e, slot in ipairs(slots) do experts[e] = slot.part.value() end
-  return core.concat(experts, 1):reshape(#slots, table.unpack(slots[1].part.shape))
+  return join_rows(experts):reshape(#slots, table.unpack(slots[1].part.shape))
 end
 
 -- A blueprint as gguf_export.lua takes models: one tensor after the other is made.

@@ -13,6 +13,7 @@ local model = require("moelua.model")
 local nn = require("moelua.nn")
 local options = require("moelua.options")
 local outline = require("moelua.outline")
+local join_rows = require("moelua.rows").join
 local files, json, raise = core.checkpoint, core.json, core.raise
 
 local export = {}
@@ -41,7 +42,7 @@ local function read_stack(P, name, count)
     if not t then return nil, message, code end
     experts[e] = t:reshape(1, table.unpack(t:shape()))
   end
-  return core.concat(experts, 1)
+  return join_rows(experts)
 end
 
 local function on_disk(P)

@@ -8,6 +8,7 @@ local model = require("moelua.model")
 local nn = require("moelua.nn")
 local options = require("moelua.options")
 local parts = require("moelua.parts")
+local join_rows = require("moelua.rows").join
 
 local ROWS = 8                  -- sequences of a forward pass
 
@@ -57,7 +58,7 @@ local function one_layer(config, number, part_of, batches)
     x:free()
   end
   for _, batch in ipairs(batches) do scope:keep(batch.x) end
-  return scope:keep(core.concat(states, 1))
+  return scope:keep(join_rows(states))
 end
 
 local function all_layers(config, part_of, sequences, visit)

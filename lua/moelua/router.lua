@@ -34,6 +34,7 @@ local capacity = require("moelua.capacity")
 local class = require("moelua.class")
 local expect = require("moelua.expect")
 local check_how = require("moelua.how").check
+local join_rows = require("moelua.rows").join
 local options = require("moelua.options")
 local weight = require("moelua.parameter")
 
@@ -244,7 +245,7 @@ end
 local function draw_apart(self, law, use, draws, tokens, ...)
   local parts = {}
   for b, own in ipairs(draws) do parts[b] = self:draw(law, use, own, tokens // #draws, ...) end
-  return core.concat(parts, 1)
+  return join_rows(parts)
 end
 
 --- Random numbers for one use, as "jitter": core.rand ("rand") or core.randn ("randn") of that

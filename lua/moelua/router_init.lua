@@ -13,6 +13,7 @@
 local core = require("moelua.core")
 local calibration = require("moelua.calibration")
 local hidden_states = require("moelua.hidden_states")
+local join_rows = require("moelua.rows").join
 local options = require("moelua.options")
 local raise = core.raise
 
@@ -44,7 +45,7 @@ local function means_of(states, classes)
   for i, class in ipairs(classes) do
     list[i] = states:narrow(1, class.first, class.count):mean(1, true)
   end
-  return core.concat(list, 1)
+  return join_rows(list)
 end
 
 local function rows_by_means(opts, states, text)

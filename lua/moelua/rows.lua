@@ -1,4 +1,4 @@
--- rows.lua: batches put together from parts.
+-- rows.lua: any number of tensors put together: batches of parts, stacks of experts.
 
 local core = require("moelua.core")
 
