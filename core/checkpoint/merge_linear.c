@@ -9,11 +9,12 @@
 
 /* --- sums ------------------------------------------------------------------------------------ */
 
-/* Two whose factors sum to 1, by far the most frequent case, do not need f64: where they are equal
- * the difference is 0. */
+/* Two whose factors sum to 1, by far the most frequent case, do not need f64 when the result has 16
+ * bits: what f32 loses is lost there anyway, and where they are equal the difference is 0. */
 static void sum(moe_desk *d, const double *factor, int64_t n) {
     const moe_job *j = d->job;
-    if (j->m->count == 2 && fabs(factor[0] + factor[1] - 1) < 1e-12)
+    bool narrow = j->sink->type == MOE_STORED_BF16 || j->sink->type == MOE_STORED_F16;
+    if (narrow && j->m->count == 2 && fabs(factor[0] + factor[1] - 1) < 1e-12)
         j->k->merge_lerp(n, (float)factor[1], d->x[0], d->x[1], d->y);
     else
         j->k->merge_sum(n, j->m->count, (const float *const *)d->x, factor, d->y);
