@@ -245,9 +245,49 @@ describe("misuse of a merge", function()
       e.sources = { 1 }
     end)
     fails("merge: `w`: shape is missing", function(e) e.shape = nil end)
+    fails("merge: an entry must be a table without a metatable", function(e)
+      setmetatable(e, { __index = function() return nil end })
+    end)
+    fails("merge: `w`: max_iter must be in 0 .. 1000000, not -1.0", function(e)
+      e.method, e.base, e.params = "karcher", nil, { max_iter = -1 }
+    end)
     fails("merge: `w`: the models cancel", function(e)
       e.method, e.params, e.base = "multislerp", { weight = { 1, 1, 1 } }, nil
       e.sources = sources(core.zeros(2), core.zeros(2), core.zeros(2))
     end)
+  end)
+
+  it("is not taken for numbers that are none", function()
+    local function refused(entry)
+      local got, why, code = merge(entry)
+      assert.is_nil(got)
+      assert.equal("unsupported", code)
+      assert.truthy(why:find("I32 is no type that can be merged", 1, true), why)
+    end
+    local whole = core.tensor({ 1, 0 }, "i32")
+    refused { name = "w", dtype = "F32", shape = { 2 }, method = "linear",
+      params = { weight = 1 }, sources = sources(whole) }
+    refused { name = "w", dtype = "F32", shape = { 2 }, method = "task_arithmetic",
+      params = { weight = 1 }, sources = sources(core.ones(2)), masks = sources(whole),
+      base = { tensor = core.zeros(2) } }
+  end)
+
+  it("is not copying rows of nothing", function()
+    local rows = core.tensor({ 0, 0, 0 }, "i32")
+    local y = merge { name = "w", dtype = "F32", shape = { 3, 0 }, method = "copy",
+      sources = { { tensor = core.zeros(3, 0), from = rows } } }
+    assert.same({ 3, 0 }, y:shape())
+  end)
+
+  it("is not a share beyond all numbers", function()
+    local x = core.tensor { 3, -1, 2, 0.5 }
+    local function keeps(count, method, density, epsilon)
+      local y = thinned(method, x, { density = density, gamma = epsilon })
+      assert.equal(count, nonzeros(y))
+    end
+    keeps(4, "ties", 1e300)
+    keeps(4, "ties", math.huge)
+    keeps(0, "breadcrumbs", 0 / 0, 0)
+    keeps(0, "breadcrumbs", -1e300, 0)
   end)
 end)

@@ -75,9 +75,43 @@ describe("a source", function()
       first = -1 })
     fails("read: unknown option 'row'", { file = file, name = "half", row = 1 })
     fails("read: file must be an open Checkpoint, not nil", { name = "half" })
+    fails("read: others[1] is I32, which does not go with BF16", { file = file, name = "half",
+      from = rows { 1, 0, 0, 0 }, others = { { tensor = rows { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,
+        12 }:reshape(4, 3) } } })
+    fails("read: a source must be a table without a metatable", setmetatable({}, { __index = function()
+      return file
+    end }))
     local got, why, code = files.read { file = file, name = "other" }
     assert.is_nil(got)
     assert.equal(("read: %s: no tensor `other`"):format(path), why)
     assert.equal("missing", code)
+  end)
+
+  it("does not cut blocks", function()
+    local q8 = made.fresh_path(".gguf")
+    local writer = assert(files.create_gguf(q8, { w = { dtype = "Q8_0", shape = { 2, 64 } } }, {}))
+    assert(writer:put("w", numbers(128):reshape(2, 64)))
+    assert(writer:close())
+    local blocks <close> = setmetatable({}, { __close = function(t) t.file:close() end })
+    blocks.file = assert(files.open(q8))
+    local function fails(source)
+      source.file, source.name = blocks.file, "w"
+      local got = message(files.read, source)
+      assert.truthy(got:find("Q8_0 comes in blocks of 32 elements", 1, true), got)
+    end
+    fails { first = 16, shape = { 64 } }
+    fails { shape = { 40 } }
+    fails { shape = { 4, 16 }, rows = rows { 0, 1, 2, 3 } }
+    assert.same({ 32 }, files.read { file = blocks.file, name = "w", first = 32,
+      shape = { 32 } }:shape())
+  end)
+
+  it("refuses sizes of nothing whose product overflows", function()
+    local huge = 1 << 62
+    local empty = made.open_bytes(made.compose(
+      ('{"a":{"dtype":"F32","shape":[0,%d,%d],"data_offsets":[0,0]}}'):format(huge, huge)))
+    local got = message(files.read, { file = empty, name = "a", rows = rows { -1 } })
+    assert.truthy(got:find("shape is too large", 1, true), got)
+    empty:close()
   end)
 end)

@@ -43,28 +43,32 @@ static moe_status check_sources(moe_ctx *ctx, const moe_method *method, const mo
     return MOE_OK;
 }
 
-static moe_status check_types(moe_ctx *ctx, const moe_merge *m,
-                              const moe_sink *sink) {
+static moe_status check_type(moe_ctx *ctx, const moe_merge *m, const moe_source *s) {
+    if (!s || moe__stored_compute(s->type) == MOE_F32) return MOE_OK;
+    return moe__fail(ctx, MOE_EUNSUPPORTED, "%s: %s is no type that can be merged", m->name,
+                     moe__stored_name(s->type));
+}
+
+static moe_status check_types(moe_ctx *ctx, const moe_merge *m, const moe_sink *sink) {
     bool fits = sink->type == MOE_STORED_F32 || sink->type == MOE_STORED_F64 ||
                 sink->type == MOE_STORED_BF16 || sink->type == MOE_STORED_F16;
     if (!fits)
         return moe__fail(ctx, MOE_EUNSUPPORTED, "%s: a merge cannot be written as %s\nhint: F32, "
                          "BF16, F16 and F64 can", m->name, moe__stored_name(sink->type));
-    for (int i = 0; i <= m->count; i++) {
-        const moe_source *s = i < m->count ? &m->models[i] : m->base;
-        if (s && moe__stored_compute(s->type) != MOE_F32)
-            return moe__fail(ctx, MOE_EUNSUPPORTED, "%s: %s is no type that can be merged", m->name,
-                             moe__stored_name(s->type));
+    moe_status s = check_type(ctx, m, m->base);
+    for (int i = 0; i < m->count && !s; i++) {
+        s = check_type(ctx, m, &m->models[i]);
+        if (!s && m->masks) s = check_type(ctx, m, &m->masks[i]);
     }
-    return MOE_OK;
+    return s;
 }
 
 /* Whether the elements can go where they belong as they are stored. */
 static bool as_stored(const moe_method *method, const moe_merge *m, moe_stored type) {
     const moe_source *s = m->models;
-    int64_t others = 0;
+    int64_t others = 0, rows = s->width ? s->count / s->width : 0;
     if (!method->copies || m->cast != MOE_STORED_COUNT) return false;
-    for (int64_t i = 0; s->from && i < s->count / s->width; i++)
+    for (int64_t i = 0; s->from && i < rows; i++)
         if (s->from[i] > others) others = s->from[i];
     return moe__source_is(s, others, type);
 }

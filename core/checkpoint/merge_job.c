@@ -151,9 +151,12 @@ typedef struct region {
 /* Waits until the slot of a span is free. The spans before it are finished, or at work in lanes
  * that wait for none behind them, so that one of them goes on. */
 static bool wait_for_slot(moe_job *j, int64_t span) {
-    for (int i = 0; atomic_load(&j->turn) + j->window <= span; i++) {
+    for (int looks = 0; atomic_load(&j->turn) + j->window <= span;) {
         if (moe__stopping(j->ctx) || atomic_load(&j->error)) return false;
-        if (i > 200) sched_yield();
+        if (looks < 200)
+            looks++;
+        else
+            sched_yield();
     }
     return true;
 }

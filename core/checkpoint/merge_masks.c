@@ -61,11 +61,16 @@ static moe_cut_state *states_of(const moe_masks *o, const moe_desk *d) {
 
 /* --- parameters ------------------------------------------------------------------------------ */
 
+/* A share of n, rounded down: 0 .. n for any number, NaN as well. */
+static int64_t share_of(int64_t n, double share) {
+    return share >= 1 ? n : share > 0 ? (int64_t)(share * (double)n) : 0;
+}
+
 moe_status moe__masks_check(const moe_job *j, moe_thinning how) {
     const moe_merge *m = j->m;
     for (int i = 0; i < m->count; i++) {
         double density = j->p->density[i], epsilon = j->p->epsilon[i], gamma = j->p->gamma[i];
-        if (how == MOE_KEEP_LARGEST && density < 1 && (int64_t)(density * (double)m->elements) < 1)
+        if (how == MOE_KEEP_LARGEST && share_of(m->elements, density) < 1)
             return moe__fail(j->ctx, MOE_EARG, "%s: density %g of model %d keeps none of %lld "
                              "elements", m->name, density, i + 1, (long long)m->elements);
         if (how == MOE_KEEP_MIDDLE && !(gamma >= 0 && gamma <= 1))
@@ -84,9 +89,8 @@ moe_status moe__masks_check(const moe_job *j, moe_thinning how) {
 static void place_cut(const moe_job *j, moe_thinning how, int i, moe_cut *c) {
     int64_t n = j->m->elements;
     double density = j->p->density[i];
-    int64_t target = density > 0 ? (int64_t)(density * (double)n) : 0;
-    int64_t top = how == MOE_KEEP_MIDDLE ? (int64_t)(j->p->gamma[i] * (double)n) : 0;
-    if (target > n) target = n;
+    int64_t target = share_of(n, density);
+    int64_t top = how == MOE_KEEP_MIDDLE ? share_of(n, j->p->gamma[i]) : 0;
     int64_t smallest = n - target - top > 0 ? n - target - top : 0;
     int64_t last = n - smallest, first = last - target > 0 ? last - target : 0;
     *c = (moe_cut){.all = density >= 1, .none = target == 0};

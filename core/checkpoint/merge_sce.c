@@ -41,7 +41,7 @@ static moe_status select_elements(moe_job *j, sce *o, char *shared) {
     moe_status s = moe__job_scan(j, count_span, o);
     if (s) return s;
     moe__slots_sum(o->slots, moe__job_spans(j), 1, &differing);
-    int64_t k = (int64_t)(differing * j->p->select_topk);
+    int64_t k = j->p->select_topk > 0 ? (int64_t)(differing * j->p->select_topk) : 0;
     o->cut.none = k <= 0;
     o->cut.bottom.place = k - 1;
     return moe__cut(j, 1, &o->cut, variances, NULL, shared);

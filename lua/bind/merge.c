@@ -28,7 +28,7 @@ typedef struct plan {
     moe_source base;
     moe_source *models, *masks, *others;
     double *lists[LISTS];
-    size_t used;                /* of the others */
+    size_t used, room;          /* of the others */
     char where[160], shown[MOE_SHOWN + 4];
 } plan;
 
@@ -68,6 +68,7 @@ static plan *push_plan(lua_State *L, int entry) {
     double *numbers = (double *)(void *)(p->others + others + 1);
     for (int i = 0; i < LISTS; i++) p->lists[i] = numbers + (size_t)i * (models + 1);
     p->merge.count = (int)models;
+    p->room = others;
     return p;
 }
 
@@ -134,6 +135,15 @@ static double read_number(lua_State *L, int params, const plan *p, const char *n
     return value;
 }
 
+/* At most a million steps: nothing looks at the interrupt flag between them. */
+static int read_count(lua_State *L, int params, const plan *p, const char *name, int otherwise,
+                      const moe_method *method) {
+    double value = read_number(L, params, p, name, otherwise, method);
+    if (!(value >= 0 && value <= 1e6))
+        lmoe_raise(L, "%s: %s must be in 0 .. 1000000, not %f", p->where, name, value);
+    return (int)value;
+}
+
 static bool read_flag(lua_State *L, int params, const plan *p, const char *name, bool otherwise) {
     int kind = lua_getfield(L, params, name);
     if (kind != LUA_TNIL && kind != LUA_TBOOLEAN)
@@ -163,7 +173,7 @@ static void read_params(lua_State *L, int params, plan *p, const moe_method *met
         .select_topk = read_number(L, params, p, "select_topk", 1, method),
         .r = read_number(L, params, p, "r", 0.1, method),
         .alpha = read_number(L, params, p, "alpha", 0.2, method),
-        .max_iter = (int)read_number(L, params, p, "max_iter", 10, method),
+        .max_iter = read_count(L, params, p, "max_iter", 10, method),
         .normalize = read_flag(L, params, p, "normalize", method->normalize),
         .rescale = read_flag(L, params, p, "rescale", method->rescale),
         .filter_wise = read_flag(L, params, p, "filter_wise", false),
@@ -181,7 +191,8 @@ static bool read_source(lua_State *L, plan *p, const char *what, int number, moe
     int table = lua_gettop(L);
     snprintf(where, sizeof where, "%s: %s", p->where, what);
     if (number) snprintf(where, sizeof where, "%s: %s[%d]", p->where, what, number);
-    if (!lmoe_read_source(L, table, where, whole, p->others + p->used)) return false;
+    if (!lmoe_read_source(L, table, where, whole, p->others + p->used, p->room - p->used))
+        return false;
     p->used += lmoe_count_others(L, table);
     *out = whole->source;
     if (out->count != p->merge.elements)
@@ -295,9 +306,11 @@ static const char *string_field(lua_State *L, int entry, const plan *p, const ch
     return text;
 }
 
-/* Reads all but the sources. The strings belong to the entry. */
+/* Reads all but the sources. The strings belong to the entry, which has no metatable that could
+ * make new ones. */
 static const moe_method *read_entry(lua_State *L, int entry, plan *p) {
     strcpy(p->where, "merge");
+    if (lua_getmetatable(L, entry)) lmoe_raise(L, "merge: an entry must be a table without a metatable");
     const char *name = string_field(L, entry, p, "name", "result");
     moe__shown((moe_slice){name, strlen(name)}, p->shown);
     snprintf(p->where, sizeof p->where, "merge: `%s`", p->shown);

@@ -19,9 +19,12 @@ static bool field(lua_State *L, int table, const char *name) {
     return lua_getfield(L, table, name) != LUA_TNIL;
 }
 
+/* A metatable could run Lua, and give values that nothing else keeps. */
 static void check_table(lua_State *L, int table, const char *where) {
     if (!lua_istable(L, table))
         lmoe_raise(L, "%s: a source must be a table, not %s", where, lmoe_describe(L, table));
+    if (lua_getmetatable(L, table))
+        lmoe_raise(L, "%s: a source must be a table without a metatable", where);
     lmoe_checkfields(L, table, where, "file name tensor first shape rows others from");
 }
 
@@ -78,9 +81,11 @@ static void read_tensor(lua_State *L, const char *where, lmoe_source *out) {
     for (size_t i = 0; i < out->rank; i++) out->shape[i] = (uint64_t)t->shape[i];
 }
 
-static uint64_t product(const uint64_t *shape, size_t rank) {
-    uint64_t n = 1;
-    for (size_t i = 0; i < rank; i++) n *= shape[i];
+/* Of sizes whose product may overflow where one of them is 0: a file may hold such a shape. */
+static int64_t product(lua_State *L, const char *where, const uint64_t *shape, size_t rank) {
+    int64_t n = 1;
+    for (size_t i = 0; i < rank; i++)
+        if (__builtin_mul_overflow(n, shape[i], &n)) lmoe_raise(L, "%s: shape is too large", where);
     return n;
 }
 
@@ -147,13 +152,15 @@ static void check_rows(lua_State *L, const char *where, const moe_source *s, con
                        (int)s->rows[i], (lua_Integer)most - 1);
 }
 
-/* Blocks are not cut by where a source begins, nor by its rows. */
+/* Blocks are not cut by where a source begins or ends, nor by its rows. */
 static void check_blocks(lua_State *L, const char *where, const moe_source *s) {
     uint64_t elements, bytes;
     moe__stored_block(s->type, &elements, &bytes);
-    if (s->first % elements || (s->rows && (uint64_t)s->width % elements))
-        lmoe_raise(L, "%s: %s comes in blocks of %d elements: a source cannot begin at element %I",
-                   where, moe__stored_name(s->type), (int)elements, (lua_Integer)s->first);
+    if (s->first % elements || (uint64_t)s->count % elements ||
+        (s->rows && (uint64_t)s->width % elements))
+        lmoe_raise(L, "%s: %s comes in blocks of %d elements: a source cannot begin at element %I "
+                   "and have %I in rows of %I", where, moe__stored_name(s->type), (int)elements,
+                   (lua_Integer)s->first, (lua_Integer)s->count, (lua_Integer)s->width);
 }
 
 static bool read_own(lua_State *L, int table, const char *where, lmoe_source *out) {
@@ -166,14 +173,14 @@ static bool read_own(lua_State *L, int table, const char *where, lmoe_source *ou
         if (!read_file(L, table, where, out)) return false;
     }
     moe_source *s = &out->source;
-    uint64_t total = product(out->shape, out->rank);
+    uint64_t total = (uint64_t)product(L, where, out->shape, out->rank);
     const moe_tensor *rows = read_indices(L, table, where, "rows");
     const moe_tensor *from = read_indices(L, table, where, "from");
     if (rows && out->rank) out->shape[0] = (uint64_t)rows->count;
     read_shape(L, table, where, out);
     s->first = read_first(L, table, where);
-    s->count = (int64_t)product(out->shape, out->rank);
-    s->width = out->rank ? (int64_t)product(out->shape + 1, out->rank - 1) : 1;
+    s->count = product(L, where, out->shape, out->rank);
+    s->width = out->rank ? product(L, where, out->shape + 1, out->rank - 1) : 1;
     int64_t length = out->rank ? (int64_t)out->shape[0] : 1;
     if ((rows && rows->count != length) || (from && from->count != length))
         lmoe_raise(L, "%s: rows and from need a number for each of the %I rows", where,
@@ -203,6 +210,9 @@ static bool read_others(lua_State *L, int table, const char *where, const moe_so
                        where, (int)i + 1, (lua_Integer)one.source.count,
                        (lua_Integer)one.source.width, (lua_Integer)s->count,
                        (lua_Integer)s->width);
+        if (moe__stored_compute(one.source.type) != moe__stored_compute(s->type))
+            lmoe_raise(L, "%s: others[%d] is %s, which does not go with %s", where, (int)i + 1,
+                       moe__stored_name(one.source.type), moe__stored_name(s->type));
         others[i] = one.source;
         lua_pop(L, 1);
     }
@@ -210,9 +220,10 @@ static bool read_others(lua_State *L, int table, const char *where, const moe_so
 }
 
 bool lmoe_read_source(lua_State *L, int table, const char *where, lmoe_source *out,
-                      moe_source *others) {
+                      moe_source *others, size_t room) {
     size_t n = lmoe_count_others(L, table);
     luaL_checkstack(L, 16, where);
+    if (n > room) lmoe_raise(L, "%s: others changed while they were read", where);
     if (!read_own(L, table, where, out)) return false;
     moe_source *s = &out->source;
     int64_t rows = s->from ? (out->rank ? (int64_t)out->shape[0] : 1) : 0;
@@ -300,7 +311,7 @@ int lmoe_checkpoint_read(lua_State *L) {
     moe_status s;
     do {
         live = moe_memory(lmoe_ctx(L)).live;
-        if (!lmoe_read_source(L, 1, "read", &from, others)) return 3;
+        if (!lmoe_read_source(L, 1, "read", &from, others, n)) return 3;
         bool run = !from.source.rows && !from.source.from;
         s = (run ? read_run : gather)(lmoe_ctx(L), &from, wanted(L, &from.source), &box->tensor);
     } while (lmoe_again(L, s, &tried));

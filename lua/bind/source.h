@@ -17,11 +17,11 @@ typedef struct lmoe_source {
 /* How many sources `others` of the table at `table` lists. */
 size_t lmoe_count_others(lua_State *L, int table);
 
-/* Reads the source at `table`, an absolute index; `others` has room for as many as were counted.
+/* Reads the source at `table`, an absolute index; `others` has room for `room` of them.
  * Raises "where: ..." when it makes no sense; returns false and leaves nil, message, "missing" when
  * the file has no such tensor. Runs no finalizer unless it raises. */
 bool lmoe_read_source(lua_State *L, int table, const char *where, lmoe_source *out,
-                      moe_source *others);
+                      moe_source *others, size_t room);
 
 /* core.checkpoint.read(source, dtype) */
 int lmoe_checkpoint_read(lua_State *L);
