@@ -83,7 +83,6 @@ static uint32_t id_of_byte(const moe_bpe *b, uint8_t byte) {
 
 moe_status moe__bpe_ready(moe_bpe *b) {
     size_t bytes = KNOWN_WORDS * sizeof *b->known;
-    b->symbols = b->written = (moe_buffer){.ctx = b->ctx};
     b->known = moe__alloc(b->ctx, bytes);
     if (!b->known) return moe__no_memory(b->ctx, bytes, "known words");
     memset(b->known, 0, bytes);
@@ -114,7 +113,6 @@ static moe_status no_token(moe_bpe *b, uint32_t rank, const char *text, size_t s
 
 moe_status moe__bpe_add_merge(moe_bpe *b, const char *left, size_t left_size, const char *right,
                               size_t right_size, uint32_t rank) {
-    b->written.ctx = b->ctx;
     b->written.size = 0;
     uint32_t l = moe__vocabulary_model(&b->vocabulary, left, left_size);
     uint32_t r = moe__vocabulary_model(&b->vocabulary, right, right_size);
