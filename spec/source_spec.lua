@@ -78,9 +78,8 @@ describe("a source", function()
     fails("read: others[1] is I32, which does not go with BF16", { file = file, name = "half",
       from = rows { 1, 0, 0, 0 }, others = { { tensor = rows { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,
         12 }:reshape(4, 3) } } })
-    fails("read: a source must be a table without a metatable", setmetatable({}, { __index = function()
-      return file
-    end }))
+    local asked = { __index = function() return file end }
+    fails("read: a source must be a table without a metatable", setmetatable({}, asked))
     local got, why, code = files.read { file = file, name = "other" }
     assert.is_nil(got)
     assert.equal(("read: %s: no tensor `other`"):format(path), why)

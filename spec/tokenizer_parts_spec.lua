@@ -347,6 +347,16 @@ describe("a description", function()
     local wide = { type = "Replace", pattern = { String = "a" }, content = ("a"):rep(10000) }
     tok = assert(tokenizer.from_table(with({ normalizer = wide })))
     assert.error_matches(function() tok:encode(("a"):rep(1000)) end, "makes more than %d+ bytes")
+    local many = {}
+    for i = 1, 9 do many[i] = { type = "Replace", pattern = { String = "a" }, content = "aaaa" } end
+    tok = assert(tokenizer.from_table(with({ normalizer = { type = "Sequence",
+      normalizers = many } })))
+    assert.error_matches(function() tok:encode("ab") end, "makes more than 65664 bytes")
+    tok = assert(tokenizer.from_table(with({ decoder = { type = "Sequence", decoders = many } })))
+    assert.error_matches(function() tok:decode({ 0 }) end, "makes more than 65600 bytes")
+    local space = { id = 3, content = " ", rstrip = true }
+    tok = assert(tokenizer.from_table(with({ added_tokens = { space } })))
+    assert.equal(300002, #tok:encode("a" .. (" "):rep(300000) .. "b"))
   end)
 end)
 
@@ -369,5 +379,26 @@ describe("GGUF", function()
     assert.matches("takes white space with it", reason(file({ pre_tokenizer = level,
       added_tokens = { { id = 256, content = "<m>", lstrip = true } } })))
     assert.matches("byte_fallback alone", reason(tokens_of({ "a" })))
+  end)
+
+  it("is made of parts in their order, each once", function()
+    local made = core.text.tokenizer()
+    local function fails(text, name, ...)
+      local got = tostring((select(2, pcall(made[name], made, ...))))
+      assert.truthy(got:find(text, 1, true), got)
+    end
+    fails("encode: the part before it is missing", "encode", "a")
+    fails("merges: the part before it is missing", "merges", { " " })
+    fails("model: the part before it is missing", "model", {})
+    assert(made:vocabulary({ a = 0, b = 1, ab = 2 }, {}))
+    fails("vocabulary: the tokenizer has it", "vocabulary", { a = 0 }, {})
+    assert(made:merges({ "a b" }))
+    fails("merges: the tokenizer has it", "merges", {})
+    fails("scores: the tokenizer has it", "scores", {})
+    assert(made:model({}))
+    fails("model: the tokenizer has it", "model", {})
+    fails("step: the pattern is missing", "step", "normalizer", { kind = "replace" })
+    fails("step: the text is missing", "step", "decoder", { kind = "trim", left = 1 })
+    assert.same({ 2, 0 }, made:encode("aba"))
   end)
 end)

@@ -129,7 +129,9 @@ static size_t before_spaces(const moe_search *s, size_t at) {
     return (size_t)(p - begin);
 }
 
-static size_t behind_spaces(const moe_search *s, size_t at) {
+/* Matches inside white space ask for the end of the same run again and again. */
+static size_t behind_spaces(moe_search *s, size_t at) {
+    if (at >= s->spaces && at <= s->spaces_end) return s->spaces_end;
     const uint8_t *begin = (const uint8_t *)s->text, *end = begin + s->size, *p = begin + at;
     while (p < end) {
         uint32_t code;
@@ -137,7 +139,8 @@ static size_t behind_spaces(const moe_search *s, size_t at) {
         if (moe__class(code) != MOE_SPACE) break;
         p += n;
     }
-    return (size_t)(p - begin);
+    s->spaces = at;
+    return s->spaces_end = (size_t)(p - begin);
 }
 
 /* What a match does not count for is plain text, but no match begins inside it. */

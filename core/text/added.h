@@ -38,6 +38,7 @@ typedef struct moe_search {
     size_t size;
     size_t at;                      /* where to look on */
     size_t done;                    /* the end of what was found so far */
+    size_t spaces, spaces_end;      /* white space behind a match, found last */
     bool special;                   /* false: special tokens are plain text */
 } moe_search;
 

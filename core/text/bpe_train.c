@@ -236,6 +236,8 @@ static moe_status spell(trainer *t, const moe_bpe_words *words, const uint32_t s
 static moe_status count_pairs(trainer *t) {
     moe_status status = MOE_OK;
     for (uint32_t i = 0; i < length(&t->words, sizeof(spelled)) && status == MOE_OK; i++) {
+        if (i % 65536 == 0 && moe_interrupted(t->ctx))
+            return moe__fail(t->ctx, MOE_EINTR, "interrupted!");
         const spelled *word = word_at(t, i);
         const uint32_t *s = numbers(&t->symbols) + word->at;
         for (uint32_t k = 1; k < word->length && status == MOE_OK; k++)

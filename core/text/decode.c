@@ -127,18 +127,19 @@ static moe_status metaspace(const moe_step *s, moe_slice t, bool first, moe_stri
     return end_string(to);
 }
 
-static moe_status replace(const moe_step *s, moe_slice t, moe_strings *to) {
-    moe_status status = moe__replace(s, t.data, t.size, &to->text);
+static moe_status replace(const moe_step *s, moe_slice t, size_t most, moe_strings *to) {
+    moe_status status = moe__replace(s, t.data, t.size, most, &to->text);
     return status == MOE_OK ? end_string(to) : status;
 }
 
-static moe_status each_string(const moe_step *s, const moe_strings *from, moe_strings *to) {
+static moe_status each_string(const moe_step *s, const moe_strings *from, size_t most,
+                              moe_strings *to) {
     moe_status status = MOE_OK;
     for (size_t i = 0; i < count_of(from) && status == MOE_OK; i++) {
         moe_slice token = string_at(from, i);
         if (s->kind == MOE_STEP_TRIM) status = trim(s, token, to);
         else if (s->kind == MOE_STEP_METASPACE) status = metaspace(s, token, i == 0, to);
-        else status = replace(s, token, to);
+        else status = replace(s, token, most, to);
     }
     return status;
 }
@@ -157,6 +158,7 @@ static void exchange(moe_strings *a, moe_strings *b) {
 
 moe_status moe__decode(moe_steps *steps, moe_strings *tokens, moe_strings *scratch, bool raw) {
     moe_status status = MOE_OK;
+    size_t most = moe__most_replaced(tokens->text.size);
     for (size_t i = 0; i < steps->count && status == MOE_OK; i++) {
         const moe_step *s = &steps->step[i];
         scratch->text.size = scratch->ends.size = 0;
@@ -164,7 +166,7 @@ moe_status moe__decode(moe_steps *steps, moe_strings *tokens, moe_strings *scrat
             case MOE_STEP_FUSE: status = fuse(tokens); continue;
             case MOE_STEP_BYTE_LEVEL: status = byte_level(tokens, scratch); break;
             case MOE_STEP_BYTE_FALLBACK: status = byte_fallback(tokens, scratch, raw); break;
-            default: status = each_string(s, tokens, scratch); break;
+            default: status = each_string(s, tokens, most, scratch); break;
         }
         exchange(tokens, scratch);
     }

@@ -6,7 +6,6 @@
 #include "text/steps.h"
 #include "text/unicode.h"
 
-/* How much longer steps that replace may make a text. */
 #define MOST_TIMES 64
 #define MOST_MORE 65536
 
@@ -53,9 +52,12 @@ static moe_status too_long(moe_buffer *out, size_t most) {
                      "than %zu bytes of this text", most);
 }
 
-moe_status moe__replace(const moe_step *s, const char *text, size_t size, moe_buffer *out) {
+size_t moe__most_replaced(size_t size) { return MOST_TIMES * size + MOST_MORE; }
+
+moe_status moe__replace(const moe_step *s, const char *text, size_t size, size_t most,
+                        moe_buffer *out) {
     moe_matching m = {.text = text, .size = size};
-    size_t done = 0, begin, end, most = out->size + MOST_TIMES * size + MOST_MORE;
+    size_t done = 0, begin, end;
     bool found;
     for (;;) {
         moe_status status = moe__pattern_next(s->pattern, &m, &found, &begin, &end);
@@ -99,12 +101,12 @@ static moe_status prepend(moe_step *s, moe_piece p) {
 }
 
 /* Writes what a step makes of a piece into its scratch. */
-static moe_status run(moe_step *s, moe_piece p) {
+static moe_status run(moe_step *s, moe_piece p, size_t most) {
     switch (s->kind) {
         case MOE_STEP_LOWERCASE: return each_character(p, lowercase, &s->scratch);
         case MOE_STEP_STRIP_ACCENTS: return each_character(p, without_mark, &s->scratch);
         case MOE_STEP_PREPEND: return prepend(s, p);
-        case MOE_STEP_REPLACE: return moe__replace(s, p.data, p.size, &s->scratch);
+        case MOE_STEP_REPLACE: return moe__replace(s, p.data, p.size, most, &s->scratch);
         default: return normal_form(s, p);
     }
 }
@@ -123,7 +125,7 @@ moe_status moe__normalize(moe_steps *steps, moe_piece piece, moe_piece *out) {
         }
         if (!changes_ascii(s->kind) && moe__is_ascii(out->data, out->size)) continue;
         s->scratch.size = 0;
-        moe_status status = run(s, *out);
+        moe_status status = run(s, *out, moe__most_replaced(piece.size));
         if (status != MOE_OK) return status;
         *out = (moe_piece){s->scratch.data, s->scratch.size, piece.first};
     }

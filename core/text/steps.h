@@ -73,8 +73,13 @@ typedef struct moe_piece {
 /* Normalizes a piece by all steps; *out may be the piece itself or lie in a step's scratch. What is
  * no UTF-8 stays as it is. */
 moe_status moe__normalize(moe_steps *steps, moe_piece piece, moe_piece *out);
-/* Replaces what the step's pattern finds: appends to `out`. */
-moe_status moe__replace(const moe_step *step, const char *text, size_t size, moe_buffer *out);
+/* How long steps that replace may make a text of `size` bytes, all of them together: each could make
+ * it many times longer. */
+size_t moe__most_replaced(size_t size);
+/* Replaces what the step's pattern finds: appends to `out`, up to `most` bytes in all.
+ * MOE_EUNSUPPORTED beyond. */
+moe_status moe__replace(const moe_step *step, const char *text, size_t size, size_t most,
+                        moe_buffer *out);
 
 /* Cuts a piece by all steps and gives `visit` what comes out, in order; the first status that is
  * not MOE_OK ends it. */

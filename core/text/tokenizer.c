@@ -80,6 +80,8 @@ static moe_status find_added(moe_tokenizer *t, const moe_added_set *set, moe_pie
 
 static moe_status encode_word(void *arg, const char *text, size_t size) {
     moe_tokenizer *t = arg;
+    if (moe__stopping(t->ctx) && moe_interrupted(t->ctx))
+        return moe__fail(t->ctx, MOE_EINTR, "interrupted!");
     return moe__bpe_encode(&t->model, text, size, &t->ids);
 }
 

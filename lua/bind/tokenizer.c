@@ -22,6 +22,18 @@ static moe_tokenizer *check_tokenizer(lua_State *L, const char *what) {
     return *box;
 }
 
+/* Parts are given once, and in order: `present` and `missing` tell what is there of them. */
+static void check_order(lua_State *L, const char *what, bool missing, bool present) {
+    if (missing) lmoe_raise(L, "%s: the part before it is missing", what);
+    if (present) lmoe_raise(L, "%s: the tokenizer has it", what);
+}
+
+static moe_tokenizer *check_complete(lua_State *L, const char *what) {
+    moe_tokenizer *t = check_tokenizer(L, what);
+    check_order(L, what, !t->model.known, false);
+    return t;
+}
+
 /* ---- making: vocabulary ---------------------------------------------------------------------- */
 
 /* What a table of tokens holds: { token = id }. */
@@ -70,6 +82,9 @@ static int set_vocabulary(lua_State *L) {
     moe_tokenizer *t = check_tokenizer(L, "vocabulary");
     extent e;
     lua_settop(L, 3);
+    luaL_checktype(L, 2, LUA_TTABLE);
+    luaL_checktype(L, 3, LUA_TTABLE);
+    check_order(L, "vocabulary", false, t->model.vocabulary.ctx != NULL);
     if (!measure(L, 2, &e)) return 3;
     if (e.bytes > UINT32_MAX / 2) {
         lua_pushliteral(L, "the tokens are too long");
@@ -121,6 +136,8 @@ static moe_status add_listed(lua_State *L, moe_tokenizer *t, lua_Integer i, bool
 /* merges(list): of "left right" or { left, right }. */
 static int set_merges(lua_State *L) {
     moe_tokenizer *t = check_tokenizer(L, "merges");
+    luaL_checktype(L, 2, LUA_TTABLE);
+    check_order(L, "merges", !t->model.vocabulary.slots, t->model.merges.ctx != NULL);
     lua_Integer n = (lua_Integer)lua_rawlen(L, 2);
     moe_status status = n < UINT32_MAX / 4
         ? moe__merges_open(&t->model.merges, t->ctx, (size_t)n) : MOE_ENOMEM;
@@ -160,6 +177,7 @@ static moe_status list_scored(lua_State *L, moe_tokenizer *t) {
 static int set_scores(lua_State *L) {
     moe_tokenizer *t = check_tokenizer(L, "scores");
     luaL_checktype(L, 2, LUA_TTABLE);
+    check_order(L, "scores", !t->model.vocabulary.slots, t->model.merges.ctx != NULL);
     moe_status status = list_scored(L, t);
     if (status == MOE_OK)
         status = moe__bpe_take_scored(&t->model, (const moe_scored *)(void *)t->text.data,
@@ -170,7 +188,7 @@ static int set_scores(lua_State *L) {
 /* unmerged(): the first id of a model's token that merging its bytes does not make, or nil. */
 static int unmerged(lua_State *L) {
     uint32_t id;
-    lmoe_check(L, moe__tokenizer_unmerged(check_tokenizer(L, "unmerged"), &id));
+    lmoe_check(L, moe__tokenizer_unmerged(check_complete(L, "unmerged"), &id));
     if (id == MOE_NO_ID) return 0;
     lua_pushinteger(L, id);
     return 1;
@@ -213,6 +231,7 @@ static int merge_list(lua_State *L) {
 static int scored_merges(lua_State *L) {
     moe_tokenizer *t = check_tokenizer(L, "scored_merges");
     luaL_checktype(L, 2, LUA_TTABLE);
+    check_order(L, "scored_merges", !t->model.vocabulary.slots, false);
     lmoe_check(L, list_scored(L, t));
     return push_listed(L);
 }
@@ -231,6 +250,8 @@ static bool flag(lua_State *L, int index, const char *name) {
 static int set_model(lua_State *L) {
     moe_tokenizer *t = check_tokenizer(L, "model");
     moe_bpe *model = &t->model;
+    luaL_checktype(L, 2, LUA_TTABLE);
+    check_order(L, "model", !model->merges.table, model->known != NULL);
     model->byte_level = flag(L, 2, "byte_level");
     model->byte_fallback = flag(L, 2, "byte_fallback");
     model->fuse_unknown = flag(L, 2, "fuse_unk");
@@ -247,14 +268,15 @@ static int set_model(lua_State *L) {
 
 /* added{content=, id=, single_word=, lstrip=, rstrip=, special=, normalized=}, behind the steps. */
 static int add_token(lua_State *L) {
-    moe_tokenizer *t = check_tokenizer(L, "added");
+    moe_tokenizer *t = check_complete(L, "added");
+    luaL_checktype(L, 2, LUA_TTABLE);
     lua_getfield(L, 2, "id");
     moe_added token = {(uint32_t)lua_tointeger(L, -1), flag(L, 2, "single_word"),
                        flag(L, 2, "lstrip"), flag(L, 2, "rstrip"), flag(L, 2, "special")};
     bool normalized = flag(L, 2, "normalized");
     lua_getfield(L, 2, "content");
     size_t size;
-    const char *text = lua_tolstring(L, -1, &size);
+    const char *text = luaL_checklstring(L, -1, &size);
     moe_status status = moe__tokenizer_add(t, text, size, normalized, token);
     return status == MOE_OK ? lmoe_succeed(L) : lmoe_fail_status(L, status);
 }
@@ -295,6 +317,10 @@ static int add_step(lua_State *L) {
     const char *text = lua_tolstring(L, -1, &size);
     lua_getfield(L, 3, "pattern");
     const char *pattern = lua_tolstring(L, -1, &pattern_size);
+    if (!pattern && (step.kind == MOE_STEP_REPLACE || step.kind == MOE_STEP_PATTERN))
+        lmoe_raise(L, "step: the pattern is missing");
+    if (!size && (step.kind == MOE_STEP_METASPACE || step.kind == MOE_STEP_TRIM))
+        lmoe_raise(L, "step: the text is missing");
     moe_step *added = &steps->step[steps->count++];
     *added = step;
     moe_status status = text ? moe__buffer_add(&added->text, text, size) : MOE_OK;
@@ -308,12 +334,13 @@ static int add_step(lua_State *L) {
 /* encode(text, special): a list of ids. */
 static int encode(lua_State *L) {
     size_t size;
-    moe_tokenizer *t = check_tokenizer(L, "encode");
+    moe_tokenizer *t = check_complete(L, "encode");
     const char *text = lmoe_check_text(L, 2, "encode", "text", &size);
     lmoe_check(L, moe__tokenizer_encode(t, text, size, lua_toboolean(L, 3)));
     size_t count = t->ids.size / sizeof(uint32_t);
     lua_createtable(L, count < INT32_MAX ? (int)count : 0, 0);
-    t = check_tokenizer(L, "encode");
+    t = check_tokenizer(L, "encode");       /* finalizers may have used it, too */
+    count = t->ids.size / sizeof(uint32_t);
     const uint32_t *ids = (const uint32_t *)(void *)t->ids.data;
     for (size_t i = 0; i < count; i++) {
         lua_pushinteger(L, ids[i]);
@@ -340,7 +367,7 @@ static void put_packed(char *out, const uint32_t *ids, size_t count, bool narrow
  * vocabulary fits, else U32; and how many they are. Special tokens are plain text. */
 static int pack(lua_State *L) {
     size_t size;
-    moe_tokenizer *t = check_tokenizer(L, "pack");
+    moe_tokenizer *t = check_complete(L, "pack");
     const char *text = lmoe_check_text(L, 2, "pack", "text", &size);
     lua_Integer first = part_end(L, 3, "first", 1);
     lua_Integer last = part_end(L, 4, "last", (lua_Integer)size);
@@ -352,6 +379,8 @@ static int pack(lua_State *L) {
     bool narrow = t->model.vocabulary.count <= 65536;
     luaL_Buffer b;
     char *out = luaL_buffinitsize(L, &b, count * (narrow ? 2 : 4));
+    if (check_tokenizer(L, "pack")->ids.size != count * sizeof(uint32_t))
+        lmoe_raise(L, "pack: a finalizer used the tokenizer");
     put_packed(out, (const uint32_t *)(void *)t->ids.data, count, narrow);
     luaL_pushresultsize(&b, count * (narrow ? 2 : 4));
     lua_pushinteger(L, (lua_Integer)count);
@@ -461,7 +490,8 @@ void lmoe_add_tokenizer(lua_State *L) {
         {"scored_merges", scored_merges}, {"unmerged", unmerged},
         {"model", set_model},
         {"added", add_token}, {"step", add_step}, {"encode", encode}, {"pack", pack},
-        {"decode", decode}, {"byte_lengths", byte_lengths}, {"digest", digest}, {"token", token}, {"id", id_of}, {"vocab", vocab},
+        {"decode", decode}, {"byte_lengths", byte_lengths}, {"digest", digest},
+        {"token", token}, {"id", id_of}, {"vocab", vocab},
         {"release", release}, {NULL, NULL}};
     lmoe_newtype(L, TOKENIZER_TYPE, release, methods);
     lua_pushcfunction(L, new_tokenizer);
