@@ -368,7 +368,7 @@ describe("a merge that is there", function()
     local stages = { { name = "half", method = halved, models = { path("a") } },
       { method = method, models = { "half", path("b") } } }
     assert.is_false(pcall(moe.merge, stages, given))
-    local half = path("staged/.merge/half/model.safetensors")
+    local half = path("staged/.merge/stages/half/model.safetensors")
     local before = lfs.attributes(half, "modification") - 100
     assert(lfs.touch(half, before))
     assert.is_false(pcall(moe.merge, stages, given))

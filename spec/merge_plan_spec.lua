@@ -217,11 +217,11 @@ merge_method: linear
 slices:
   - sources: [{model: "@x", layer_range: [0, 12]}, {model: "@y", layer_range: [0, 12]}]
   - sources: [{model: "@x", layer_range: [0, 12]}, {model: "@y", layer_range: [0, 12]}]
-parameters: {weight: [0, 11]}
+parameters: {weight: [1, 12]}
 ]]
     assert.equal(24, plan.config.n_layer)
-    assert.same({ 4, 4 }, entries["transformer.h.16.attn.c_attn.weight"].params.weight)
-    assert.same({ 0, 0 }, entries["vision.blocks.2.w"].params.weight)
+    assert.same({ 5, 5 }, entries["transformer.h.16.attn.c_attn.weight"].params.weight)
+    assert.same({ 1, 1 }, entries["vision.blocks.2.w"].params.weight)
   end)
 
   it("gathers what config.json says of each layer", function()

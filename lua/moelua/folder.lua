@@ -10,6 +10,14 @@ function folder.is_one(path)
   return system.exists(path) and require("lfs").attributes(path, "mode") == "directory"
 end
 
+--- Are both paths those of one file or folder, however they are written?
+function folder.same(a, b)
+  if a == b then return true end
+  local lfs = require("lfs")
+  local x, y = lfs.attributes(a), lfs.attributes(b)
+  return x ~= nil and y ~= nil and x.dev == y.dev and x.ino == y.ino
+end
+
 --- The names in a folder, sorted, without . and the one above.
 function folder.names(path)
   local list = {}

@@ -9,8 +9,10 @@
 -- The configuration becomes stages (merge/config.lua, merge/stages.lua), each stage a plan from
 -- headers (merge/plan.lua), and each plan a folder (merge/execute.lua).
 
+local assembly = require("moelua.assembly")
 local core = require("moelua.core")
 local execute = require("moelua.merge.execute")
+local folders = require("moelua.folder")
 local inputs = require("moelua.merge.inputs")
 local machine = require("moelua.machine")
 local manifest = require("moelua.merge.manifest")
@@ -39,7 +41,7 @@ local declared = {
   quiet = { "boolean", false },
 }
 
-local STAGES = ".merge"         -- in the folder of the result: its lock, and stages on the way
+local INNER = ".merge"          -- in the folder of the result: its lock, and stages on the way
 
 -- ---- reading ----------------------------------------------------------------------------------
 
@@ -59,29 +61,23 @@ local function read_file(path)
   return documents, problems.new(path, lines), text
 end
 
-local MOST_LEVELS = 64          -- of tables in tables, as in YAML
-
 -- Plain data without functions, and at the top without the keys of `skip`.
-local function plain(value, level, skip)
+local function plain(value, skip)
   if type(value) == "function" then return "function" end
   if type(value) ~= "table" then return value end
-  if level > MOST_LEVELS then
-    core.raise("merge: the configuration is nested more than %d levels deep", MOST_LEVELS)
-  end
   local new = {}
   for k, v in pairs(value) do
-    if not (skip and skip[k]) then
-      new[k == "method" and "merge_method" or k] = plain(v, level + 1)
-    end
+    if not (skip and skip[k]) then new[k == "method" and "merge_method" or k] = plain(v) end
   end
   return new
 end
 
--- Lua tables as text that mergekit would read; what belongs to the call stands in the first.
+-- Lua tables, which have been checked, as text that mergekit would read; what belongs to the call
+-- stands in the first.
 local function text_of(documents)
   local texts = {}
   for i, document in ipairs(documents) do
-    texts[i] = json.encode(plain(document, 1, i == 1 and declared), { indent = 2 }) .. "\n"
+    texts[i] = json.encode(plain(document, i == 1 and declared), { indent = 2 }) .. "\n"
   end
   return table.concat(texts, "---\n")
 end
@@ -95,7 +91,7 @@ end
 -- What a table says for the call, apart from the merge itself.
 local function options_in(documents)
   local given = {}
-  for name in pairs(declared) do given[name] = documents[1] and documents[1][name] end
+  for name in pairs(declared) do given[name] = documents[1][name] end
   return given
 end
 
@@ -113,20 +109,27 @@ end
 -- The stages, the list for problems and the options of a call.
 local function read(source, given)
   local documents, found, text
+  local from_lua = type(source) == "table"
   if type(source) == "string" then
     documents, found, text = read_file(source)
-  elseif type(source) == "table" then
-    documents = documents_of(source)
-    found, text = problems.new("", {}), text_of(documents)
-    given = options.merge(options_in(documents), given or {})
+  elseif from_lua then
+    documents, found = documents_of(source), problems.new("", {})
   else
     core.raise("merge: the configuration must be the path of a YAML file or a table, not %s",
       core.describe(source))
   end
+  if from_lua and (given == nil or type(given) == "table") then
+    given = options.merge(options_in(documents), given or {})
+  end
   local opt = options.check("merge", given, declared)
-  opt.text = text
-  local from_lua = type(source) == "table"
-  return stages.read(documents, found, from_lua, from_lua and option_names()), found, opt
+  assembly.bytes(opt.memory, "merge")
+  if opt.max_shard_size and opt.max_shard_size < 1 then
+    core.raise("merge: max_shard_size must be positive, not %d", opt.max_shard_size)
+  end
+  local list = stages.read(documents, found, from_lua, from_lua and option_names())
+  refuse(found)                 -- what is right has an end, and can be written as text
+  opt.text = text or text_of(documents)
+  return list, found, opt
 end
 
 -- ---- planning ---------------------------------------------------------------------------------
@@ -168,8 +171,8 @@ local function check_out(plans, opt, found)
   opt.out = opt.out:gsub("(.)/+$", "%1")
   for _, plan in ipairs(plans) do
     for _, model in ipairs(plan.models) do
-      if model.path == opt.out then
-        found:add(nil, ("out is `%s`, which is one of the models"):format(opt.out))
+      if folders.same(model.path, opt.out) then
+        found:add(nil, ("out is `%s`, which is one of the models"):format(model.path))
       end
     end
   end
@@ -202,7 +205,7 @@ Work.__index = Work
 
 function Work:folder_of(plan)
   local last = plan == self.plans[#self.plans]
-  return last and self.opt.out or ("%s/%s/%s"):format(self.opt.out, STAGES, plan.stage.name)
+  return last and self.opt.out or ("%s/%s/stages/%s"):format(self.opt.out, INNER, plan.stage.name)
 end
 
 -- The plan again, with models in place of what stood for them.
@@ -258,7 +261,7 @@ local function check_folder(opt, identity)
       "folder"):format(folder), "format")
   end
   if not before and system.exists(folder .. "/config.json") and
-    not system.exists(folder .. "/" .. STAGES) then
+    not system.exists(folder .. "/" .. INNER) then
     run.fail(("merge: %s holds a model that is no merge\nhint: --out names another folder, " ..
       "--fresh writes over it"):format(folder), "format")
   end
@@ -275,7 +278,9 @@ local function clear(folder)
   end
 end
 
+-- Of a run that goes on the assembly knows what is left to be written.
 local function check_room(plans, opt)
+  if system.exists(opt.out .. "/" .. INNER) then return end
   local needed = 0
   for _, plan in ipairs(plans) do needed = needed + plan.totals.bytes_written end
   local free = machine.disk_free(opt.out)
@@ -308,7 +313,7 @@ end
 -- Makes the result under a lock of its folder.
 local function make_locked(work, plan)
   local opt = work.opt
-  local inner = opt.out .. "/" .. STAGES
+  local inner = opt.out .. "/" .. INNER
   run.check(system.make_folder(inner))
   local lock <close>, message, code = system.lock(inner .. "/lock")
   if code == "busy" then message = opt.out .. " is in use by another process" end
@@ -339,7 +344,6 @@ end
 
 local function go(source, given)
   local list, found, opt = read(source, given)
-  refuse(found)
   local plans, open = plan_all(list, found, opt)
   if not opt.plan then check_out(plans, opt, found) end
   refuse(found)

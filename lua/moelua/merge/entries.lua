@@ -225,6 +225,23 @@ local function check_kept(stage, tensor, entry, others, found)
   end
 end
 
+-- Which parameter makes the weights of a method sum to one.
+local TO_ONE = { linear = "normalize", multislerp = "normalize_weights" }
+
+-- Weights that sum to nothing cannot be made to sum to one: every number would be NaN.
+local function check_sum(stage, tensor, entry, found)
+  local name, sum = TO_ONE[stage.method], 0
+  if not (name and entry.params[name]) then return end
+  for i = 1, #entry.sources do
+    local weight = entry.params.weight[i]
+    if type(weight) ~= "number" then return end         -- that has been told
+    sum = sum + weight
+  end
+  if sum ~= 0 then return end
+  found:add("sum of weights", ("tensor `%s`: the weights of its models sum to 0\n" ..
+    "hint: %s: false takes them as they are"):format(tensor.name, name))
+end
+
 local function merged(stage, tensor, found)
   local method = methods.table[stage.method]
   local base, others = apart(stage, tensor)
@@ -237,6 +254,7 @@ local function merged(stage, tensor, found)
   entry.sources = sources_of(others)
   if is_copy(entry) then entry.method, entry.params, entry.cast = "copy", {}, nil end
   check_kept(stage, tensor, entry, others, found)
+  check_sum(stage, tensor, entry, found)
   return entry
 end
 
