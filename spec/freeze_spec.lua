@@ -100,6 +100,8 @@ describe("freeze", function()
       "moe.model.new: freeze has 'routers': unknown\nhint: did you mean 'router'?")
     misuse(function() mixture({ 3 }) end,
       "moe.model.new: freeze is a list of names or patterns, not 3")
+    misuse(function() mixture({ experts = true }) end,
+      "moe.model.new: freeze is a list of names or patterns, not a table with 'experts'")
     misuse(function() mixture({ "layers%" }) end,
       "freeze: 'layers%': malformed pattern (ends with '%')")
     misuse(function() moe.optimizer(mixture({ "." })) end,

@@ -130,9 +130,20 @@ describe("a folder that is written", function()
 
   it("in shards has an index", function()
     local out = helper.tmpdir() .. "/out"
-    assert(moe.mix({ A, B }, { out = out, max_shard_size = 10000, memory = "1M" }))
+    assert(moe.mix({ A, B }, { rest = 1, out = out, max_shard_size = 10000, memory = "1M" }))
     assert.is_true(core.system.exists(out .. "/model.safetensors.index.json"))
-    models.same(moe.mix({ A, B }), assert(moe.load(out)))
+    models.same(moe.mix({ A, B }, { rest = 1 }), assert(moe.load(out)))
+  end)
+
+  it("is not that of a model it is made of", function()
+    for _, out in ipairs({ A, A .. "/../" .. A:match("[^/]+$") }) do
+      local summary, message, code = moe.mix({ A, B }, { out = out })
+      assert.is_nil(summary)
+      assert.equal(out .. ": out is the folder of a model that is read", message)
+      assert.equal("format", code)
+      assert.is_nil(moe.upcycle(A, { experts = 2, out = out, vary = { form = "drop" } }))
+    end
+    models.same(a, assert(moe.load(A)))
   end)
 
   it("that cannot be written gives message and code", function()

@@ -217,6 +217,11 @@ describe("text for routers", function()
       text = "abc" } }) end, "upcycle.init: the model has no tokenizer\nhint: tokenizer = ...")
     misuse(function() moe.upcycle(m, { experts = 2, init = { by = "cluster", text = "x" } }) end,
       "upcycle.init: option 'by' is 'cluster': unknown\nhint: did you mean 'clusters'?")
+    misuse(function() moe.upcycle(m, { experts = 2, init = { by = "clusters", text = "abc",
+      tokenizer = "abc" } }) end, "upcycle.init: there is no tokenizer \"abc\"\n" ..
+      "hint: \"bytes\", the path of one, or what moe.tokenizer.open returned")
+    misuse(function() moe.upcycle(m, { experts = 2, init = { by = "clusters", text = "abc",
+      context = 0 } }) end, "upcycle.init: context must be at least 1")
     misuse(function() moe.mix({ m, m }, { blend = true, init = { by = "means", text = "x" } }) end,
       "mix: blended experts are of all models alike: no text is theirs\nhint: leave init out")
     misuse(function() moe.upcycle(m, { experts = 2, router = { kind = "hash" },

@@ -298,6 +298,8 @@ describe("upcycling", function()
       "upcycle: layer 1 is a mixture already")
     misuse(function() moe.upcycle(dense, { experts = 2, vary = { form = "drop", share = 2 } }) end,
       "upcycle.vary: share must be 0 to 1, not 2")
+    misuse(function() moe.upcycle(dense, { experts = 2, scale = math.huge }) end,
+      "upcycle: scale must be finite, not inf")
     misuse(function() moe.upcycle(models.tiny({ mlp_bias = true }), { experts = 2 }) end,
       "upcycle: feed-forward layers with biases cannot become experts")
     misuse(function() moe.upcycle(3, { experts = 2 }) end,

@@ -176,6 +176,9 @@ function assembly.write(out, entries, given)
   if type(entries) ~= "table" then raise("%s: entries must be a list", where) end
   local began, plan = system.clock(), by_name(entries)
   opt.memory = opt.memory and assembly.bytes(opt.memory, where)
+  if opt.max_shard_size and opt.max_shard_size < 1 then
+    raise("%s: max_shard_size must be positive, not %d", where, opt.max_shard_size)
+  end
   opt.metadata = options.merge({ format = "pt" }, opt.metadata or {})
   opt.metadata.checksum = ""
   local parts, names = writer.parts(plan, opt.max_shard_size)

@@ -1,6 +1,7 @@
 -- blueprint.lua: a model that is to be made of others: its configuration, and for every tensor what
 -- it is made of (parts.lua). It can be built in memory, or written to a folder tensor by tensor, so
--- that no more than a few tensors are ever in memory; both have the same numbers.
+-- that no more than a few tensors are ever in memory; both have the same numbers, means up
+-- to rounding.
 --
 --   local plan = Blueprint("mix", config, donor)
 --   plan:add("layers.0.ffn.experts.w1", part, 3)          -- of expert 3

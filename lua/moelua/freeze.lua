@@ -39,6 +39,12 @@ end
 
 --- Raises unless this is nil or a list of names and patterns.
 function freeze.check(where, list)
+  for key in pairs(list or {}) do
+    if math.type(key) ~= "integer" then
+      raise("%s: freeze is a list of names or patterns, not a table with '%s'", where,
+        tostring(key))
+    end
+  end
   for _, entry in ipairs(list or {}) do check_one(where, entry) end
 end
 

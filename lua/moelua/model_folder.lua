@@ -4,9 +4,11 @@
 
 local core = require("moelua.core")
 local assembly = require("moelua.assembly")
+local folders = require("moelua.folder")
 local hf_config = require("moelua.hf_config")
 local parts = require("moelua.parts")
 local pretrained = require("moelua.pretrained")
+local record = require("moelua.assembly_record")
 local json, system = core.json, core.system
 
 local model_folder = {}
@@ -89,6 +91,16 @@ local function write_rest(plan, out, hf)
   return system.write(out .. "/config.json", json.encode(hf, { indent = 2 }) .. "\n")
 end
 
+-- A checkpoint that is being read cannot be the one that is written.
+local function check_apart(entries, out)
+  for path in pairs(record.inputs(entries)) do
+    if path:find("%.safetensors$") and folders.same(path:match("^(.*)/") or ".", out) then
+      return nil, ("%s: out is the folder of a model that is read"):format(out), "format"
+    end
+  end
+  return true
+end
+
 --- Writes the model. opts: out, dtype, memory, max_shard_size; family and its fields, if not those
 --- that fit best.
 ---@param plan table a blueprint
@@ -107,8 +119,11 @@ function model_folder.write(plan, opts)
     for _, size in ipairs(entry.shape) do count = count * size end
     parameters = parameters + count
   end
+  local apart, message, code = check_apart(entries, opts.out)
+  if not apart then return nil, message, code end
   system.remove_tree(opts.out .. "/config.json")
-  local summary, message, code = assembly.write(opts.out, entries, { memory = opts.memory,
+  local summary
+  summary, message, code = assembly.write(opts.out, entries, { memory = opts.memory,
     max_shard_size = opts.max_shard_size, figures = false })
   if not summary then return nil, message, code end
   local ok

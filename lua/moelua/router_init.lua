@@ -15,6 +15,8 @@ local calibration = require("moelua.calibration")
 local hidden_states = require("moelua.hidden_states")
 local join_rows = require("moelua.rows").join
 local options = require("moelua.options")
+local run = require("moelua.run")
+local tokenizer = require("moelua.tokenizer")
 local raise = core.raise
 
 local router_init = {}
@@ -132,11 +134,14 @@ local function check(where, given, experts)
   if not (opts.std > 0 and opts.std < math.huge) then
     raise("%s.init: std must be positive and finite, not %s", where, opts.std)
   end
-  for _, name in ipairs({ "windows", "held_out", "iterations" }) do
-    if opts[name] < 1 then raise("%s.init: %s must be at least 1", where, name) end
+  for _, name in ipairs({ "windows", "held_out", "iterations", "context" }) do
+    if opts[name] and opts[name] < 1 then raise("%s.init: %s must be at least 1", where, name) end
   end
   if opts.by == "means" and (type(opts.text) ~= "table" or #opts.text ~= experts) then
     raise("%s.init: text must be a list of one text for each of the %d experts", where, experts)
+  end
+  if opts.tokenizer then
+    opts.tokenizer = run.check(tokenizer.resolve(where .. ".init", opts.tokenizer))
   end
   return opts
 end

@@ -58,6 +58,9 @@ local function check(given)
     if opts[name] < 1 then raise("upcycle: %s must be at least 1, not %d", name, opts[name]) end
   end
   opts.scale = opts.scale or opts.segments
+  if opts.scale ~= opts.scale or math.abs(opts.scale) == math.huge then
+    raise("upcycle: scale must be finite, not %s", opts.scale)
+  end
   opts.router = opts.router or { k = math.min(2, opts.experts * opts.segments) }
   if opts.vary then
     opts.vary = options.check("upcycle.vary", opts.vary, declared_vary)
