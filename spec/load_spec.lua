@@ -204,4 +204,16 @@ describe("the tensors of a folder", function()
     assert.equal("string", type(message))
     assert.equal("format", code)
   end)
+
+  it("come without a tokenizer that cannot be read, which is told when it is wanted", function()
+    local folder = saved(m)
+    assert(system.write(folder .. "/tokenizer.json", '{"model": {"type": "Unigram"}}'))
+    local loaded = assert(moe.load(folder))
+    assert.is_nil(loaded.tokenizer)
+    models.misuse(function() loaded:generate("a") end,
+      "generate: the tokenizer of the model cannot be read: tokenizer.open: " .. folder ..
+      "/tokenizer.json: model \"Unigram\" is not supported: it is BPE that is")
+    os.remove(folder .. "/tokenizer.json")
+    assert.is_nil(assert(moe.load(folder)).no_tokenizer)
+  end)
 end)

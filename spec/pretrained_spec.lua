@@ -86,6 +86,11 @@ describe("a model that was opened", function()
     assert.equal("load: " .. path .. " has tensors, but no config.json\n" ..
       "hint: give the folder that it is in", message)
     assert.equal("format", code)
+    system.write(folder .. "/config.json", "{}")
+    m, message = moe.load(folder .. "/config.json")
+    assert.is_nil(m)
+    assert.equal("load: " .. folder .. "/config.json has no tensors\n" ..
+      "hint: give the folder that it is in", message)
     system.write(folder .. "/text", "no model")
     m, message, code = moe.load(folder .. "/text")
     assert.is_nil(m)

@@ -176,6 +176,12 @@ describe("a GGUF file", function()
       end)
   end)
 
+  it("is found by what it is, not by its name", function()
+    local path = helper.tmpdir() .. "/vocabulary"
+    assert(core.system.write(path, assert(core.system.read(FOLDER .. "llama-spm.gguf"))))
+    assert.equal(open("llama-spm"):hash(), assert(tokenizer.open(path)):hash())
+  end)
+
   it("that contradicts itself is refused", function()
     refused("missing", "the file has no tokenizer", function(keys)
       keys["tokenizer.ggml.model"] = nil

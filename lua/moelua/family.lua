@@ -245,14 +245,16 @@ end
 
 --- A model from a Hugging Face directory or a .gguf file; nil, message, code when there is none or
 --- it does not fit. Weights become f32, or opts.dtype: "bf16" or "f16" give a model for inference,
---- see Model:to. model.tokenizer is set when there is one that we read.
+--- see Model:to. model.tokenizer is set when there is one that we read; model.no_tokenizer says
+--- what is wrong with one that we cannot.
 ---@param path string
 ---@param opts table?
 ---@return moelua.Model? model
 ---@return string? message
 ---@return string? code
 function family.load(path, opts)
-  expect(type(path) == "string", "load", "folder", "the path of a model", path)
+  local named = type(path) == "string" and path ~= ""
+  expect(named, "load", "folder", "the path of a model", path)
   opts = options.check("load", opts, { dtype = { { "f32", "bf16", "f16" }, "f32" } })
   local P, message, code = pretrained.open(path)
   if not P then return nil, message, code end
@@ -260,7 +262,9 @@ function family.load(path, opts)
   m, message, code = build(P, opts.dtype)
   P:close()
   if not m then return nil, ("%s: %s"):format(path, message), code end
-  m.path, m.tokenizer = path, (P:tokenizer())
+  m.path = path
+  m.tokenizer, message, code = P:tokenizer()
+  if code ~= "missing" then m.no_tokenizer = message end
   m.generation_config = system.read(path .. GENERATION)
   return m
 end

@@ -87,8 +87,11 @@ local function label_of(model, name)
 end
 
 local function tokenizer_of(model)
-  return model.tokenizer or
-    raise("generate: the model has no tokenizer\nhint: model.tokenizer = moe.tokenizer.bytes()")
+  if model.tokenizer then return model.tokenizer end
+  if model.no_tokenizer then
+    raise("generate: the tokenizer of the model cannot be read: %s", model.no_tokenizer)
+  end
+  raise("generate: the model has no tokenizer\nhint: model.tokenizer = moe.tokenizer.bytes()")
 end
 
 -- An id, a list of them, or nothing, as configurations have it.

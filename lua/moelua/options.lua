@@ -43,6 +43,7 @@ function options.hint(name, candidates, prefix)
   for _, known in ipairs(candidates) do
     expect(type(known) == "string", "options.hint", "candidates", "a list of names", known)
   end
+  if #candidates == 0 then return "" end
   prefix = prefix or ""
   local near = type(name) == "string" and options.nearest(name, candidates)
   if near then return ("\nhint: did you mean '%s%s'?"):format(prefix, near) end

@@ -150,9 +150,10 @@ end
 
 -- A single file is GGUF, which says all that a folder does.
 local function open_file(path, opts)
-  if path:find("%.safetensors$") then
-    return nil, ("load: %s has tensors, but no config.json\n" ..
-      "hint: give the folder that it is in"):format(path), "format"
+  local lacks = path:find("%.safetensors$") and "has tensors, but no config.json" or
+    path:find("%.json$") and "has no tensors"
+  if lacks then
+    return nil, ("load: %s %s\nhint: give the folder that it is in"):format(path, lacks), "format"
   end
   local hf, file, code = require("moelua.gguf_view").open(path)
   if not hf then return nil, file, code end

@@ -158,8 +158,15 @@ local function read_files(path)
   return files, path
 end
 
+-- What a file is, its first bytes tell, whatever its name.
+local function is_gguf(path)
+  if path:lower():find("%.gguf$") then return true end
+  local file <close> = io.open(path, "rb")
+  return file ~= nil and file:read(4) == "GGUF"
+end
+
 local function open(path)
-  if path:lower():find("%.gguf$") then return open_gguf(path) end
+  if is_gguf(path) then return open_gguf(path) end
   local files, where, code = read_files(path)
   if not files then return nil, where, code, true end
   local file, message
