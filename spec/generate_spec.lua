@@ -173,6 +173,8 @@ describe("generate", function()
       "generate: max_tokens must be at least 1, not 0")
     misuse(function() ids(nil, { temperature = -1 }) end,
       "generate: temperature must not be negative: -1")
+    misuse(function() m:generate("a", { temperature = math.huge - math.huge }) end,
+      ("generate: temperature must not be negative: %g"):format(math.huge - math.huge))
     for _, p in ipairs({ 0, 1.5, -0.5 }) do
       misuse(function() ids(nil, { top_p = p }) end,
         ("generate: top_p must be above 0 and at most 1, not %g"):format(p))

@@ -195,7 +195,8 @@ modules:
       "m.yml:5: dtype is 'int8': no type that is written\n" ..
       "hint: known are bfloat16, float16, float32")
     wrong_with(LINEAR .. "tokenizer: {source: union, pad_to_multiple_of: 0.5}\n",
-      "m.yml:5: tokenizer.pad_to_multiple_of is 0.5: a positive whole number is expected")
+      "m.yml:5: tokenizer.pad_to_multiple_of is 0.5: a whole number from 1 to 65536 is " ..
+      "expected")
     wrong_with(LINEAR .. "chat_template: chatlm\n",
       "m.yml:5: chat_template is 'chatlm': neither a template nor known\n" ..
       "hint: did you mean 'chatml'?")

@@ -123,6 +123,11 @@ describe("vocabulary.union", function()
   it("tells what it cannot use", function()
     misuse(function() vocabulary.union({ { vocab = 3 } }) end,
       "vocabulary.union: models[1] has no tokenizer")
+    misuse(function() vocabulary.union({ { tokenizer = "bytes", vocab = 3 } }) end,
+      "vocabulary.union: models[1] has no tokenizer")
+    misuse(function()
+      vocabulary.union({ { tokenizer = a, vocab = 3 } }, { pad_to_multiple_of = 1 << 62 })
+    end, "vocabulary.union: pad_to_multiple_of must be from 1 to 65536: 4611686018427387904")
     misuse(function() vocabulary.union({ { tokenizer = a } }) end,
       "vocabulary.union: models[1].vocab must be the rows of its embedding, not nil")
     misuse(function() vocabulary.union({ { tokenizer = a, vocab = 3 } }, { base = 2 }) end,

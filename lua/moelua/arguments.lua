@@ -21,12 +21,15 @@
 -- --eval-windows and --split. What stands on the command line wins over the preset, the preset over
 -- the defaults.
 
+local manual = require("moelua.manual")
 local options = require("moelua.options")
 local run = require("moelua.run")
 local core = require("moelua.core")
 local raise = core.raise
 
 local arguments = {}
+
+local LINE = 100        -- characters in a line of the help
 
 -- Kernels that multiply in bf16 twice as fast as in f32, or faster: there it is the default. The
 -- run folder remembers what was chosen.
@@ -299,8 +302,11 @@ local function option_lines(list)
     table.insert(rows, #rows, { left, help .. show_default(option) })
   end
   for _, row in ipairs(rows) do widest = math.max(widest, #row[1]) end
+  local indent = "\n" .. (" "):rep(widest + 4)
   for i, row in ipairs(rows) do
-    rows[i] = ("  %-" .. widest .. "s  %s"):format(row[1], row[2]):gsub("%s+$", "")
+    local lines = manual.wrapped(row[2], LINE - widest - 4)
+    rows[i] = ("  %-" .. widest .. "s  %s"):format(row[1], table.concat(lines, indent))
+      :gsub("%s+$", "")
   end
   return table.concat(rows, "\n")
 end

@@ -123,7 +123,7 @@ local function check(model, given)
   if opts.max_tokens < 1 then
     raise("generate: max_tokens must be at least 1, not %d", opts.max_tokens)
   end
-  if opts.temperature < 0 then
+  if opts.temperature < 0 or opts.temperature ~= opts.temperature then
     raise("generate: temperature must not be negative: %g", opts.temperature)
   end
   if not (opts.top_p > 0 and opts.top_p <= 1) then

@@ -28,14 +28,17 @@ function manual.keys(t)
   return names
 end
 
---- Text in lines of at most 96 characters: with three dashes and a blank before, as everywhere.
+--- Text in lines of at most `width` characters. The default is 96: with three dashes and a blank
+--- before, as everywhere.
 ---@param text string
+---@param width integer?
 ---@return string[]
-function manual.wrapped(text)
+function manual.wrapped(text, width)
   local lines = {}
+  width = width or 96
   for word in text:gmatch("%S+") do
     local last = lines[#lines]
-    if last and #last + 1 + #word <= 96 then
+    if last and #last + 1 + #word <= width then
       lines[#lines] = last .. " " .. word
     else
       lines[#lines + 1] = word

@@ -41,7 +41,7 @@ local function check_models(models)
   expect(type(models) == "table" and #models > 0, "vocabulary.union", "models",
     "a list of { tokenizer, vocab }", models)
   for i, model in ipairs(models) do
-    if type(model) ~= "table" or not model.tokenizer then
+    if type(model) ~= "table" or type(model.tokenizer) ~= "table" then
       raise("vocabulary.union: models[%d] has no tokenizer", i)
     end
     if math.type(model.vocab) ~= "integer" or model.vocab < 1 then
@@ -144,10 +144,12 @@ local function means_of(plan)
   return { rows = rows, weights = weights }
 end
 
+local MOST_MULTIPLE = 65536     -- every row behind the last token costs memory and is never used
+
 local function padded(tokens, multiple)
   if not multiple then return tokens end
-  if multiple < 1 then
-    raise("vocabulary.union: pad_to_multiple_of must be positive: %d", multiple)
+  if multiple < 1 or multiple > MOST_MULTIPLE then
+    raise("vocabulary.union: pad_to_multiple_of must be from 1 to %d: %d", MOST_MULTIPLE, multiple)
   end
   return (tokens + multiple - 1) // multiple * multiple
 end

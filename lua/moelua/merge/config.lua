@@ -311,9 +311,9 @@ local function check_tokenizer(found, given)
   if not long then return short and { source = path_of(short) } end
   check_keys(found, long, "tokenizer", { "source", "tokens", "pad_to_multiple_of" })
   local multiple = take(found, long, "tokenizer", "pad_to_multiple_of", "number")
-  if multiple and (math.type(multiple) ~= "integer" or multiple < 1) then
-    found:at(long, "pad_to_multiple_of", "tokenizer.pad_to_multiple_of is %s: a positive whole " ..
-      "number is expected", multiple)
+  if multiple and (math.type(multiple) ~= "integer" or multiple < 1 or multiple > 65536) then
+    found:at(long, "pad_to_multiple_of", "tokenizer.pad_to_multiple_of is %s: a whole number " ..
+      "from 1 to 65536 is expected", multiple)
     multiple = nil
   end
   local source = take(found, long, "tokenizer", "source", "string") or "union"

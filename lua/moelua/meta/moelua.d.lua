@@ -1030,7 +1030,8 @@ moe.kernels = nil
 
 --- A model from a Hugging Face directory or a .gguf file; nil, message, code when there is none or
 --- it does not fit. Weights become f32, or opts.dtype: "bf16" or "f16" give a model for inference,
---- see Model:to. model.tokenizer is set when there is one that we read.
+--- see Model:to. model.tokenizer is set when there is one that we read; model.no_tokenizer says
+--- what is wrong with one that we cannot.
 ---@param path string
 ---@param opts table?
 ---@return moelua.Model? model
