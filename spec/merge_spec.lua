@@ -1,6 +1,7 @@
 -- Merging: the same bits for any number of threads and any memory; masks; misuse.
 local core = require("moelua.core")
 local helper = require("spec.helper")
+local made = require("spec.checkpoint_files")
 local methods = require("spec.merge_methods")
 
 local merge = core.checkpoint.merge
@@ -289,5 +290,37 @@ describe("misuse of a merge", function()
     keeps(4, "ties", math.huge)
     keeps(0, "breadcrumbs", 0 / 0, 0)
     keeps(0, "breadcrumbs", -1e300, 0)
+  end)
+
+  it("leaves the writer as it was, or closed", function()
+    local path = made.fresh_path()
+    local plan = { w = { dtype = "F32", shape = { 2 } } }
+    local writer = assert(core.checkpoint.create(path, plan))
+    local entry = { name = "w", dtype = "F32", shape = { 2 }, method = "linear",
+      sources = sources(core.ones(2)), params = { weight = "heavy" } }
+    assert.error_matches(function() writer:merge("w", entry) end, "weight must be a number")
+    entry.params.weight = 1
+    assert.error_matches(function() writer:merge("w", entry, { memory = -1 }) end,
+      "memory must not be negative: %-1")
+    assert(writer:merge("w", entry))
+    assert(writer:close())
+    local file = assert(core.checkpoint.open(path))
+    assert.same({ 1, 1 }, file:tensor("w"):totable())
+    file:close()
+  end)
+
+  it("finds a writer that a finalizer closed", function()
+    for garbage = 0, 20 do
+      local writer = assert(core.checkpoint.create(made.fresh_path(), { w = { dtype = "F32",
+        shape = { 2 } } }))
+      setmetatable({}, { __gc = function() writer:abandon() end })
+      collectgarbage("step", 0)
+      for _ = 1, garbage * 50 do local _ = {} end
+      local done, message = pcall(writer.merge, writer, "w", { name = "w", dtype = "F32",
+        shape = { 2 }, method = "linear", sources = sources(core.ones(2)),
+        params = { weight = 1 } })
+      assert.truthy(done or message:find("the writer was closed", 1, true))
+      writer:abandon()
+    end
   end)
 end)

@@ -200,18 +200,23 @@ static moe_status put_next(lua_State *L) {
 static int merge(lua_State *L) {
     lua_settop(L, 4);
     moe_stored_item item = next_item(L, "merge");
-    writer *w = check_writer(L, "merge");
     if (!lua_istable(L, 3)) lmoe_raise(L, "merge: an entry must be a table, not %s",
                                        lmoe_describe(L, 3));
-    moe_status status = lmoe_merge_into(L, 3, 4, w->format->body(w->file), &item);
-    if (status == MOE_OK) status = w->format->filled(w->file, &item);
-    if (status == MOE_OK) {
-        w->next++;
-        return 1;
+    lmoe_merging *merging = lmoe_plan_merge(L, 3, 4, &item);
+    writer *w = check_writer(L, "merge");       /* not before: finalizers may have closed it */
+    if (!merging) {
+        abandon(w);
+        return 3;
     }
-    abandon(w);
-    bool told = status == MOE_EMISSING && lua_gettop(L) > 4 && lua_type(L, -1) == LUA_TSTRING;
-    return told ? 3 : lmoe_checkpoint_fail(L, status);
+    moe_status status = lmoe_run_merge(merging, w->format->body(w->file), &item);
+    if (status == MOE_OK) status = w->format->filled(w->file, &item);
+    if (status != MOE_OK) {
+        abandon(w);
+        return lmoe_checkpoint_fail(L, status);
+    }
+    w->next++;
+    lmoe_push_merged(L, merging);
+    return 1;
 }
 
 /* writer:put(name, tensor or string of bytes): the names come in the order of names(). */

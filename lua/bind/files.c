@@ -67,9 +67,11 @@ static int system_read(lua_State *L) {
     return 1;
 }
 
-/* Adds the rest of the file to the checksum; returns 0 or a system error number. */
-static int checksum_rest(int fd, char *piece, moe_checksum *sum) {
+/* Adds the rest of the file to the checksum; returns 0 or a system error number, EINTR when Ctrl-C
+ * was pressed. */
+static int checksum_rest(moe_ctx *ctx, int fd, char *piece, moe_checksum *sum) {
     for (;;) {
+        if (moe_interrupted(ctx)) return EINTR;
         ssize_t got = read_some(fd, piece, HASHED_AT_ONCE);
         if (got < 0) return errno;
         if (got == 0) return 0;
@@ -87,9 +89,10 @@ static int system_hash_file(lua_State *L) {
     moe_ctx *ctx = lmoe_ctx(L);
     moe_checksum *sum = moe__checksum_new(ctx);     /* nothing below raises before it is freed */
     char digits[MOE_CHECKSUM_DIGITS + 1];
-    int error = sum ? checksum_rest(*fd, piece, sum) : ENOMEM;
+    int error = sum ? checksum_rest(ctx, *fd, piece, sum) : ENOMEM;
     if (sum) moe__checksum_digits(sum, digits);
     moe__checksum_free(ctx, sum);
+    if (error == EINTR) lmoe_check(L, moe__fail(ctx, MOE_EINTR, "interrupted!"));
     if (error) return lmoe_fail_system(L, "hash_file", path, error);
     lua_pushlstring(L, digits, MOE_CHECKSUM_DIGITS);
     return 1;

@@ -21,15 +21,17 @@ static const char *const list_names[LISTS] = {"weight", "density", "gamma", "eps
 static const double list_defaults[LISTS] = {1, 1, 0.01, 0.15, 1};
 
 /* What an entry is read into; lies in one userdata with what follows it. */
-typedef struct plan {
+typedef struct lmoe_merging {
     moe_merge merge;
+    const moe_method *method;
+    moe_merge_figures *figures; /* NULL: not wanted */
     moe_stored type;
     uint64_t shape[MOE_STORED_MAX_DIMS];
     moe_source base;
     moe_source *models, *masks, *others;
     double *lists[LISTS];
     size_t used, room;          /* of the others */
-    char where[160], shown[MOE_SHOWN + 4];
+    char where[160], shown[MOE_SHOWN + 4], hash[MOE_CHECKSUM_DIGITS + 1];
 } plan;
 
 static size_t list_length(lua_State *L, int entry, const char *name) {
@@ -345,7 +347,8 @@ static void push_numbers(lua_State *L, const moe_merge_figures *f, int count, si
     lua_setfield(L, -2, name);
 }
 
-static void push_figures(lua_State *L, const plan *p, const moe_merge_figures *f) {
+static void push_figures(lua_State *L, const plan *p) {
+    const moe_merge_figures *f = p->figures;
     lua_createtable(L, 0, 6);
     if (!f || f->agreement < 0) return;
     push_numbers(L, f, p->merge.count, offsetof(moe_merge_figure, cosine), "cosine");
@@ -357,15 +360,6 @@ static void push_figures(lua_State *L, const plan *p, const moe_merge_figures *f
 
 /* ---- the functions -------------------------------------------------------------------------- */
 
-static void read_options(lua_State *L, int options, plan *p, bool *figures) {
-    *figures = true;
-    if (!lua_istable(L, options)) return;
-    lmoe_checkfields(L, options, p->where, "memory figures");
-    p->merge.memory = (size_t)lmoe_intfield(L, options, "memory", 0);
-    if (lua_getfield(L, options, "figures") != LUA_TNIL) *figures = lua_toboolean(L, -1);
-    lua_pop(L, 1);
-}
-
 /* Leaves the memory of the figures on the stack. */
 static moe_merge_figures *push_room(lua_State *L, const plan *p) {
     size_t models = (size_t)p->merge.count * sizeof(moe_merge_figure);
@@ -375,34 +369,54 @@ static moe_merge_figures *push_room(lua_State *L, const plan *p) {
     return f;
 }
 
-moe_status lmoe_merge_into(lua_State *L, int entry, int options, moe_body *body,
-                           const moe_stored_item *item) {
-    bool figures;
+static void read_options(lua_State *L, int options, plan *p) {
+    moe_merge_figures *room = push_room(L, p);
+    p->figures = room;
+    if (!lua_istable(L, options)) return;
+    lmoe_checkfields(L, options, p->where, "memory figures");
+    lua_Integer memory = lmoe_intfield(L, options, "memory", 0);
+    if (memory < 0) lmoe_raise(L, "%s: memory must not be negative: %I", p->where, memory);
+    p->merge.memory = (size_t)memory;
+    if (lua_getfield(L, options, "figures") != LUA_TNIL && !lua_toboolean(L, -1))
+        p->figures = NULL;
+    lua_pop(L, 1);
+}
+
+/* All but the sources: these are read when nothing takes memory of Lua any more. */
+static plan *push_entry(lua_State *L, int entry, int options) {
     plan *p = push_plan(L, entry);
-    const moe_method *method = read_entry(L, entry, p);
-    read_options(L, options, p, &figures);
-    moe_merge_figures *f = push_room(L, p);
+    p->method = read_entry(L, entry, p);
+    read_options(L, options, p);
+    return p;
+}
+
+lmoe_merging *lmoe_plan_merge(lua_State *L, int entry, int options, const moe_stored_item *item) {
+    plan *p = push_entry(L, entry, options);
     if (p->type != item->type || p->merge.rank != item->rank ||
         memcmp(p->shape, item->shape, item->rank * sizeof *p->shape) != 0)
         lmoe_raise(L, "%s: dtype or shape is not what was planned", p->where);
-    if (!read_sources(L, entry, p)) return MOE_EMISSING;
-    moe_ctx *ctx = lmoe_ctx(L);
+    return read_sources(L, entry, p) ? p : NULL;
+}
+
+moe_status lmoe_run_merge(lmoe_merging *m, moe_body *body, const moe_stored_item *item) {
+    moe_ctx *ctx = body->ctx;
     moe_checksum *sum = moe__checksum_new(ctx);
-    if (!sum) return moe__no_memory(ctx, 1024, p->where);
+    if (!sum) return moe__no_memory(ctx, 1024, m->where);
     moe_sink sink = {.type = item->type, .output = body->output, .at = body->at,
                      .of_file = body->checksum, .of_tensor = sum};
-    moe_status s = moe__merge(ctx, method, &p->merge, &sink, figures ? f : NULL);
+    moe_status s = moe__merge(ctx, m->method, &m->merge, &sink, m->figures);
     uint64_t bytes = 0;
     moe__stored_bytes(item->type, item->rank, item->shape, &bytes);
     if (!s) s = moe__body_filled(body, bytes);
-    char digits[MOE_CHECKSUM_DIGITS + 1];
-    moe__checksum_digits(sum, digits);
+    moe__checksum_digits(sum, m->hash);
     moe__checksum_free(ctx, sum);
-    if (s) return s;
-    push_figures(L, p, f);
-    lua_pushstring(L, digits);
+    return s;
+}
+
+void lmoe_push_merged(lua_State *L, const lmoe_merging *m) {
+    push_figures(L, m);
+    lua_pushstring(L, m->hash);
     lua_setfield(L, -2, "hash");
-    return MOE_OK;
 }
 
 /* The type of a tensor that can hold what the entry wants, and of its elements in memory. */
@@ -418,13 +432,9 @@ static moe_dtype dtype_of(lua_State *L, const plan *p, moe_stored *stored) {
 }
 
 int lmoe_checkpoint_merge(lua_State *L) {
-    bool figures;
     lua_settop(L, 2);
     lmoe_checktype(L, 1, LUA_TTABLE);
-    plan *p = push_plan(L, 1);
-    const moe_method *method = read_entry(L, 1, p);
-    read_options(L, 2, p, &figures);
-    moe_merge_figures *f = push_room(L, p);
+    plan *p = push_entry(L, 1, 2);
     moe_sink sink = {0};
     moe_dtype dtype = dtype_of(L, p, &sink.type);
     int64_t shape[MOE_STORED_MAX_DIMS];
@@ -435,11 +445,12 @@ int lmoe_checkpoint_merge(lua_State *L) {
     moe_tensor *t = lmoe_fillbox(L, box, dtype, (int)p->merge.rank, shape);
     if (!read_sources(L, 1, p)) return 3;
     sink.memory = t->storage->data;
-    moe_status s = moe__merge(lmoe_ctx(L), method, &p->merge, &sink, figures ? f : NULL);
+    moe_status s = moe__merge(lmoe_ctx(L), p->method, &p->merge, &sink, p->figures);
     if (s != MOE_OK) return lmoe_checkpoint_fail(L, s);
     lmoe_charge(L, live);
-    lua_settop(L, result);
-    push_figures(L, p, f);
+    push_figures(L, p);
+    lua_pushvalue(L, result);
+    lua_insert(L, -2);
     return 2;
 }
 
