@@ -76,7 +76,8 @@ static moe_status add_part(const uint8_t *p, const uint8_t *end, bool compose, b
     int options = UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (compatible ? UTF8PROC_COMPAT : 0);
     moe_status status = decompose(p, end, (utf8proc_option_t)options, scratch);
     size_t n = scratch->size / sizeof(int32_t);
-    if (status == MOE_OK) status = moe__buffer_reserve(scratch, scratch->size);
+    if (status != MOE_OK || !n) return status;      /* nothing may lie nowhere */
+    status = moe__buffer_reserve(scratch, scratch->size);
     if (status != MOE_OK) return status;
     int32_t *codes = (int32_t *)(void *)scratch->data;
     order_marks(codes, n, codes + n);
