@@ -15,4 +15,7 @@ moe_status moe__buffer_reserve(moe_buffer *b, size_t more);
 moe_status moe__buffer_add(moe_buffer *b, const void *data, size_t size);
 void moe__buffer_free(moe_buffer *b);
 
+/* Where its bytes begin: never NULL, to which not even 0 may be added. */
+static inline const char *moe__buffer_text(const moe_buffer *b) { return b->data ? b->data : ""; }
+
 #endif

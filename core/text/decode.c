@@ -12,7 +12,7 @@ static size_t count_of(const moe_strings *s) { return s->ends.size / sizeof(size
 static moe_slice string_at(const moe_strings *s, size_t i) {
     const size_t *ends = (const size_t *)(void *)s->ends.data;
     size_t begin = i ? ends[i - 1] : 0;
-    return (moe_slice){s->text.data + begin, ends[i] - begin};
+    return (moe_slice){moe__buffer_text(&s->text) + begin, ends[i] - begin};
 }
 
 static moe_status end_string(moe_strings *s) {

@@ -127,7 +127,7 @@ moe_status moe__normalize(moe_steps *steps, moe_piece piece, moe_piece *out) {
         s->scratch.size = 0;
         moe_status status = run(s, *out, moe__most_replaced(piece.size));
         if (status != MOE_OK) return status;
-        *out = (moe_piece){s->scratch.data, s->scratch.size, piece.first};
+        *out = (moe_piece){moe__buffer_text(&s->scratch), s->scratch.size, piece.first};
     }
     return MOE_OK;
 }

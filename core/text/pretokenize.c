@@ -122,7 +122,7 @@ static moe_status prefix_space(const way *w, size_t i, moe_piece p) {
     moe_status status = moe__buffer_add(&s->scratch, " ", 1);
     if (status == MOE_OK) status = moe__buffer_add(&s->scratch, p.data, p.size);
     if (status != MOE_OK) return status;
-    return go_on(w, i + 1, (moe_piece){s->scratch.data, s->scratch.size, p.first});
+    return go_on(w, i + 1, (moe_piece){moe__buffer_text(&s->scratch), s->scratch.size, p.first});
 }
 
 /* ---- metaspace ------------------------------------------------------------------------------ */
@@ -152,7 +152,7 @@ static moe_status write_metaspace(moe_step *s, moe_piece p) {
 static moe_status metaspace(const way *w, size_t i, moe_piece p) {
     moe_step *s = &w->steps->step[i];
     moe_status status = write_metaspace(s, p);
-    moe_piece written = {s->scratch.data, s->scratch.size, p.first};
+    moe_piece written = {moe__buffer_text(&s->scratch), s->scratch.size, p.first};
     if (status != MOE_OK) return status;
     if (!s->single) return go_on(w, i + 1, written);
     size_t begin = 0;

@@ -135,8 +135,8 @@ moe_status moe__tokenizer_decode(moe_tokenizer *t, const uint32_t *ids, size_t c
     if (status == MOE_OK) status = moe__decode(&t->decoder, &t->tokens, &t->spare, how.raw);
     if (status != MOE_OK) return status;
     const moe_buffer *text = &t->tokens.text;
-    return how.raw ? moe__buffer_add(&t->text, text->data, text->size)
-                   : moe__replace_invalid(text->data, text->size, &t->text);
+    return how.raw ? moe__buffer_add(&t->text, moe__buffer_text(text), text->size)
+                   : moe__replace_invalid(moe__buffer_text(text), text->size, &t->text);
 }
 
 /* ---- figures -------------------------------------------------------------------------------- */
@@ -180,7 +180,8 @@ moe_status moe__tokenizer_lengths(moe_tokenizer *t, int32_t *lengths) {
 static moe_status merged_id(moe_tokenizer *t, uint32_t id, uint32_t *merged) {
     moe_status status = moe__tokenizer_decode(t, &id, 1, (moe_decoding){.raw = true});
     t->ids.size = 0;
-    if (status == MOE_OK) status = moe__bpe_encode(&t->model, t->text.data, t->text.size, &t->ids);
+    if (status == MOE_OK)
+        status = moe__bpe_encode(&t->model, moe__buffer_text(&t->text), t->text.size, &t->ids);
     if (status != MOE_OK) return status;
     *merged = t->ids.size == sizeof id ? *(const uint32_t *)(const void *)t->ids.data : MOE_NO_ID;
     return MOE_OK;
