@@ -464,10 +464,12 @@ describe("vocabularies", function()
     helper.close(file:tensor(EMBED):narrow(1, 1, 1), row("xyz", 1), 1e-6)
     local given = config("linear", nil, { "xyz", "wzy" })
     given.tokenizer, given.out = { source = "base", tokens = { v = { source = path("wzy") },
-      x = { source = path("wzy") } } }, path("wrong")
+      x = { source = path("wzy") }, y = {} } }, path("wrong")
     local _, message = moe.merge(given)
-    assert.equal(("merge: 2 things are wrong\n  tokenizer.tokens: the result has no token 'v'\n" ..
-      "  tokenizer.tokens: 'x' has no row of its own in '%s'"):format(path("wzy")), message)
+    assert.equal(("merge: 3 things are wrong\n  tokenizer.tokens: the result has no token 'v'\n" ..
+      "  tokenizer.tokens: 'x' has no row of its own in '%s'\n" ..
+      "  tokenizer.tokens: the source of 'y' is missing: the path of a merged model is expected")
+      :format(path("wzy")), message)
   end)
 
   it("that are the same stay as they are", function()

@@ -5,7 +5,8 @@ local models = require("spec.models")
 local moe = require("moelua")
 local lfs = require("lfs")
 local pico = require("spec.pico")
-local system = require("moelua.core").system
+local core = require("moelua.core")
+local json, system = core.json, core.system
 local misuse = models.misuse
 
 local folder = helper.tmpdir()
@@ -79,6 +80,26 @@ describe("weights that sum to 0", function()
     local given = config { out = folder .. "/difference",
       parameters = { weight = -1, normalize = false } }
     assert(moe.merge(given))
+  end)
+end)
+
+describe("files of models", function()
+  it("may hold what nobody expects there", function()
+    local function odd(name, fields)
+      return pico.write(folder .. "/" .. name, 1, { config = fields, files = {
+        ["tokenizer_config.json"] = "[]" } })
+    end
+    local one = odd("one", { mlp_only_layers = { 1 }, first_k_dense_replace = 0 })
+    local other = odd("other", { mlp_only_layers = json.null,
+      first_k_dense_replace = json.null })
+    local out = folder .. "/odd"
+    assert(moe.merge { method = "passthrough", out = out, quiet = true, chat_template = "chatml",
+      slices = { { sources = { { model = one, layer_range = { 0, 2 } } } },
+        { sources = { { model = other, layer_range = { 0, 1 } } } } } })
+    local hf = assert(json.decode(assert(system.read(out .. "/config.json"))))
+    assert.same({ 1 }, { table.unpack(hf.mlp_only_layers) })
+    assert.equal(0, hf.first_k_dense_replace)
+    assert.is_truthy(assert(system.read(out .. "/tokenizer_config.json")):find("im_start"))
   end)
 end)
 

@@ -175,7 +175,8 @@ local function open(path)
   if Bytes.is(file) then return Bytes.new() end
   local config = {}
   if files["tokenizer_config.json"] then
-    config, message, code = object("tokenizer_config.json", files["tokenizer_config.json"])
+    config, message, code = object((where:match("^(.*/)") or "") .. "tokenizer_config.json",
+      files["tokenizer_config.json"])
     if not config then return nil, message, code end
   end
   local tok

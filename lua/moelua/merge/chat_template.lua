@@ -72,7 +72,8 @@ function chat_template.apply(files, wanted, models)
   if wanted == "auto" then template = most_common(models) end
   if not template then return end
   local text = files["tokenizer_config.json"]
-  local config = text and json.decode(text) or {}
+  local config = text and json.decode(text)
+  if type(config) ~= "table" or next(config) == nil or config[1] ~= nil then config = {} end
   config.chat_template = template
   files["tokenizer_config.json"] = json.encode(config, { indent = 2 }) .. "\n"
   files["chat_template.jinja"] = nil

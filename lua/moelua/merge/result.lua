@@ -66,7 +66,8 @@ local function renumber(hf, template, layers)
   if type(template.hf.mlp_only_layers) ~= "table" then return end
   local list = json.array({})
   for i, from in ipairs(layers) do
-    for _, layer in ipairs(from.model.hf.mlp_only_layers or {}) do
+    local own = from.model.hf.mlp_only_layers
+    for _, layer in ipairs(type(own) == "table" and own or {}) do
       if layer == from.layer then list[#list + 1] = i - 1 end
     end
   end
@@ -78,7 +79,7 @@ local function count_dense(hf, layers, found)
   if math.type(hf.first_k_dense_replace) ~= "integer" then return end
   local dense = 0
   for i, from in ipairs(layers) do
-    local first = from.model.hf.first_k_dense_replace or 0
+    local first = math.tointeger(from.model.hf.first_k_dense_replace) or 0
     if from.layer < first then
       if dense ~= i - 1 then
         found:add(nil, ("config.json: layer %d of the result is dense and follows mixtures, " ..

@@ -54,9 +54,12 @@ local function check_rules(given, models, parts, union, found)
     local row = i and row_of(parts[i], token)
     if not id then
       found:add(nil, ("tokenizer.tokens: the result has no token '%s'"):format(token))
+    elseif not i then
+      found:add(nil, ("tokenizer.tokens: the source of '%s' is %s: the path of a merged model " ..
+        "is expected"):format(token, rule.source and "'" .. rule.source .. "'" or "missing"))
     elseif not row then
       found:add(nil, ("tokenizer.tokens: '%s' has no row of its own in '%s'"):format(token,
-        tostring(rule.source)))
+        rule.source))
     else
       rules[#rules + 1] = { token = token, id = id, model = i, force = rule.force }
     end
