@@ -10,6 +10,7 @@
 -- the same compute after the seed on all domains together.
 
 local moe = require("moelua")
+local run = require("moelua.run")
 
 -- Rates chosen on the validation split with seed 101, mean bits per byte at 1e-3, 2e-3, 4e-3, 8e-3:
 -- btx 2.574 2.561 2.606 2.722, dense 2.451 2.412 2.404 2.437.
@@ -49,7 +50,7 @@ local opt = moe.options {
   },
 }
 
-local seed = opt.from and assert(moe.load(opt.from))
+local seed = opt.from and run.check(moe.load(opt.from))
 local study = moe.study.open(opt, { recipe = "btx", title = "Branch-Train-MiX",
   tokenizer = seed and seed.tokenizer,
   about = "Copies of one seed model were trained on one domain each, without communication; " ..

@@ -11,6 +11,7 @@
 -- draws half of the hidden units of every copy anew.
 
 local moe = require("moelua")
+local run = require("moelua.run")
 
 local opt = moe.options {
   name = "upcycle", compares = true,
@@ -40,7 +41,7 @@ local opt = moe.options {
   },
 }
 
-local dense = opt.from and assert(moe.load(opt.from))
+local dense = opt.from and run.check(moe.load(opt.from))
 local study = moe.study.open(opt, { recipe = "upcycle", title = "Sparse upcycling",
   tokenizer = dense and dense.tokenizer,
   about = "A dense model became a mixture of experts and was trained on, beside the dense model " ..

@@ -68,6 +68,12 @@ describe("a recipe", function()
     { "recipes/btx.lua --lr", 2, "btx: --lr needs a value" },
     { "recipes/btx.lua --split tets", 2, "btx: --split is 'tets': unknown\n" ..
       "hint: did you mean 'test'?" },
+    { "recipes/btx.lua --from nowhere", 66,
+      "load: nowhere is no model folder: it has no config.json\n" ..
+      "hint: the path of a Hugging Face directory on this machine is expected" },
+    { "recipes/upcycle.lua --from nowhere", 66,
+      "load: nowhere is no model folder: it has no config.json\n" ..
+      "hint: the path of a Hugging Face directory on this machine is expected" },
     { "recipes/btx.lua all", 2, "btx: unexpected argument 'all'" },
     { "recipes/btx.lua --domain a --out DIR/run", 2,
       "--domain a: name=path is expected, with letters, digits, - and _ in the name" },
