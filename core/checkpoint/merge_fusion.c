@@ -101,7 +101,7 @@ static void choose_span(moe_desk *d, void *arg, int64_t span, int64_t first, int
 
 /* Rows are scanned by whole rows, whatever their length: a piece of each at a time. */
 static moe_status arcee_fusion(moe_job *j) {
-    size_t select = (moe__select_shared(1, 3) + 63) & ~(size_t)63;
+    size_t select = MOE_ALIGNED(moe__select_shared(1, 3));
     moe_status s = moe__job_reserve(j, select + (size_t)j->rows * sizeof(float),
                                     moe__select_each(1, 3));
     if (s) return s;

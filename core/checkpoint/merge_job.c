@@ -11,7 +11,6 @@
 #define STRETCH ((int64_t)1 << 22)  /* elements that are asked of the disk at once */
 #define WAITING 4                   /* spans of a lane that may wait to be summed up */
 #define LEAST_PIECE ((int64_t)256)  /* when there is little memory; a multiple of MOE_LANES */
-#define ALIGNED(bytes) (((bytes) + 63) & ~(size_t)63)
 
 /* Sums of the figures: three for each model, then one of the reference and one for agreement. */
 enum { WITH_REFERENCE, OWN, KEPT, FIGURES };
@@ -35,21 +34,21 @@ static int64_t longest_span(const moe_job *j) {
 /* What a desk takes with pieces of that many elements. */
 static size_t desk_bytes(const moe_job *j, int64_t piece, size_t each) {
     size_t vectors = (size_t)j->m->count + (j->m->base ? 1 : 0) + 2;
-    size_t floats = vectors * ALIGNED((size_t)piece * sizeof(float));
-    size_t pointers = ALIGNED((size_t)j->m->count * sizeof(float *));
+    size_t floats = vectors * MOE_ALIGNED((size_t)piece * sizeof(float));
+    size_t pointers = MOE_ALIGNED((size_t)j->m->count * sizeof(float *));
     size_t sums = figure_bytes(j->m);
-    return sizeof(moe_desk) + 64 + floats + pointers + sums + ALIGNED((size_t)piece * 2)
-           + ALIGNED(each);
+    return sizeof(moe_desk) + 64 + floats + pointers + sums + MOE_ALIGNED((size_t)piece * 2)
+           + MOE_ALIGNED(each);
 }
 
 static size_t slot_bytes(const moe_job *j) {
-    size_t out = j->sink->memory ? 0 : ALIGNED(stored_bytes(j, longest_span(j)));
-    return ALIGNED(sizeof(moe_slot)) + ALIGNED(figure_bytes(j->m)) + out;
+    size_t out = j->sink->memory ? 0 : MOE_ALIGNED(stored_bytes(j, longest_span(j)));
+    return MOE_ALIGNED(sizeof(moe_slot)) + MOE_ALIGNED(figure_bytes(j->m)) + out;
 }
 
 static char *carve(char **at, size_t bytes) {
     char *part = *at;
-    *at += ALIGNED(bytes);
+    *at += MOE_ALIGNED(bytes);
     return part;
 }
 
@@ -68,7 +67,7 @@ static void lay_out_desk(moe_job *j, moe_desk *d, char *at, size_t each) {
 }
 
 static void lay_out_slots(moe_job *j, char **at) {
-    j->slots = (moe_slot *)(void *)carve(at, (size_t)j->window * ALIGNED(sizeof(moe_slot)));
+    j->slots = (moe_slot *)(void *)carve(at, (size_t)j->window * MOE_ALIGNED(sizeof(moe_slot)));
     for (int i = 0; i < j->window; i++) {
         j->slots[i] = (moe_slot){0};
         j->slots[i].sums = (double *)(void *)carve(at, figure_bytes(j->m));
@@ -87,7 +86,7 @@ static moe_status too_little(const moe_job *j, size_t least) {
 }
 
 static size_t job_bytes(const moe_job *j, size_t shared, size_t each) {
-    return shared + (size_t)j->lanes * ALIGNED(desk_bytes(j, j->piece, each))
+    return shared + (size_t)j->lanes * MOE_ALIGNED(desk_bytes(j, j->piece, each))
            + (size_t)j->window * slot_bytes(j);
 }
 
@@ -113,9 +112,9 @@ static bool fit(moe_job *j, size_t shared, size_t each) {
 
 moe_status moe__job_reserve(moe_job *j, size_t shared, size_t each) {
     size_t totals = (size_t)figures_of(j->m) * sizeof(double);
-    shared = ALIGNED(shared) + ALIGNED(totals);
+    shared = MOE_ALIGNED(shared) + MOE_ALIGNED(totals);
     bool fits = fit(j, shared, each);
-    size_t desk = ALIGNED(desk_bytes(j, j->piece, each));
+    size_t desk = MOE_ALIGNED(desk_bytes(j, j->piece, each));
     j->bytes = job_bytes(j, shared, each);
     if (!fits) return too_little(j, j->bytes);
     j->memory = moe__alloc(j->ctx, j->bytes);
@@ -123,11 +122,11 @@ moe_status moe__job_reserve(moe_job *j, size_t shared, size_t each) {
     char *at = j->memory;
     memset(at, 0, shared);
     j->totals = (double *)(void *)carve(&at, totals);
-    j->own = carve(&at, shared - ALIGNED(totals));
+    j->own = carve(&at, shared - MOE_ALIGNED(totals));
     lay_out_slots(j, &at);
-    j->desks = (moe_desk *)(void *)carve(&at, (size_t)j->lanes * ALIGNED(sizeof(moe_desk)));
-    for (int i = 0; i < j->lanes; i++)
-        lay_out_desk(j, &j->desks[i], at + (size_t)i * (desk - ALIGNED(sizeof(moe_desk))), each);
+    j->desks = (moe_desk *)(void *)carve(&at, (size_t)j->lanes * MOE_ALIGNED(sizeof(moe_desk)));
+    desk -= MOE_ALIGNED(sizeof(moe_desk));
+    for (int i = 0; i < j->lanes; i++) lay_out_desk(j, &j->desks[i], at + (size_t)i * desk, each);
     return MOE_OK;
 }
 

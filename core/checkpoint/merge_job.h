@@ -16,6 +16,10 @@
 #define MOE_SPAN ((int64_t)1 << 16)     /* elements of a task and of a partial sum */
 #define MOE_LANES 16                    /* f64 accumulators of a sum: element i goes to i % 16 */
 
+/* Parts of one block of memory take sizes like these, so that each begins at an address for
+ * anything. */
+#define MOE_ALIGNED(bytes) (((bytes) + 63) & ~(size_t)63)
+
 typedef struct moe_desk {
     moe_job *job;
     float **x;                  /* a piece of each model */

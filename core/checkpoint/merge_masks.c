@@ -5,7 +5,6 @@
 
 #include "base/rng.h"
 
-#define ALIGNED(bytes) (((bytes) + 63) & ~(size_t)63)
 #define DIGITS 2048             /* of a pass of sorting: 11 bits */
 #define PASSES 3
 #define FEW 64                  /* columns that are sorted without counting digits */
@@ -26,25 +25,25 @@ typedef struct row_desk {
 
 static size_t row_bytes(const moe_job *j) {
     size_t width = (size_t)j->width;
-    return 2 * ALIGNED(width * sizeof(uint64_t)) + ALIGNED((width + 8) * sizeof(uint32_t))
-           + ALIGNED(PASSES * DIGITS * sizeof(uint32_t)) + (size_t)j->m->count * width;
+    return 2 * MOE_ALIGNED(width * sizeof(uint64_t)) + MOE_ALIGNED((width + 8) * sizeof(uint32_t))
+           + MOE_ALIGNED(PASSES * DIGITS * sizeof(uint32_t)) + (size_t)j->m->count * width;
 }
 
 static row_desk row_of(const moe_desk *d) {
     size_t width = (size_t)d->job->width;
     char *at = d->own;
     row_desk r = {.pairs = (uint64_t *)(void *)at};
-    r.other = (uint64_t *)(void *)(at += ALIGNED(width * sizeof(uint64_t)));
-    r.words = (uint32_t *)(void *)(at += ALIGNED(width * sizeof(uint64_t)));
-    r.digits = (uint32_t *)(void *)(at += ALIGNED((width + 8) * sizeof(uint32_t)));
-    r.flags = (uint8_t *)(at += ALIGNED(PASSES * DIGITS * sizeof(uint32_t)));
+    r.other = (uint64_t *)(void *)(at += MOE_ALIGNED(width * sizeof(uint64_t)));
+    r.words = (uint32_t *)(void *)(at += MOE_ALIGNED(width * sizeof(uint64_t)));
+    r.digits = (uint32_t *)(void *)(at += MOE_ALIGNED((width + 8) * sizeof(uint32_t)));
+    r.flags = (uint8_t *)(at += MOE_ALIGNED(PASSES * DIGITS * sizeof(uint32_t)));
     return r;
 }
 
 size_t moe__masks_each(const moe_job *j, moe_thinning how) {
     size_t n = (size_t)j->m->count;
     if (j->m->masks || how == MOE_KEEP_ALL) return 64;
-    if (by_size(how)) return ALIGNED(moe__cut_each((int)n)) + n * sizeof(moe_cut_state);
+    if (by_size(how)) return MOE_ALIGNED(moe__cut_each((int)n)) + n * sizeof(moe_cut_state);
     if (how == MOE_KEEP_RANDOM) return (size_t)(2048 + 8) * sizeof(uint32_t);
     return row_bytes(j);
 }
@@ -52,11 +51,11 @@ size_t moe__masks_each(const moe_job *j, moe_thinning how) {
 size_t moe__masks_shared(const moe_job *j, moe_thinning how) {
     size_t n = (size_t)j->m->count;
     size_t cuts = by_size(how) && !j->m->masks ? moe__cut_shared(j, (int)n) : 0;
-    return ALIGNED(n * sizeof(moe_cut)) + ALIGNED(n * sizeof(uint64_t)) + cuts;
+    return MOE_ALIGNED(n * sizeof(moe_cut)) + MOE_ALIGNED(n * sizeof(uint64_t)) + cuts;
 }
 
 static moe_cut_state *states_of(const moe_masks *o, const moe_desk *d) {
-    return (moe_cut_state *)(void *)(d->own + ALIGNED(moe__cut_each(o->job->m->count)));
+    return (moe_cut_state *)(void *)(d->own + MOE_ALIGNED(moe__cut_each(o->job->m->count)));
 }
 
 /* --- parameters ------------------------------------------------------------------------------ */
@@ -109,8 +108,8 @@ static void deltas_are_keys(moe_desk *d, void *arg, int64_t first, int64_t n) {
 moe_status moe__masks_open(moe_masks *o, moe_job *j, moe_thinning how, char *shared) {
     size_t n = (size_t)j->m->count;
     *o = (moe_masks){.job = j, .how = how, .cuts = (moe_cut *)(void *)shared};
-    o->streams = (uint64_t *)(void *)(shared + ALIGNED(n * sizeof(moe_cut)));
-    o->shared = shared + ALIGNED(n * sizeof(moe_cut)) + ALIGNED(n * sizeof(uint64_t));
+    o->streams = (uint64_t *)(void *)(shared + MOE_ALIGNED(n * sizeof(moe_cut)));
+    o->shared = shared + MOE_ALIGNED(n * sizeof(moe_cut)) + MOE_ALIGNED(n * sizeof(uint64_t));
     if (j->m->masks) o->how = MOE_KEEP_ALL;
     for (size_t i = 0; i < n; i++) {
         char name[512];

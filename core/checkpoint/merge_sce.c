@@ -11,7 +11,7 @@ typedef struct sce {
 } sce;
 
 static double *lanes_of(moe_desk *d) {
-    return (double *)(void *)(d->own + ((moe__cut_each(1) + 63) & ~(size_t)63));
+    return (double *)(void *)(d->own + MOE_ALIGNED(moe__cut_each(1)));
 }
 
 /* --- selection ------------------------------------------------------------------------------- */
@@ -114,9 +114,9 @@ static void add_span(moe_desk *d, void *arg, int64_t span, int64_t first, int64_
 }
 
 static moe_status run(moe_job *j) {
-    size_t count = (size_t)j->m->count, cut = (moe__cut_shared(j, 1) + 63) & ~(size_t)63;
+    size_t count = (size_t)j->m->count, cut = MOE_ALIGNED(moe__cut_shared(j, 1));
     size_t slots = ((size_t)moe__job_spans(j) + 1) * count * sizeof(double);
-    size_t each = ((moe__cut_each(1) + 63) & ~(size_t)63) + count * MOE_LANES * sizeof(double)
+    size_t each = MOE_ALIGNED(moe__cut_each(1)) + count * MOE_LANES * sizeof(double)
                   + 2048 * sizeof(float);
     moe_status s = moe__job_reserve(j, cut + slots + count * sizeof(float), each);
     if (s) return s;

@@ -6,8 +6,6 @@
 #define LOW_BITS 15
 #define LOW_BINS 32768
 
-#define ALIGNED(bytes) (((bytes) + 63) & ~(size_t)63)
-
 /* --- counting -------------------------------------------------------------------------------- */
 
 size_t moe__select_each(int streams, int ranks) {
@@ -108,13 +106,13 @@ moe_status moe__select(moe_job *j, int streams, moe_rank *ranks, int n, moe_keys
 size_t moe__cut_each(int streams) { return moe__select_each(streams, 2 * streams); }
 
 static size_t before_bytes(const moe_job *j) {
-    return ALIGNED((size_t)moe__job_spans(j) * 2 * sizeof(int64_t));
+    return MOE_ALIGNED((size_t)moe__job_spans(j) * 2 * sizeof(int64_t));
 }
 
 size_t moe__cut_shared(const moe_job *j, int streams) {
     size_t n = (size_t)streams;
-    return ALIGNED(moe__select_shared(streams, 2 * streams)) + n * before_bytes(j)
-           + ALIGNED(2 * n * sizeof(moe_rank));
+    return MOE_ALIGNED(moe__select_shared(streams, 2 * streams)) + n * before_bytes(j)
+           + MOE_ALIGNED(2 * n * sizeof(moe_rank));
 }
 
 typedef struct numbering {
@@ -177,7 +175,7 @@ static int collect(int streams, moe_cut *cuts, moe_rank *ranks, bool back) {
 moe_status moe__cut(moe_job *j, int streams, moe_cut *cuts, moe_keys_fn *keys, void *arg,
                     char *shared) {
     numbering u = {.streams = streams, .cuts = cuts, .keys = keys, .arg = arg};
-    char *before = shared + ALIGNED(moe__select_shared(streams, 2 * streams));
+    char *before = shared + MOE_ALIGNED(moe__select_shared(streams, 2 * streams));
     moe_rank *ranks = (moe_rank *)(void *)(before + (size_t)streams * before_bytes(j));
     bool any = false;
     int n = collect(streams, cuts, ranks, false);

@@ -43,7 +43,7 @@ static void each_piece(moe_desk *d, task *t, int64_t span, int64_t first, int64_
 
 static double *lanes_of(moe_desk *d, const task *t) {
     size_t masks = moe__masks_each(d->job, t->masks.how);
-    return (double *)(void *)(d->own + ((masks + 63) & ~(size_t)63));
+    return (double *)(void *)(d->own + MOE_ALIGNED(masks));
 }
 
 static void measure(moe_desk *d, task *t, int64_t n, int which) {
@@ -114,7 +114,7 @@ static moe_status run(moe_job *j, moe_thinning how, bool vote) {
     if (how == MOE_KEEP_RANDOM_BY_RANK && !j->m->masks) moe__job_by_rows(j);
     size_t slots = j->p->rescale ? ((size_t)spans_of(j) + 1) * 2 * n * sizeof(double) : 0;
     size_t lanes = 2 * n * MOE_LANES * sizeof(double), floats = 2048 * sizeof(float);
-    size_t each = ((moe__masks_each(j, how) + 63) & ~(size_t)63) + lanes + floats;
+    size_t each = MOE_ALIGNED(moe__masks_each(j, how)) + lanes + floats;
     size_t masks = moe__masks_shared(j, how);
     s = moe__job_reserve(j, masks + slots + n * sizeof(float), each);
     if (s) return s;

@@ -26,9 +26,9 @@ moe_status moe__output_write(moe_output *o, const void *data, size_t size);
 /* Replaces bytes that were written before, which a pipe cannot do. */
 bool moe__output_can_patch(const moe_output *o);
 moe_status moe__output_patch(moe_output *o, uint64_t at, const void *data, size_t size);
-/* For several threads: writes bytes at a place, beyond what was written, and reports an error number
- * (0 = none) and not the message, which moe__output_fail makes. Afterwards moe__output_skip moves
- * on what is written next. */
+/* For several threads: writes bytes at a place, beyond what was written, and reports an error
+ * number (0 = none) and not the message, which moe__output_fail makes. Afterwards moe__output_skip
+ * moves on what is written next. */
 int moe__output_place(const moe_output *o, uint64_t at, const void *data, size_t size);
 moe_status moe__output_skip(moe_output *o, uint64_t size);
 moe_status moe__output_fail(moe_output *o, int error);

@@ -183,7 +183,8 @@ static moe_status check_names(moe_safetensors *f) {
 static moe_status check_tensor(moe_safetensors *f, const moe_stored_tensor *t, uint64_t begin) {
     uint64_t bytes;
     if (t->begin != begin || t->end < t->begin)
-        return invalid(f, "InvalidOffset", "invalid offset for tensor `%s`", MOE_SHOWN_NAME(t->name));
+        return invalid(f, "InvalidOffset", "invalid offset for tensor `%s`",
+                       MOE_SHOWN_NAME(t->name));
     switch (moe__stored_bytes(t->type, t->rank, moe__safetensors_shape(f, t), &bytes)) {
         case MOE_SIZE_OVERFLOW:
             return invalid(f, "ValidationOverflow", "overflow computing the size of tensor `%s` "

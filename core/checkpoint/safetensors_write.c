@@ -200,8 +200,9 @@ static moe_status check_plan(moe_ctx *ctx, const char *path, plan *p) {
 /* `at`: where in the header the digits of the checksum belong. */
 static moe_status begin_checksum(moe_safetensors_writer *w, const char *path, size_t at) {
     if (!moe__output_can_patch(w->body.output))
-        return moe__fail(w->body.ctx, MOE_EARG, "%s: a pipe cannot carry a checksum, which is known at "
-                         "the end\nhint: leave `" MOE_CHECKSUM_KEY "` out of the metadata", path);
+        return moe__fail(w->body.ctx, MOE_EARG, "%s: a pipe cannot carry a checksum, which is "
+                         "known at the end\nhint: leave `" MOE_CHECKSUM_KEY "` out of the "
+                         "metadata", path);
     w->checksum_at = 8 + at;
     w->body.checksum = moe__checksum_new(w->body.ctx);
     return w->body.checksum ? MOE_OK : moe__no_memory(w->body.ctx, 1024, path);
@@ -212,8 +213,8 @@ static moe_status write_header(moe_safetensors_writer *w, const char *path, cons
     compose(&c, p);
     size_t size = c.size;
     if (size > MOE_HEADER_MAX)
-        return moe__fail(w->body.ctx, MOE_EARG, "%s: header too large: %zu bytes (HeaderTooLarge)", path,
-                         size);
+        return moe__fail(w->body.ctx, MOE_EARG, "%s: header too large: %zu bytes (HeaderTooLarge)",
+                         path, size);
     char *header = moe__alloc(w->body.ctx, size + 8);
     if (!header) return moe__no_memory(w->body.ctx, size + 8, path);
     for (int i = 0; i < 8; i++) header[i] = (char)(size >> (8 * i) & 255);

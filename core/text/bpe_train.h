@@ -50,7 +50,7 @@ static inline const moe_bpe_word *moe__bpe_word(const moe_bpe_words *words, uint
 }
 
 typedef struct moe_bpe_merge {
-    uint32_t left, right, result;       /* the result is new unless two pairs make the same string */
+    uint32_t left, right, result;       /* new, unless two pairs make the same string */
 } moe_bpe_merge;
 
 typedef struct moe_bpe_token {

@@ -31,8 +31,8 @@ static moe_status split_token(const moe_vocabulary *v, const float *scores, uint
     const char *text = moe__token_text(v, id);
     size_t size = v->tokens[id].size;
     if (size > MOE_LONGEST_SCORED)
-        return moe__fail(v->ctx, MOE_EUNSUPPORTED, "token %u has %zu bytes: at most %d are possible",
-                         id, size, MOE_LONGEST_SCORED);
+        return moe__fail(v->ctx, MOE_EUNSUPPORTED, "token %u has %zu bytes: at most %d are "
+                         "possible", id, size, MOE_LONGEST_SCORED);
     moe_scored merge = {.into = id, .score = scores[id], .right_size = characters(text, size)};
     for (size_t at = next(text, size, 0); at < size; at = next(text, size, at)) {
         merge.left_size++;

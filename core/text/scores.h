@@ -19,8 +19,8 @@ typedef struct moe_scored {
 
 /* All merges of two tokens into a third, by id `scores` (NAN: neither part nor result of a merge),
  * appended to `out` as moe_scored: the highest score first, of equals that with the longest left
- * and then the longest right part, then the lowest id. That is the order of the merges that converters to
- * tokenizer.json write. */
+ * and then the longest right part, then the lowest id. That is the order of the merges that
+ * converters to tokenizer.json write. */
 moe_status moe__scored_merges(const moe_vocabulary *v, const float *scores, moe_buffer *out);
 
 /* Makes these the merges of a model. */

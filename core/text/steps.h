@@ -1,4 +1,4 @@
-/* steps.h -- the steps that a text and its tokens go through: normalizer, pre-tokenizer, decoder. */
+/* steps.h -- what a text and its tokens go through: normalizer, pre-tokenizer, decoder. */
 #ifndef MOE_TEXT_STEPS_H
 #define MOE_TEXT_STEPS_H
 
@@ -27,7 +27,7 @@ typedef enum moe_step_kind {
     MOE_STEP_BYTE_LEVEL,            /* from GPT-2's alphabet */
     MOE_STEP_BYTE_FALLBACK,         /* <0x00> to <0xFF> are bytes */
     MOE_STEP_FUSE,                  /* all tokens become one */
-    MOE_STEP_TRIM,                  /* at most `left` times `text` at the begin, `right` at the end */
+    MOE_STEP_TRIM,                  /* at most `left` times `text` in front, `right` at the end */
     MOE_STEPS_KNOWN
 } moe_step_kind;
 
@@ -73,7 +73,7 @@ typedef struct moe_piece {
 /* Normalizes a piece by all steps; *out may be the piece itself or lie in a step's scratch. What is
  * no UTF-8 stays as it is. */
 moe_status moe__normalize(moe_steps *steps, moe_piece piece, moe_piece *out);
-/* How long steps that replace may make a text of `size` bytes, all of them together: each could make
+/* How long all steps that replace may make a text of `size` bytes together: each alone could make
  * it many times longer. */
 size_t moe__most_replaced(size_t size);
 /* Replaces what the step's pattern finds: appends to `out`, up to `most` bytes in all.

@@ -131,7 +131,8 @@ moe_status moe__tokenizer_decode(moe_tokenizer *t, const uint32_t *ids, size_t c
     clear(&t->tokens);
     t->text.size = 0;
     for (size_t i = 0; i < count && status == MOE_OK; i++)
-        if (has_token(&t->model.vocabulary, ids[i], how.skip_special)) status = add_token(t, ids[i]);
+        if (has_token(&t->model.vocabulary, ids[i], how.skip_special))
+            status = add_token(t, ids[i]);
     if (status == MOE_OK) status = moe__decode(&t->decoder, &t->tokens, &t->spare, how.raw);
     if (status != MOE_OK) return status;
     const moe_buffer *text = &t->tokens.text;

@@ -1,11 +1,11 @@
 /* tokenizer.h -- text to token ids and back, as tokenizer.json describes it.
  *
- * Added tokens are cut out of the text, what is left is normalized, cut into pre-tokens, and each of
- * these goes through the model. Ids become text by the steps of the decoder.
+ * Added tokens are cut out of the text, what is left is normalized, cut into pre-tokens, and each
+ * of these goes through the model. Ids become text by the steps of the decoder.
  *
  * Text may hold any bytes. What is no UTF-8 passes through every step unchanged, and a byte-level
- * model encodes it like all others; for steps that look at characters each such byte is one, neither
- * letter nor number nor white space.
+ * model encodes it like all others; for steps that look at characters each such byte is one,
+ * neither letter nor number nor white space.
  */
 #ifndef MOE_TEXT_TOKENIZER_H
 #define MOE_TEXT_TOKENIZER_H

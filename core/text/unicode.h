@@ -1,4 +1,4 @@
-/* unicode.h -- code points of UTF-8 text that may be no UTF-8, and what kind of characters they are.
+/* unicode.h -- code points of text that may be no UTF-8, and what kind of characters they are.
  *
  * A byte that begins no valid sequence (overlong forms and surrogates are none) is a character of
  * its own: neither letter nor number nor white space.

@@ -195,8 +195,8 @@ static moe_status put_next(lua_State *L) {
     return status;
 }
 
-/* writer:merge(name, entry, options): makes the next tensor out of others, see merge.c. Returns what
- * there is to tell of it. */
+/* writer:merge(name, entry, options): makes the next tensor out of others, see merge.c. Returns
+ * what there is to tell of it. */
 static int merge(lua_State *L) {
     lua_settop(L, 4);
     moe_stored_item item = next_item(L, "merge");

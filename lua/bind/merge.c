@@ -312,7 +312,8 @@ static const char *string_field(lua_State *L, int entry, const plan *p, const ch
  * make new ones. */
 static const moe_method *read_entry(lua_State *L, int entry, plan *p) {
     strcpy(p->where, "merge");
-    if (lua_getmetatable(L, entry)) lmoe_raise(L, "merge: an entry must be a table without a metatable");
+    if (lua_getmetatable(L, entry))
+        lmoe_raise(L, "merge: an entry must be a table without a metatable");
     const char *name = string_field(L, entry, p, "name", "result");
     moe__shown((moe_slice){name, strlen(name)}, p->shown);
     snprintf(p->where, sizeof p->where, "merge: `%s`", p->shown);
