@@ -2,6 +2,17 @@
 
 #define CHUNK ((size_t)8 << 20)         /* bytes converted at a time */
 
+uint64_t moe__item_bytes(const moe_stored_item *item) {
+    uint64_t bytes = 0;
+    moe__stored_bytes(item->type, item->rank, item->shape, &bytes);
+    return bytes;
+}
+
+int moe__item_by_name(const void *a, const void *b) {
+    return moe__slice_compare(((const moe_stored_item *)a)->name,
+                              ((const moe_stored_item *)b)->name);
+}
+
 moe_status moe__body_open(moe_ctx *ctx, const char *path, moe_body *out) {
     *out = (moe_body){.ctx = ctx};
     moe__ctx_retain(ctx);
@@ -64,8 +75,7 @@ static bool same_shape(const moe_tensor *t, const moe_stored_item *item) {
 }
 
 static moe_status put_data(moe_body *b, const moe_stored_item *item) {
-    uint64_t bytes = 0;
-    moe__stored_bytes(item->type, item->rank, item->shape, &bytes);
+    uint64_t bytes = moe__item_bytes(item);
     if (item->data.size == bytes) return moe__body_write(b, item->data.data, bytes);
     return moe__fail(b->ctx, MOE_EARG, "tensor `%.*s` has %zu bytes of data, not the %llu of its "
                      "shape and dtype (InvalidTensorView)", MOE_PART(item->name), item->data.size,

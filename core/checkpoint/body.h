@@ -18,6 +18,11 @@ typedef struct moe_stored_item {
     moe_slice data;
 } moe_stored_item;
 
+/* Bytes of an item whose size was checked. */
+uint64_t moe__item_bytes(const moe_stored_item *item);
+/* Byte order of the names, for qsort. */
+int moe__item_by_name(const void *a, const void *b);
+
 typedef struct moe_body {
     moe_ctx *ctx;
     moe_output *output;

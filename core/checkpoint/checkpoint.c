@@ -15,10 +15,6 @@ struct moe_checkpoint {
     size_t count;
 };
 
-static int by_name(const void *a, const void *b) {
-    return moe__slice_compare(((const moe_entry *)a)->name, ((const moe_entry *)b)->name);
-}
-
 static moe_status open_safetensors(moe_checkpoint *c) {
     moe_status s = moe__safetensors_map(c->ctx, c->path, c->map, &c->safetensors);
     if (s) return s;
@@ -99,7 +95,7 @@ const moe_entry *moe__checkpoint_get(const moe_checkpoint *c, size_t i) { return
 const moe_entry *moe__checkpoint_find(const moe_checkpoint *c, moe_slice name) {
     moe_entry key = {.name = name};
     if (!c->count) return NULL;
-    return bsearch(&key, c->entries, c->count, sizeof key, by_name);
+    return bsearch(&key, c->entries, c->count, sizeof key, moe__entry_by_name);
 }
 
 moe_status moe__checkpoint_tensor(moe_checkpoint *c, const moe_entry *e, moe_dtype as,

@@ -3,6 +3,10 @@
 #include <stdio.h>
 #include <string.h>
 
+int moe__entry_by_name(const void *a, const void *b) {
+    return moe__slice_compare(((const moe_entry *)a)->name, ((const moe_entry *)b)->name);
+}
+
 const char *moe__shown(moe_slice name, char text[MOE_SHOWN + 4]) {
     size_t size = name.size < MOE_SHOWN ? name.size : MOE_SHOWN;
     while (size < name.size && size > 0 && ((unsigned char)name.data[size] & 0xc0) == 0x80) size--;

@@ -14,6 +14,9 @@ typedef struct moe_entry {
     uint64_t bytes, at;         /* at: offset of the data in the file */
 } moe_entry;
 
+/* Byte order of the names, for qsort and bsearch. */
+int moe__entry_by_name(const void *a, const void *b);
+
 /* A tensor with these elements. `as` is MOE_F32 for any float or quantised type, MOE_I32 for
  * integers and booleans, or MOE_BF16 or MOE_F16 for any of the former. Data of that very type that
  * is aligned becomes a read-only view of the mapping (which may be NULL: then nothing does);

@@ -268,10 +268,6 @@ static moe_status copy_header(moe_gguf *f) {
 
 /* --- what it says ---------------------------------------------------------------------------- */
 
-static int by_name(const void *a, const void *b) {
-    return moe__slice_compare(((const moe_entry *)a)->name, ((const moe_entry *)b)->name);
-}
-
 static int by_key(const void *a, const void *b) {
     return moe__slice_compare(((const moe_gguf_pair *)a)->key, ((const moe_gguf_pair *)b)->key);
 }
@@ -320,10 +316,10 @@ static moe_status check_layout(moe_gguf *f) {
 }
 
 static moe_status check_names(moe_gguf *f) {
-    moe__list_sort(&f->tensors, by_name);
+    moe__list_sort(&f->tensors, moe__entry_by_name);
     moe__list_sort(&f->pairs, by_key);
     for (size_t i = 1; i < f->tensors.count; i++)
-        if (by_name(tensors(f) + i - 1, tensors(f) + i) == 0)
+        if (moe__entry_by_name(tensors(f) + i - 1, tensors(f) + i) == 0)
             return invalid(f, "tensor `%s` occurs twice", MOE_SHOWN_NAME(tensors(f)[i].name));
     for (size_t i = 1; i < f->pairs.count; i++)
         if (by_key(pairs(f) + i - 1, pairs(f) + i) == 0)

@@ -19,18 +19,7 @@ static uint64_t padded(uint64_t size) {
     return (size + MOE_GGUF_ALIGNMENT - 1) / MOE_GGUF_ALIGNMENT * MOE_GGUF_ALIGNMENT;
 }
 
-static uint64_t bytes_of(const moe_stored_item *item) {
-    uint64_t bytes = 0;
-    moe__stored_bytes(item->type, item->rank, item->shape, &bytes);
-    return bytes;
-}
-
 /* --- the plan -------------------------------------------------------------------------------- */
-
-static int by_name(const void *a, const void *b) {
-    return moe__slice_compare(((const moe_stored_item *)a)->name,
-                              ((const moe_stored_item *)b)->name);
-}
 
 static int by_key(const void *a, const void *b) {
     return moe__slice_compare(((const moe_gguf_pair *)a)->key, ((const moe_gguf_pair *)b)->key);
@@ -83,10 +72,10 @@ static moe_status check_plan(moe_ctx *ctx, const char *path, const plan *p, uint
         moe_status s = check_pair(ctx, path, &p->pairs[i]);
         if (s) return s;
     }
-    if (p->count > 1) qsort(p->items, p->count, sizeof *p->items, by_name);
+    if (p->count > 1) qsort(p->items, p->count, sizeof *p->items, moe__item_by_name);
     if (p->npairs > 1) qsort(p->pairs, p->npairs, sizeof *p->pairs, by_key);
     for (size_t i = 1; i < p->count; i++)
-        if (by_name(&p->items[i - 1], &p->items[i]) == 0)
+        if (moe__item_by_name(&p->items[i - 1], &p->items[i]) == 0)
             return twice(ctx, path, p->items[i].name);
     for (size_t i = 1; i < p->npairs; i++)
         if (by_key(&p->pairs[i - 1], &p->pairs[i]) == 0) return twice(ctx, path, p->pairs[i].key);
@@ -140,7 +129,7 @@ static void compose(composer *c, const plan *p) {
     for (size_t i = 0; i < p->npairs; i++) add_pair(c, &p->pairs[i]);
     for (size_t i = 0; i < p->count; i++) {
         add_item(c, &p->items[i], at);
-        at += padded(bytes_of(&p->items[i]));
+        at += padded(moe__item_bytes(&p->items[i]));
     }
     add(c, zeros, padded(c->size) - c->size);
 }
@@ -193,7 +182,7 @@ moe_body *moe__gguf_body(moe_gguf_writer *w) { return &w->body; }
 
 moe_status moe__gguf_filled(moe_gguf_writer *w, const moe_stored_item *item) {
     static const char zeros[MOE_GGUF_ALIGNMENT];
-    uint64_t bytes = bytes_of(item);
+    uint64_t bytes = moe__item_bytes(item);
     return moe__body_write(&w->body, zeros, padded(bytes) - bytes);
 }
 

@@ -77,12 +77,6 @@ static void add_metadata(composer *c, const moe_stored_pair *pairs, size_t n) {
     add_text(c, "}");
 }
 
-static uint64_t bytes_of(const moe_stored_item *item) {
-    uint64_t bytes = 0;
-    moe__stored_bytes(item->type, item->rank, item->shape, &bytes);
-    return bytes;
-}
-
 static void add_item(composer *c, const moe_stored_item *item, uint64_t begin) {
     add_string(c, item->name);
     add_text(c, ":{\"dtype\":\"");
@@ -95,7 +89,7 @@ static void add_item(composer *c, const moe_stored_item *item, uint64_t begin) {
     add_text(c, "],\"data_offsets\":[");
     add_number(c, begin);
     add_text(c, ",");
-    add_number(c, begin + bytes_of(item));
+    add_number(c, begin + moe__item_bytes(item));
     add_text(c, "]}");
 }
 
@@ -114,7 +108,7 @@ static void compose(composer *c, const plan *p) {
     for (size_t i = 0; i < p->count; i++) {
         if (i || p->npairs) add_text(c, ",");
         add_item(c, &p->items[i], begin);
-        begin += bytes_of(&p->items[i]);
+        begin += moe__item_bytes(&p->items[i]);
     }
     add_text(c, "}");
     while (c->size % 8) add_text(c, " ");
@@ -126,11 +120,6 @@ static int in_file_order(const void *a, const void *b) {
     const moe_stored_item *x = a, *y = b;
     if (x->type != y->type) return x->type > y->type ? -1 : 1;
     return moe__slice_compare(x->name, y->name);
-}
-
-static int by_name(const void *a, const void *b) {
-    return moe__slice_compare(((const moe_stored_item *)a)->name,
-                              ((const moe_stored_item *)b)->name);
 }
 
 static int by_key(const void *a, const void *b) {
@@ -184,9 +173,9 @@ static moe_status check_plan(moe_ctx *ctx, const char *path, plan *p) {
         if (!s) s = check_text(ctx, path, p->pairs[i].value);
         if (s) return s;
     }
-    if (p->count > 1) qsort(p->items, p->count, sizeof *p->items, by_name);
+    if (p->count > 1) qsort(p->items, p->count, sizeof *p->items, moe__item_by_name);
     for (size_t i = 1; i < p->count; i++)
-        if (by_name(&p->items[i - 1], &p->items[i]) == 0)
+        if (moe__item_by_name(&p->items[i - 1], &p->items[i]) == 0)
             return twice(ctx, path, p->items[i].name);
     if (p->count > 1) qsort(p->items, p->count, sizeof *p->items, in_file_order);
     if (p->npairs > 1) qsort(p->pairs, p->npairs, sizeof *p->pairs, by_key);

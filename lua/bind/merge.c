@@ -406,9 +406,7 @@ moe_status lmoe_run_merge(lmoe_merging *m, moe_body *body, const moe_stored_item
     moe_sink sink = {.type = item->type, .output = body->output, .at = body->at,
                      .of_file = body->checksum, .of_tensor = sum};
     moe_status s = moe__merge(ctx, m->method, &m->merge, &sink, m->figures);
-    uint64_t bytes = 0;
-    moe__stored_bytes(item->type, item->rank, item->shape, &bytes);
-    if (!s) s = moe__body_filled(body, bytes);
+    if (!s) s = moe__body_filled(body, moe__item_bytes(item));
     moe__checksum_digits(sum, m->hash);
     moe__checksum_free(ctx, sum);
     return s;
