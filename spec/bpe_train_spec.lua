@@ -135,6 +135,13 @@ describe("the merges of a tokenizer", function()
     assert.same({ "þ Ā", "ÿ þĀ" }, spelled(tokens, merges))
   end)
 
+  it("take no more memory for a vocabulary than the text can fill", function()
+    local before = core.memory().peak
+    local tokens, merges = train({ "abc" }, (1 << 31) - 1, 1)
+    assert.same({ "a b", "ab c" }, spelled(tokens, merges))
+    assert.truthy(core.memory().peak - before < 1 << 20)
+  end)
+
   it("count only the part of a text that is given", function()
     local trainer <close> = core.text.bpe_trainer("gpt2", 100)
     trainer:add("xyabyx", 3, 4)

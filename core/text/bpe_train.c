@@ -375,6 +375,8 @@ static moe_status learn(trainer *t, uint32_t vocab, int64_t least) {
 
 static moe_status train(trainer *t, const moe_bpe_words *words, uint32_t vocab, int64_t least) {
     uint32_t symbol[BYTES];
+    /* Each merge leaves fewer symbols: there are no more tokens than this. */
+    if (vocab - BYTES > words->bytes.size) vocab = BYTES + (uint32_t)words->bytes.size;
     moe_status status = add_bytes(t, vocab, symbol);
     if (status == MOE_OK) status = spell(t, words, symbol);
     if (status == MOE_OK) status = count_pairs(t);
