@@ -126,6 +126,9 @@ describe("gguf_export", function()
       ["llama.rope.dimension_count"] = 16, ["llama.rope.freq_base"] = 10000.0,
       ["llama.expert_count"] = 4, ["llama.expert_used_count"] = 2,
       ["tokenizer.ggml.model"] = "no_vocab" }, file:metadata())
+    local path = written(small {})
+    assert.equal(path:match("([^/]+)%.gguf$"),
+      assert(checkpoint.open(path)):metadata("general.name"))
   end)
 
   it("writes the frequencies of Llama 3", function()

@@ -260,13 +260,14 @@ end
 ---  tokenizer, list() -> { { name, shape } ... } as outline.lua has them, tensor(name) -> f32
 ---@param path string
 ---@param given { dtype?: "f32"|"f16"|"bf16"|"q8_0", name?: string }? dtype: f32 unless given; name:
----  that of the model in the file
+---  that of the model in the file, without one that of the file
 ---@return boolean? done
 ---@return string? message
 ---@return string? code "unsupported" when llama.cpp has no architecture that computes the same
 function export.write(m, path, given)
   local opts = options.check("gguf_export.write", given, { name = "string",
     dtype = { { "f32", "f16", "bf16", "q8_0" }, "f32" } })
+  opts.name = opts.name or path:match("([^/]+)%.gguf$")
   local donor = donor_of(m)
   local function refuse(reason) return nil, ("export: %s"):format(reason), "unsupported" end
   local hf, family = express(donor.config)

@@ -165,7 +165,7 @@ local function mutate(t)
     local from, other = place(t)
     where[key] = copy(from[other])
   elseif what == 3 and type(where[key]) == "string" then where[where[key]] = pick(256)
-  else where[key] = one_of(ODD) end
+  else where[key] = copy(one_of(ODD)) end
 end
 
 -- ---- texts ------------------------------------------------------------------------------------
