@@ -84,7 +84,8 @@ describe("a model written as GGUF and read again", function()
   it("comes from the disk as it does from memory", function()
     for _, name in ipairs { "llama", "mixtral-fused", "qwen2_moe" } do
       local P <close> = assert(pretrained.open(FAMILIES .. name))
-      assert.equal(system.read(written(golden(name))), system.read(written(P)))
+      local named = { name = name }
+      assert.equal(system.read(written(golden(name), named)), system.read(written(P, named)))
     end
   end)
 
@@ -94,7 +95,8 @@ describe("a model written as GGUF and read again", function()
     for _, entry in ipairs(nn.saved(m)) do tensors[entry[1]] = entry[2] end
     local described = { config = m.config, list = function() return outline(m.config) end,
       tensor = function(name) return tensors[name]:detach() end }
-    assert.equal(system.read(written(m)), system.read(written(described)))
+    local named = { name = "four" }
+    assert.equal(system.read(written(m, named)), system.read(written(described, named)))
   end)
 end)
 
