@@ -119,21 +119,7 @@ function Bytes.files(_)
   }
 end
 
---- Writes the tokenizer into a model directory, which is made if need be.
----@param folder string
----@return true? ok
----@return string? message
----@return string? code
-function Bytes:save(folder)
-  expect(type(folder) == "string", "save", "folder", "a string", folder)
-  local made, reason, why = system.make_folder(folder)
-  if not made then return nil, reason, why end
-  for name, content in pairs(self:files()) do
-    local ok, message, code = system.write(folder .. "/" .. name, content)
-    if not ok then return nil, message, code end
-  end
-  return true
-end
+Bytes.save = class.save
 
 -- ---- tokens -----------------------------------------------------------------------------------
 

@@ -168,7 +168,7 @@ local function named(config, field)
   return type(value) == "string" and value or nil
 end
 
-local class = {}
+local class = { save = Tokenizer.save }       -- for all that have files()
 
 local ROLES = { bos = "bos_token", eos = "eos_token", unk = "unk_token", pad = "pad_token" }
 

@@ -9,27 +9,8 @@ local model = require("moelua.model")
 local tokenizer = require("moelua.tokenizer")
 local json = core.json
 
--- ---- choices, as in source.h ------------------------------------------------------------------
-
-local input, at, state
-
-local function open(bytes)
-  input, at, state = bytes, 1, 1469598103934665603
-  for i = 1, #bytes do state = (state ~ bytes:byte(i)) * 1099511628211 end
-end
-
--- An integer from 1 to n, which is at most 256.
-local function pick(n)
-  local byte = input:byte(at)
-  at = at + 1
-  if not byte then
-    state = state * 6364136223846793005 + 1442695040888963407
-    byte = state >> 56
-  end
-  return (byte * n >> 8) + 1
-end
-
-local function one_of(list) return list[pick(#list)] end
+local choices = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "choices.lua")
+local open, pick, one_of = choices.open, choices.pick, choices.one_of
 
 -- ---- texts ------------------------------------------------------------------------------------
 
@@ -293,7 +274,7 @@ local tests = {
   function() try_index(make(texts.index)) end,
   function() try_tokenizer(make(texts.tokenizer)) end,
   function() try_json(make(texts.job)) end,
-  function() try_json(input:sub(at)) end,
+  function() try_json(choices.rest()) end,
 }
 
 local count = 0
