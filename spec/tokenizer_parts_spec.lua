@@ -339,6 +339,14 @@ describe("a description", function()
     assert.matches("^tokenizer%.from_table: id 1 is that of \"[ab]\" and of \"[ab]\"$", message)
   end)
 
+  it("has texts that a file can hold", function()
+    local tok, message, code = tokenizer.from_table(tokens_of({ "a" }, { pre_tokenizer = {
+      type = "Split", behavior = "Removed", pattern = { String = "\xFF" } } }))
+    assert.is_nil(tok)
+    assert.equal("tokenizer.from_table: a text of it is not valid UTF-8", message)
+    assert.equal("format", code)
+  end)
+
   it("cannot take all time or memory", function()
     local slow = with({ pre_tokenizer = { type = "Split", behavior = "Isolated",
       pattern = { Regex = "(?:a|aa)+[xy]" } } })

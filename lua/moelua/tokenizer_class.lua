@@ -100,15 +100,7 @@ end
 --- A hash of all that decides what comes out: equal for tokenizers that do the same, however their
 --- files are written.
 ---@return string 16 hexadecimal digits
-function Tokenizer:hash()
-  local made = self.description
-  if not made.hash then
-    local rest = { self.handle:digest(), made.normalizer, made.splitter, made.decoder,
-      made.around, made.added }
-    made.hash = system.hash(json.encode(rest))
-  end
-  return made.hash
-end
+function Tokenizer:hash() return self.description.hash end
 
 --- The files of the tokenizer in a model directory: name -> content. Those of one that was opened
 --- are what they were, byte for byte.
@@ -183,6 +175,15 @@ local function take_roles(tok, config)
   return tok
 end
 
+-- Of all that decides what comes out; nil, message when a text of it could not be in a file.
+local function hash_of(handle, made)
+  local rest = { handle:digest(), made.normalizer, made.splitter, made.decoder, made.around,
+    made.added }
+  local ok, text = core.attempt(json.encode, rest)
+  if not ok then return nil, (text:gsub("^encode: %S+ ", "a text of it ")) end
+  return system.hash(text)
+end
+
 --- A tokenizer of the table of a tokenizer.json and that of a tokenizer_config.json. `files`
 --- returns what files() will; `scores` is as in tokenizer_build.lua, `template` a chat template
 --- that lies beside.
@@ -193,6 +194,12 @@ function class.new(file, config, files, scores, template)
   local handle, description, code = build(file, scores)
   if not handle then return nil, description, code end
   description.files, description.config, description.template = files, config, template
+  local reason
+  description.hash, reason = hash_of(handle, description)
+  if not description.hash then
+    handle:release()
+    return nil, reason, "format"
+  end
   return take_roles(setmetatable({ handle = handle, description = description, name = "bpe",
     vocab = handle:vocab() }, Tokenizer), config)
 end
