@@ -347,6 +347,11 @@ describe("a description", function()
     assert.equal("format", code)
   end)
 
+  it("may have no vocabulary, but then no unknown token either", function()
+    local _, message = tokenizer.from_table({ model = { type = "BPE", unk_token = "a" } })
+    assert.equal("tokenizer.from_table: model: unk_token \"a\" is not in the vocabulary", message)
+  end)
+
   it("cannot take all time or memory", function()
     local slow = with({ pre_tokenizer = { type = "Split", behavior = "Isolated",
       pattern = { Regex = "(?:a|aa)+[xy]" } } })

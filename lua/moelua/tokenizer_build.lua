@@ -23,10 +23,12 @@ local function check_model(model)
   end
 end
 
+local function vocab_of(model) return field(model, "vocab", "table", {}, "model") end
+
 -- The switches of the model, with the id of its unknown token.
 local function switches(model, byte_level)
   local unk = field(model, "unk_token", "string", nil, "model")
-  local id = unk and model.vocab[unk]
+  local id = unk and vocab_of(model)[unk]
   if unk and not id then refuse("format", "model: unk_token %q is not in the vocabulary", unk) end
   return {
     byte_level = byte_level or false, unk = id,
@@ -104,7 +106,7 @@ local function fill(handle, file, scores)
     splitter = parts.pre_tokenizer(file.pre_tokenizer), decoder = parts.decoder(file.decoder),
     around = parts.post_processor(file.post_processor) }
   made.scores = scores
-  local tokens, flags = copied(field(model, "vocab", "table", {}, "model")), {}
+  local tokens, flags = copied(vocab_of(model)), {}
   made.added = add_tokens(field(file, "added_tokens", "table", {}, "file"), tokens, flags)
   made.byte_level = made.splitter.byte_level or false
   made.splitter.byte_level = nil
