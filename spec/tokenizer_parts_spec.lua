@@ -348,7 +348,8 @@ describe("a description", function()
   end)
 
   it("may have no vocabulary, but then no unknown token either", function()
-    local _, message = tokenizer.from_table({ model = { type = "BPE", unk_token = "a" } })
+    local _, message = tokenizer.from_table({ model = { type = "BPE", unk_token = "a" },
+      added_tokens = { { id = 0, content = "b" } } })
     assert.equal("tokenizer.from_table: model: unk_token \"a\" is not in the vocabulary", message)
   end)
 
