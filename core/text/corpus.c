@@ -153,7 +153,8 @@ moe_status moe__corpus_read(const moe_corpus *c, int split, int64_t first, int64
                             int32_t *out) {
     const moe_part *part = &c->part[split];
     moe_status status = MOE_OK;
-    for (int64_t d = n > 0 ? moe__corpus_document(c, split, first) : 0; n > 0 && status == MOE_OK; d++) {
+    int64_t d = n > 0 ? moe__corpus_document(c, split, first) : 0;
+    for (; n > 0 && status == MOE_OK; d++) {
         int64_t here = part->at[d + 1] - first < n ? part->at[d + 1] - first : n;
         status = copy_ids(c, part->from[d] + first - part->at[d], here, out);
         first += here;

@@ -287,7 +287,8 @@ static void open_context(lua_State *L) {
     moe_status status = moe_open(&s->ctx, &cfg);
     if (status == MOE_EARG)
         luaL_error(L, "kernels \"%s\" cannot run here\nhint: amx, avx512bf16, avx512, avx2, "
-                   "openblas and plain exist; leave it out for the best this processor has", cfg.kernels);
+                   "openblas and plain exist; leave it out for the best this processor has",
+                    cfg.kernels);
     if (status != MOE_OK) luaL_error(L, "not enough memory");
     s->ceiling = s->floor;
 }

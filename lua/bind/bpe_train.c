@@ -60,7 +60,8 @@ static void push_spelled(lua_State *L, const char *bytes, uint32_t n) {
     luaL_buffinit(L, &b);
     for (uint32_t i = 0; i < n; i++) {
         char symbol[4];
-        luaL_addlstring(&b, symbol, moe__put_character(moe__byte_symbol((uint8_t)bytes[i]), symbol));
+        uint32_t code = moe__byte_symbol((uint8_t)bytes[i]);
+        luaL_addlstring(&b, symbol, moe__put_character(code, symbol));
     }
     luaL_pushresult(&b);
 }
@@ -128,7 +129,8 @@ static int trainer_release(lua_State *L) {
 static int bpe_trainer(lua_State *L) {
     moe_split split;
     const char *name = lmoe_checkstring(L, 1);
-    if (!moe__split_find(name, &split)) lmoe_raise(L, "bpe_trainer: there is no split \"%s\"", name);
+    if (!moe__split_find(name, &split))
+        lmoe_raise(L, "bpe_trainer: there is no split \"%s\"", name);
     uint32_t most = (uint32_t)whole(L, 2, "bpe_trainer", "most", 1, MOE_BPE_WORDS);
     trainer *t = lua_newuserdatauv(L, sizeof *t, 0);
     t->open = false;
