@@ -39,20 +39,12 @@ static int documents(lua_State *L) {
     return 1;
 }
 
-static lua_Integer part_end(lua_State *L, int arg, const char *name, lua_Integer otherwise) {
-    int whole = 1;
-    if (lua_isnoneornil(L, arg)) return otherwise;
-    lua_Integer value = lua_tointegerx(L, arg, &whole);
-    if (!whole) lmoe_raise(L, "pack: %s must be an integer, not %s", name, lmoe_describe(L, arg));
-    return value;
-}
-
 /* pack_bytes(text[, first, last]): the bytes as 16-bit little-endian token ids. */
 static int pack_bytes(lua_State *L) {
     size_t size;
     const char *text = lmoe_check_text(L, 1, "pack", "text", &size);
-    lua_Integer first = part_end(L, 2, "first", 1);
-    lua_Integer last = part_end(L, 3, "last", (lua_Integer)size);
+    lua_Integer first = lmoe_part_end(L, 2, "first", 1);
+    lua_Integer last = lmoe_part_end(L, 3, "last", (lua_Integer)size);
     if (first < 1 || last < first - 1 || last > (lua_Integer)size)
         lmoe_raise(L, "pack: no such part: bytes %I to %I of %I", (LUAI_UACINT)first,
                    (LUAI_UACINT)last, (LUAI_UACINT)size);

@@ -31,6 +31,14 @@ const char *lmoe_check_text(lua_State *L, int arg, const char *function, const c
     return lua_tolstring(L, arg, size);
 }
 
+lua_Integer lmoe_part_end(lua_State *L, int arg, const char *name, lua_Integer otherwise) {
+    int whole = 1;
+    if (lua_isnoneornil(L, arg)) return otherwise;
+    lua_Integer value = lua_tointegerx(L, arg, &whole);
+    if (!whole) lmoe_raise(L, "pack: %s must be an integer, not %s", name, lmoe_describe(L, arg));
+    return value;
+}
+
 const char *lmoe_check_path(lua_State *L, int arg, const char *function) {
     size_t size;
     const char *path = lmoe_check_text(L, arg, function, "path", &size);

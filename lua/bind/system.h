@@ -7,6 +7,8 @@
 /* Returns the string at `arg`, or raises with the argument's name. */
 const char *lmoe_check_text(lua_State *L, int arg, const char *function, const char *name,
                             size_t *size);
+/* For pack: argument `arg`, an end of the part of a text that is packed, or `otherwise`. */
+lua_Integer lmoe_part_end(lua_State *L, int arg, const char *name, lua_Integer otherwise);
 
 /* Returns the path at `arg`, or raises: it must be a string without NUL bytes. */
 const char *lmoe_check_path(lua_State *L, int arg, const char *function);

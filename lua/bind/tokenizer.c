@@ -349,14 +349,6 @@ static int encode(lua_State *L) {
     return 1;
 }
 
-static lua_Integer part_end(lua_State *L, int arg, const char *name, lua_Integer otherwise) {
-    int whole = 1;
-    if (lua_isnoneornil(L, arg)) return otherwise;
-    lua_Integer value = lua_tointegerx(L, arg, &whole);
-    if (!whole) lmoe_raise(L, "pack: %s must be an integer, not %s", name, lmoe_describe(L, arg));
-    return value;
-}
-
 static void put_packed(char *out, const uint32_t *ids, size_t count, bool narrow) {
     for (size_t i = 0; i < count; i++) {
         for (int byte = 0; byte < (narrow ? 2 : 4); byte++) *out++ = (char)(ids[i] >> 8 * byte);
@@ -369,8 +361,8 @@ static int pack(lua_State *L) {
     size_t size;
     moe_tokenizer *t = check_complete(L, "pack");
     const char *text = lmoe_check_text(L, 2, "pack", "text", &size);
-    lua_Integer first = part_end(L, 3, "first", 1);
-    lua_Integer last = part_end(L, 4, "last", (lua_Integer)size);
+    lua_Integer first = lmoe_part_end(L, 3, "first", 1);
+    lua_Integer last = lmoe_part_end(L, 4, "last", (lua_Integer)size);
     if (first < 1 || last < first - 1 || last > (lua_Integer)size)
         lmoe_raise(L, "pack: no such part: bytes %I to %I of %I", (LUAI_UACINT)first,
                    (LUAI_UACINT)last, (LUAI_UACINT)size);
